@@ -1,0 +1,109 @@
+"""The commands: run, render, doctor, sources. A command's module is imported when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from engine.parameters import TABLE, BadValue, Value, canonical, changed
+
+#: Options that stand for a parameter, in both run and render.
+SHORT = {
+    "prompt": "/prompt",
+    "negative": "/negative",
+    "seed": "/seed",
+    "mode": "/mode",
+    "strength": "/strength",
+    "steps": "/steps",
+    "guidance": "/guidance",
+    "model": "/model",
+    "dtype": "/dtype",
+    "size": "/size",
+    "fit": "/fit",
+}
+
+
+class UserError(Exception):
+    """What the user did wrong: told in one line, exit code 2."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0 fine, 1 something does not work, 2 a mistake in what was asked."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = _parser().parse_args(arguments)
+    from bridge.textures.base import TextureError
+
+    try:
+        if options.command == "run":
+            from bridge.running import run
+
+            return run(options, values_of(options))
+        if options.command == "render":
+            from bridge.rendering import render
+
+            return render(options, values_of(options))
+        from bridge import inspection
+
+        return inspection.doctor() if options.command == "doctor" else inspection.sources()
+    except (UserError, BadValue, TextureError) as error:
+        print(f"phosphene: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def values_of(options: argparse.Namespace) -> dict[str, Value]:
+    """The parameters that the command line sets, checked by the table. ``--set`` goes last. Raises BadValue."""
+    texts = {name: getattr(options, short) for short, name in SHORT.items() if getattr(options, short) is not None}
+    for pair in options.set or ():
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise UserError(f"--set takes NAME=VALUE, got {pair!r}")
+        texts[canonical(name)] = text
+    return changed(texts)
+
+
+def _version() -> str:
+    try:
+        return version("phosphene")
+    except PackageNotFoundError:
+        return "from a checkout"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="phosphene", description="Live video in, live diffusion out.")
+    parser.add_argument("--version", action="version", version=f"phosphene {_version()}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run live: textures in, transformed textures out")
+    run.add_argument("--source", metavar="URL", help="where pictures come from (see `phosphene sources`)")
+    run.add_argument("--sink", metavar="URL", action="append", help="where pictures go; may be given several times")
+    run.add_argument("--osc-port", type=int, default=9000, metavar="N", help="UDP port for OSC (9000; 0: any free one)")
+    run.add_argument("--http-port", type=int, default=9001, metavar="N", help="port of the preview page (9001; 0: any free one)")
+    run.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (127.0.0.1; 0.0.0.0 for every network)")
+    run.add_argument("--open", action="store_true", help="open the preview page in the browser")
+    run.add_argument("--seconds", type=float, metavar="N", help="stop after N seconds")
+    _common(run)
+
+    render = commands.add_parser("render", help="transform a video or a folder of pictures, every frame, repeatably")
+    render.add_argument("input", metavar="IN", help="a video, or a folder of pictures")
+    render.add_argument("output", metavar="OUT", help="a video, or, ending in /, a folder for lossless PNGs")
+    _common(render)
+
+    commands.add_parser("doctor", help="say what works on this machine, and what makes the rest work")
+    commands.add_parser("sources", help="list the sources that can be opened now")
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, mps")
+    for short, name in SHORT.items():
+        parameter = TABLE[name]
+        parser.add_argument(f"--{short}", metavar=parameter.kind.upper(), help=f"{parameter.help} ({parameter.range_text()})")
+    parser.add_argument("--set", metavar="NAME=VALUE", action="append", help="any other parameter, such as similarity=on; may be repeated")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What sets parameters: the state, and the ways in."""

@@ -1,0 +1,192 @@
+"""OSC in over UDP: messages, bundles with time tags, address patterns. What a message means is the state's to say."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import math
+import re
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Callable
+from functools import lru_cache
+
+from pythonosc.osc_bundle import OscBundle, ParseError as BundleParseError
+from pythonosc.osc_message import OscMessage, ParseError as MessageParseError
+from pythonosc.parsing.osc_types import IMMEDIATELY
+
+from bridge.control.state import State
+from engine.parameters import ROOT, TABLE, canonical
+
+log = logging.getLogger(__name__)
+#: A bundle may wait this long for its time tag; one further ahead is a mistake.
+LONGEST_WAIT = 60.0
+RECEIVE_BUFFER = 4 * 1024 * 1024
+
+
+class OscControl:
+    """Turns packets into calls of ``State.set``. Nothing that arrives raises."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self.packets = self.messages = 0
+        self._later = Later()
+
+    def packet(self, data: bytes, origin: str) -> None:
+        """One datagram, whatever it holds."""
+        self.packets += 1
+        try:
+            self._take(data, origin)
+        except (BundleParseError, MessageParseError, ValueError, IndexError, OverflowError, RecursionError) as error:
+            reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+            self._state.refuse(f"a packet of {len(data)} bytes is not OSC ({reason})", origin)
+
+    def _take(self, data: bytes, origin: str) -> None:
+        if OscBundle.dgram_is_bundle(data):
+            self._bundle(OscBundle(data), origin)
+        elif OscMessage.dgram_is_message(data):
+            self.message(OscMessage(data), origin)
+        else:
+            raise ValueError("it starts with neither / nor #bundle")
+
+    def _bundle(self, bundle: OscBundle, origin: str) -> None:
+        delay = 0.0 if bundle.timestamp == IMMEDIATELY else bundle.timestamp - time.time()
+        if delay > LONGEST_WAIT or not math.isfinite(delay):
+            self._state.refuse(f"a bundle's time tag lies {delay:.0f} s ahead, more than {LONGEST_WAIT:.0f}", origin)
+            return
+        contents = list(bundle)
+        if delay <= 0.0:
+            self._contents(contents, origin)
+        elif not self._later.call(delay, lambda: self._contents(contents, origin)):
+            self._state.refuse("too many bundles are waiting for their time", origin)
+
+    def _contents(self, contents: list[OscBundle | OscMessage], origin: str) -> None:
+        for content in contents:
+            if isinstance(content, OscBundle):
+                self._bundle(content, origin)
+            else:
+                self.message(content, origin)
+
+    def message(self, message: OscMessage, origin: str) -> None:
+        """One message: its address, or every address that its pattern matches."""
+        self.messages += 1
+        address, arguments = message.address, list(message.params)
+        if not address.startswith(ROOT + "/"):
+            self._state.refuse(f"no parameter has the address {address[:80]!r}; they begin with {ROOT}/", origin)
+            return
+        if not any(c in address for c in "*?[]{}"):
+            self._state.set(canonical(address), arguments, origin)
+            return
+        names = matching(address)
+        if not names:
+            self._state.refuse(f"no parameter matches the pattern {address[:80]!r}", origin)
+        for name in names:
+            self._state.set(name, arguments, origin)
+
+    def close(self) -> None:
+        """Forgets the bundles that wait."""
+        self._later.close()
+
+
+@lru_cache(256)
+def matching(pattern: str) -> tuple[str, ...]:
+    """Names whose address the OSC 1.0 pattern matches: ``? * [abc] [!a-c] {one,two}``, each within one part of the address."""
+    try:
+        expression = re.compile(_expression(pattern))
+    except re.error:
+        return ()
+    return tuple(name for name in TABLE if expression.fullmatch(ROOT + name))
+
+
+def _expression(pattern: str) -> str:
+    out, i = [], 0
+    simple = {"*": "[^/]*", "?": "[^/]", "{": "(?:", "}": ")"}
+    depth = 0
+    while i < len(pattern):
+        char = pattern[i]
+        if char == "[":
+            end = pattern.find("]", i)
+            if end < 0:
+                raise re.error("unclosed [")
+            inside = pattern[i + 1 : end].replace("\\", "\\\\").replace("^", "\\^")
+            out.append("[" + ("^" + inside[1:] if inside.startswith("!") else inside) + "]")
+            i = end
+        else:
+            depth += {"{": 1, "}": -1}.get(char, 0)
+            out.append("|" if char == "," and depth else simple.get(char, re.escape(char)))
+        i += 1
+    return re.sub(r"(\[\^/\]\*)+", r"[^/]*", "".join(out))
+
+
+class Later:
+    """Calls things at their time, on one thread that starts with the first of them."""
+
+    MOST = 10_000
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._condition = threading.Condition()
+        self._count = itertools.count()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def call(self, delay: float, function: Callable[[], None]) -> bool:
+        """Calls ``function`` in ``delay`` seconds; False where too many wait already."""
+        with self._condition:
+            if len(self._heap) >= self.MOST:
+                return False
+            heapq.heappush(self._heap, (time.monotonic() + delay, next(self._count), function))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="osc-later", daemon=True)
+                self._thread.start()
+            self._condition.notify()
+        return True
+
+    def close(self) -> None:
+        with self._condition:
+            self._closed = True
+            self._heap.clear()
+            self._condition.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                while not self._closed and (not self._heap or self._heap[0][0] > time.monotonic()):
+                    self._condition.wait(self._heap[0][0] - time.monotonic() if self._heap else None)
+                if self._closed:
+                    return
+                _, _, function = heapq.heappop(self._heap)
+            function()
+
+
+class UdpServer:
+    """Receives datagrams on a thread of its own and hands them to ``control``. Raises OSError where the port is taken."""
+
+    def __init__(self, control: OscControl, host: str, port: int) -> None:
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                control.packet(self.request[0], f"OSC from {self.client_address[0]}")
+
+        class Server(socketserver.UDPServer):
+            max_packet_size = 65536
+
+            def server_bind(self) -> None:
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+                super().server_bind()
+
+            def handle_error(self, request: object, client_address: object) -> None:
+                log.exception("a packet from %s could not be handled", client_address)
+
+        self._server = Server((host, port), Handler)
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.2,), name="osc-udp", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stops receiving."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(2)

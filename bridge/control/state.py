@@ -1,0 +1,110 @@
+"""The parameters' values as the show has them now. Every way in (OSC, panel, command line) ends here."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from engine.parameters import TABLE, BadValue, Snapshot, Value, lookup
+
+log = logging.getLogger(__name__)
+
+
+class RateLimit:
+    """Lets ``burst`` events through in ``seconds``, counts the rest and tells how many there were."""
+
+    def __init__(self, burst: int = 5, seconds: float = 5.0) -> None:
+        self._burst, self._seconds = burst, seconds
+        self._since, self._passed, self._held = 0.0, 0, 0
+
+    def passes(self) -> tuple[bool, int]:
+        """Whether this event may be shown, and how many were held back before it."""
+        now = time.monotonic()
+        if now - self._since > self._seconds:
+            self._since, self._passed = now, 0
+        if self._passed >= self._burst:
+            self._held += 1
+            return False, 0
+        self._passed += 1
+        held, self._held = self._held, 0
+        return True, held
+
+
+class State:
+    """Values checked by the table, numbered snapshots of them, and a count of what was refused. Thread-safe."""
+
+    def __init__(self, values: Mapping[str, Value] | None = None) -> None:
+        self._lock = threading.RLock()
+        self._values = dict(Snapshot(values))
+        self._number = 1
+        self._limit = RateLimit()
+        self._listeners: list[Callable[[], None]] = []
+        self.refused = self.accepted = 0
+        self.last_refusal = ""
+
+    def snapshot(self) -> Snapshot:
+        """Every value at this moment, under its number."""
+        with self._lock:
+            return Snapshot(self._values, self._number)
+
+    @property
+    def number(self) -> int:
+        """Goes up with every change."""
+        return self._number
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """``listener`` is called after every change, on the thread that made it; it must be quick."""
+        self._listeners.append(listener)
+
+    def set(self, name: str, arguments: Sequence[object], origin: str) -> bool:
+        """Sets one parameter from what came in; what cannot be meant is refused: counted, logged at a limited rate, nothing changes."""
+        try:
+            parameter = lookup(name)
+            value = self._meant(parameter.name, arguments)
+        except BadValue as error:
+            self.refuse(str(error), origin)
+            return False
+        if parameter.kind == "trigger":
+            if value:
+                self._trigger(parameter.name)
+        else:
+            self.put({parameter.name: value})
+        self.accepted += 1
+        return True
+
+    def put(self, values: Mapping[str, Value]) -> None:
+        """Sets values that are already checked, all at once."""
+        with self._lock:
+            fresh = {name: value for name, value in values.items() if self._values[name] != value}
+            if not fresh:
+                return
+            self._values.update(fresh)
+            self._number += 1
+        for listener in self._listeners:
+            listener()
+
+    def refuse(self, reason: str, origin: str) -> None:
+        """Counts and logs something that could not be used."""
+        with self._lock:
+            self.refused += 1
+            self.last_refusal = reason
+            shown, held = self._limit.passes()
+        if shown:
+            log.warning("%s: %s%s", origin, reason, f" ({held} more like this were not shown)" if held else "")
+
+    def _meant(self, name: str, arguments: Sequence[object]) -> Value:
+        parameter = TABLE[name]
+        if not arguments and parameter.kind == "trigger":
+            return True
+        if not arguments and parameter.kind == "bool":  # a button without a value toggles
+            return not self._values[name]
+        return parameter.coerce(arguments)
+
+    def _trigger(self, name: str) -> None:
+        if name == "/seed/random":
+            self.put({"/seed": random.randrange(2**31)})
+        elif name == "/reset":
+            self.put({p.name: p.default for p in TABLE.values() if p.live and p.kind != "trigger"})

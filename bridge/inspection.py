@@ -1,0 +1,104 @@
+"""``phosphene doctor`` and ``phosphene sources``: what this machine has, and the one line that makes the rest work."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from bridge.textures import SCHEMES, default_sinks, default_source
+from bridge.textures.pattern import PATTERNS
+
+#: Asked in a process of its own: this one stays without torch, and a broken driver cannot take it down.
+_PROBE = """
+import torch
+cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+mps = torch.backends.mps.is_available()
+print(torch.__version__)
+print('cuda: ' + ', '.join(cuda) if cuda else 'mps: Apple GPU' if mps else 'cpu: ' + str(torch.get_num_threads()) + ' threads')
+from engine.models.loading import POCKET, load, pick_device, pick_dtype
+device = pick_device()
+load('pocket', device, pick_dtype('auto', device))
+print(f"{device.type}, {str(pick_dtype('auto', device)).removeprefix('torch.')}")
+"""
+
+
+def doctor() -> int:
+    """Prints one line a thing; returns 0 where the main job can run, else 1."""
+    good = True
+
+    def line(fine: bool, name: str, text: str) -> None:
+        print(f"{'ok  ' if fine else 'no  '} {name:<9} {text}")
+
+    supported = sys.version_info >= (3, 11)
+    line(supported, "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}" + ("" if supported else "; needs 3.11 or newer"))
+    good &= supported
+    for package in ("torch", "diffusers", "transformers", "python-osc", "av", "numpy"):
+        try:
+            line(True, package, version(package))
+        except PackageNotFoundError:
+            line(False, package, f"missing: pip install {package}")
+            good = False
+    probe = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=300)
+    told = probe.stdout.splitlines()
+    if probe.returncode == 0 and len(told) == 3:
+        line(True, "device", told[1])
+        line(True, "model", f"pocket loads on {told[2]}")
+    else:
+        reason = (probe.stderr.strip().splitlines() or ["no answer"])[-1]
+        line(False, "device", f"torch or the pocket model does not work: {reason}")
+        good = False
+    try:
+        line(True, "tensorrt", version("tensorrt"))
+    except PackageNotFoundError:
+        line(False, "tensorrt", "optional, for NVIDIA: pip install 'phosphene[tensorrt]'")
+    for scheme in SCHEMES:
+        fine, text = _transport(scheme)
+        line(fine, scheme + ":", text)
+    print(f"`phosphene run` would read {default_source()} and send to {', '.join(default_sinks())}")
+    return 0 if good else 1
+
+
+def _transport(scheme: str) -> tuple[bool, str]:
+    if scheme in ("spout", "syphon", "ndi", "touchshm"):
+        why = importlib.import_module(f"bridge.textures.{scheme}").available()
+        return not why, why or "usable"
+    if scheme == "camera":
+        found = cameras()
+        return bool(found), f"usable: {', '.join(found)}" if found else "no camera found; plug one in"
+    return True, "usable"
+
+
+def cameras(most: int = 4) -> list[str]:
+    """The URLs of the cameras that open, of the first ``most`` numbers."""
+    import cv2
+
+    cv2.setLogLevel(0)
+    found = []
+    for index in range(most):
+        capture = cv2.VideoCapture(index)
+        if capture.isOpened():
+            found.append(f"camera:{index}")
+        capture.release()
+        if index not in [int(url.split(":")[1]) for url in found]:
+            break
+    return found
+
+
+def sources() -> int:
+    """Prints the URL of each source that can be opened now."""
+    for name in PATTERNS:
+        print(f"pattern:{name}")
+    print("file:PATH")
+    for url in cameras():
+        print(url)
+    for scheme in ("ndi", "spout", "syphon"):
+        module = importlib.import_module(f"bridge.textures.{scheme}")
+        if not module.available():
+            for name in module.names():
+                print(f"{scheme}:{name}")
+    if sys.platform == "win32":
+        print("touchshm:NAME")
+    return 0

@@ -1,0 +1,116 @@
+"""``phosphene run``: one show, its OSC port, its preview page and its status line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+import time
+import webbrowser
+from collections.abc import Mapping
+from typing import Any
+
+from bridge.cli import UserError
+from bridge.control.osc import UdpServer
+from bridge.control.state import State
+from bridge.panel.server import PanelServer
+from bridge.show import Show
+from bridge.textures import default_sinks, default_source, open_sink, open_source
+from engine.parameters import ROOT, Value
+
+log = logging.getLogger(__name__)
+
+
+def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
+    """Runs until Ctrl-C, a signal, ``--seconds``, or the engine's refusal to start. Returns the exit code."""
+    started = time.monotonic()
+    stop = threading.Event()
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: stop.set())
+    state = State(values)
+    source = open_source(options.source or default_source())
+    sinks = [open_sink(url) for url in options.sink or default_sinks()]
+    show = Show(state, source, sinks, options.device)
+    try:
+        osc = _listening("--osc-port", options.osc_port, lambda: UdpServer(show.osc, options.host, options.osc_port))
+        panel = _listening("--http-port", options.http_port, lambda: PanelServer(show, options.host, options.http_port))
+    except UserError:
+        show.close()
+        raise
+    page = f"http://{'127.0.0.1' if options.host == '0.0.0.0' else options.host}:{panel.port}/"
+    print(f"source   {source.url}")
+    print(f"sinks    {', '.join(feed.sink.url for feed in show.feeds)}")
+    print(f"OSC      udp {options.host}:{osc.port}, addresses {ROOT}/…")
+    print(f"preview  {page}", flush=True)
+    show.open()
+    if options.open:
+        threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
+    line = StatusLine()
+    try:
+        while not stop.wait(0.1):
+            if show.supervisor.refused:
+                raise UserError(show.supervisor.refused)
+            if show.first_frame_at is not None and not line.first_told:
+                line.first(show.first_frame_at - started)
+            line.show(show)
+            if options.seconds is not None and time.monotonic() - started >= options.seconds:
+                break
+    finally:
+        line.end(show)
+        panel.close()
+        osc.close()
+        show.close()
+    return 0
+
+
+def _listening(option: str, port: int, make: Any) -> Any:
+    try:
+        return make()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"port {port} cannot be used ({reason}); choose another with {option}") from None
+
+
+class StatusLine:
+    """One line, rewritten twice a second on a terminal, printed every five seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self._live = sys.stdout.isatty()
+        self._next = 0.0
+        self.first_told = False
+
+    def first(self, seconds: float) -> None:
+        """The first transformed frame is out."""
+        self.first_told = True
+        print(f"{self._clear()}first transformed frame {seconds:.1f} s after the start", flush=True)
+
+    def show(self, show: Show) -> None:
+        """Prints when it is time to."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + (0.5 if self._live else 5.0)
+            print(f"{self._clear()}{text(show.status())}", end="" if self._live else "\n", flush=True)
+
+    def end(self, show: Show) -> None:
+        """The last line stays."""
+        print(f"{self._clear()}{text(show.status())}", flush=True)
+
+    def _clear(self) -> str:
+        return "\r\033[K" if self._live else ""
+
+
+def text(status: Mapping[str, Any]) -> str:
+    """``14.9 fps  92 ms  frames 120  skipped 0  dropped 3  refused 0``."""
+    if not status["engine"]:
+        return "the engine is starting …"
+    engine = status["engine"]
+    line = f"{status['fps']:5.1f} fps  {status['latency_ms']:4.0f} ms  frames {status['frames']}"
+    line += f"  skipped {engine['skipped']}  dropped {engine['dropped']}  refused {status['refused']}"
+    if not status["engine_ready"]:
+        line += "  engine restarting, output held"
+    elif engine["loading"]:
+        line += "  loading …"
+    return line

@@ -1,0 +1,214 @@
+"""Show: source → engine → sinks. Each transport has a thread of its own, so none can make another late."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bridge.control.osc import OscControl
+from bridge.control.state import RateLimit, State
+from bridge.supervisor import Supervisor
+from bridge.textures import Sink, Source, TextureError, fitted, resized
+from engine.mailbox import MAX_SIDE, Frame, Pixels
+from engine.parameters import Snapshot, parse_size
+
+log = logging.getLogger(__name__)
+#: After this many seconds without a new picture the last one is sent again.
+HOLD = 0.08
+#: Without a transformed picture at all, the input is passed through at most this often, in seconds.
+PASS = 1 / 60
+
+
+class Show:
+    """One running show. ``open`` starts everything, ``close`` ends it; in between it needs nobody."""
+
+    def __init__(self, state: State, source: Source, sinks: Sequence[Sink], device: str) -> None:
+        self.state, self.source = state, source
+        self.supervisor = Supervisor(state, device)
+        self.osc = OscControl(state)
+        self.feeds = [Feed(sink) for sink in sinks]
+        self.input: Frame | None = None
+        self.output: Frame | None = None
+        self.meter = Meter()
+        self.first_frame_at: float | None = None
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._take_in, name="source", daemon=True),
+            threading.Thread(target=self._give_out, name="output", daemon=True),
+        ]
+
+    def open(self) -> None:
+        """Starts the engine, the source and the sinks."""
+        self.supervisor.start()
+        for thread in (*self._threads, *self.feeds):
+            thread.start()
+
+    def close(self) -> None:
+        """Ends everything; recordings are finished."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(3)
+        for feed in self.feeds:
+            feed.close()
+        self.osc.close()
+        self.source.close()
+        self.supervisor.close()
+
+    def _take_in(self) -> None:
+        """Source to input mailbox: each frame fitted to the working size on the way."""
+        limit = RateLimit()
+        while not self._stop.is_set():
+            try:
+                frame = self.source.read(0.1)
+                if frame is None:
+                    continue
+                self.input = frame
+                snapshot = self.state.snapshot()
+                pixels = fitted(frame.pixels, *self._working_size(snapshot), snapshot.text("/fit"))
+                self.supervisor.inbox.write(Frame(pixels, frame.sequence, frame.captured_at))
+            except Exception as error:  # a transport may fail in any way; the show goes on
+                if limit.passes()[0]:
+                    log.error("%s: %s", self.source.url, error)
+                self._stop.wait(0.1)
+
+    def _give_out(self) -> None:
+        """Output mailbox to sinks: a new picture at once, the last one again where none comes."""
+        newest: Frame | None = None
+        while not self._stop.is_set():
+            snapshot = self.state.snapshot()
+            direct = snapshot.flag("/bypass") or newest is None
+            frame = self.supervisor.outbox.read(PASS if direct else HOLD)
+            if frame is not None:
+                self.first_frame_at = self.first_frame_at or time.monotonic()
+                self.meter.new(frame)
+                if not snapshot.flag("/freeze") or newest is None:
+                    newest = frame
+            picture = self.input if direct else newest
+            if picture is not None:
+                self.output = self._finished(picture, snapshot, direct)
+                for feed in self.feeds:
+                    feed.put(self.output)
+
+    def _finished(self, frame: Frame, snapshot: Snapshot, direct: bool) -> Frame:
+        """The picture as the audience sees it: output size, master, blackout."""
+        pixels = frame.pixels
+        size = snapshot.text("/output/size")
+        if direct:
+            pixels = fitted(pixels, *(parse_size(size) if size else self._working_size(snapshot)), snapshot.text("/fit"))
+        elif size:
+            width, height = parse_size(size)
+            pixels = pixels if frame.size == (width, height) else resized(pixels, width, height)
+        level = 0.0 if snapshot.flag("/blackout") else snapshot.real("/master")
+        if level < 1.0:
+            pixels = dimmed(pixels, level)
+        return Frame(pixels, frame.sequence, frame.captured_at, frame.snapshot)
+
+    def _working_size(self, snapshot: Snapshot) -> tuple[int, int]:
+        width, height = parse_size(str(self.supervisor.status.get("size") or snapshot.text("/size")))
+        return min(width, MAX_SIDE), min(height, MAX_SIDE)
+
+    def status(self) -> Mapping[str, Any]:
+        """Everything worth telling, for the status line, the preview page and tests."""
+        engine = dict(self.supervisor.status)
+        return self.meter.report() | {
+            "engine": engine,
+            "engine_pid": self.supervisor.pid,
+            "engine_ready": self.supervisor.ready.is_set(),
+            "engine_starts": self.supervisor.starts,
+            "errors": self.supervisor.errors,
+            "last_error": self.supervisor.last_error,
+            "source": self.source.url,
+            "source_frames": self.source.frames,
+            "sinks": {feed.sink.url: feed.sink.frames for feed in self.feeds},
+            "osc_messages": self.osc.messages,
+            "refused": self.state.refused,
+            "last_refusal": self.state.last_refusal,
+            "snapshot": self.state.number,
+            "parameters": dict(self.state.snapshot()),
+        }
+
+
+def dimmed(pixels: Pixels, level: float) -> Pixels:
+    """RGBA ``pixels`` at ``level`` 0 to 1 of their brightness, alpha as it was."""
+    table = np.round(np.arange(256) * level).astype(np.uint8)
+    out = table[pixels]
+    out[..., 3] = pixels[..., 3]
+    return out
+
+
+class Feed(threading.Thread):
+    """A sink and its thread. Only the newest frame waits: a slow sink loses frames, never delays others."""
+
+    def __init__(self, sink: Sink) -> None:
+        super().__init__(name=f"sink {sink.url}", daemon=True)
+        self.sink = sink
+        self.dropped = 0
+        self._frame: Frame | None = None
+        self._condition = threading.Condition()
+        self._ending = False
+
+    def put(self, frame: Frame) -> None:
+        """Hands ``frame`` over; returns at once."""
+        with self._condition:
+            self.dropped += self._frame is not None
+            self._frame = frame
+            self._condition.notify()
+
+    def close(self) -> None:
+        """Lets the sink finish, and waits for it."""
+        with self._condition:
+            self._ending = True
+            self._condition.notify()
+        if self.is_alive():
+            self.join(10)
+
+    def run(self) -> None:
+        limit = RateLimit()
+        while True:
+            with self._condition:
+                while self._frame is None and not self._ending:
+                    self._condition.wait()
+                if self._ending:
+                    break
+                frame, self._frame = self._frame, None
+            try:
+                assert frame is not None
+                self.sink.write(frame)
+            except Exception as error:  # a transport may fail in any way; the show goes on
+                if limit.passes()[0]:
+                    log.error("%s", error if isinstance(error, TextureError) else f"{self.sink.url}: {error}")
+                time.sleep(0.5)
+        self.sink.close()
+
+
+class Meter:
+    """Rates and latencies of new output frames over the last two seconds."""
+
+    WINDOW = 2.0
+
+    def __init__(self) -> None:
+        self._events: deque[tuple[float, float]] = deque(maxlen=512)
+        self.frames = 0
+
+    def new(self, frame: Frame) -> None:
+        """A transformed frame came out of the engine."""
+        now = time.monotonic()
+        self._events.append((now, now - frame.captured_at))
+        self.frames += 1
+
+    def report(self) -> dict[str, Any]:
+        """``fps``, median ``latency_ms`` from texture in to texture out, and the total of ``frames``."""
+        now = time.monotonic()
+        recent = [event for event in list(self._events) if now - event[0] < self.WINDOW]
+        latencies = sorted(event[1] for event in recent)
+        return {
+            "fps": len(recent) / self.WINDOW,
+            "latency_ms": latencies[len(latencies) // 2] * 1000 if latencies else 0.0,
+            "frames": self.frames,
+        }

@@ -1,0 +1,44 @@
+"""``camera:0``: a camera of this machine, by its number."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import cv2
+
+from bridge.textures.base import Lost, Source, TextureError, opaque
+from engine.mailbox import Pixels
+
+
+class CameraSource(Source):
+    """Reads the camera's newest picture through OpenCV."""
+
+    def __init__(self, url: str, index: str) -> None:
+        super().__init__(url)
+        if not (index or "0").isdigit():
+            raise TextureError(f"{url}: a camera is named by its number, such as camera:0")
+        self._index = int(index or "0")
+        self._seen = False
+        self._capture: Any = None
+
+    def _open(self) -> None:
+        cv2.setLogLevel(0)
+        self._capture = cv2.VideoCapture(self._index)
+        if not self._capture.isOpened():
+            self._capture.release()
+            if self._seen:
+                raise Lost("the camera is away")
+            mend = "allow the terminal in System Settings › Privacy › Camera, or" if sys.platform == "darwin" else "plug one in, or"
+            raise TextureError(f"{self.url}: no camera with this number can be opened; {mend} choose from `phosphene sources`")
+        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        self._seen = True
+
+    def _read(self, timeout: float) -> Pixels | None:
+        good, picture = self._capture.read()
+        if not good:
+            raise Lost("the camera gives no picture")
+        return opaque(picture[..., ::-1])
+
+    def _close(self) -> None:
+        self._capture.release()

@@ -1,0 +1,159 @@
+"""``file:PATH``: any video or picture that PyAV opens, looped at its own rate; as a sink, a recording at real time stamps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.error import FFmpegError
+
+from bridge.textures.base import Lost, Sink, Source, TextureError, resized
+from engine.mailbox import Frame, Pixels
+
+CODECS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
+STILL_RATE = 25.0
+
+
+class FileSource(Source):
+    """Plays the file in a loop. A reader that is late gets the frame of the moment, not the backlog."""
+
+    def __init__(self, url: str, path: str) -> None:
+        super().__init__(url)
+        self._path = Path(path).expanduser()
+        self._frames: Iterator[tuple[float, Any]] = iter(())
+        self._container: Any = None
+        self._start = 0.0
+        self._next: tuple[float, Any] | None = None
+
+    def _open(self) -> None:
+        if not self._path.is_file():
+            raise TextureError(f"{self.url}: no such file")
+        try:
+            self._container = av.open(str(self._path))
+            stream = self._container.streams.video[0]
+        except IndexError:
+            raise TextureError(f"{self.url}: the file has no picture in it") from None
+        except FFmpegError as error:
+            raise TextureError(f"{self.url}: cannot be opened as a video ({error.strerror})") from None
+        stream.thread_type = "AUTO"
+        self._frames = self._decoded(stream)
+        self._start, self._next = time.monotonic(), None
+
+    def _decoded(self, stream: Any) -> Iterator[tuple[float, Any]]:
+        """Endless (seconds since the start, frame). Raises Lost where a whole round gave no frame."""
+        period = 1.0 / float(stream.average_rate or STILL_RATE)
+        offset = 0.0
+        while True:
+            last, count = 0.0, 0
+            first: float | None = None
+            for frame in self._container.decode(stream):
+                moment = frame.time if frame.time is not None else count * period
+                first = moment if first is None else first
+                last, count = moment - first, count + 1
+                yield offset + last, frame
+            if count == 0:
+                raise Lost("no frame can be decoded")
+            offset += last + period
+            self._container.seek(0)
+
+    def _read(self, timeout: float) -> Pixels | None:
+        try:
+            due, frame = self._next or next(self._frames)
+            now = time.monotonic() - self._start
+            while now - due > 0.1:  # late: the frame of the moment, but never one loop round without a picture
+                later = next(self._frames)
+                if later[0] > now:
+                    self._next = later
+                    return frame.to_ndarray(format="rgba")
+                due, frame = later
+        except FFmpegError as error:
+            raise Lost(f"decoding failed ({error.strerror})") from None
+        if due - now > timeout:
+            self._next = (due, frame)
+            time.sleep(timeout)
+            return None
+        time.sleep(max(0.0, due - now))
+        self._next = None
+        return frame.to_ndarray(format="rgba")
+
+    def _close(self) -> None:
+        self._container.close()
+
+
+class VideoWriter:
+    """A video file: pictures with their times, or at a fixed rate. The first picture sets the size, even numbers only.
+
+    Written in fragments, so that a recording cut off by a power failure still plays.
+    """
+
+    def __init__(self, path: Path, rate: Fraction | None = None, lossless: bool = False) -> None:
+        if path.suffix.lower() not in CODECS:
+            raise TextureError(f"file:{path}: a recording must end in {', '.join(CODECS)}")
+        if not path.parent.is_dir():
+            raise TextureError(f"file:{path}: there is no folder {path.parent}")
+        fragments = {"movflags": "frag_keyframe+empty_moov+default_base_moof"} if path.suffix.lower() in (".mp4", ".mov") else {}
+        try:
+            self._container = av.open(str(path), "w", options=fragments if rate is None else {})
+        except (FFmpegError, OSError) as error:
+            raise TextureError(f"file:{path}: cannot be written ({error.strerror})") from None
+        self._codec, self._rate = CODECS[path.suffix.lower()], rate
+        self._stream: Any = None
+        self._last = -1
+        self._crf = "0" if lossless else "18"
+
+    def write(self, pixels: Pixels, seconds: float | None = None) -> None:
+        """Adds RGBA ``pixels`` at ``seconds`` from the start, or as the next frame of the fixed rate."""
+        height, width = pixels.shape[:2]
+        if self._stream is None:
+            self._stream = self._container.add_stream(self._codec, rate=self._rate or Fraction(60))
+            self._stream.width, self._stream.height = width - width % 2, height - height % 2
+            self._stream.pix_fmt = "yuv420p"
+            quality = {"crf": self._crf} if self._codec == "libx264" else {"crf": "24", "b:v": "0", "deadline": "realtime", "cpu-used": "8"}
+            self._stream.options = quality | ({"preset": "veryfast"} if self._codec == "libx264" else {})
+            base = 1 / self._rate if self._rate else Fraction(1, 90_000)
+            self._stream.codec_context.time_base = base
+        if (width, height) != (self._stream.width, self._stream.height):
+            even = (self._stream.width, self._stream.height)
+            small = 0 <= width - even[0] <= 1 and 0 <= height - even[1] <= 1
+            pixels = pixels[: even[1], : even[0]] if small else resized(pixels, *even)
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgba")
+        moment = self._last + 1 if seconds is None else round(seconds * 90_000)
+        self._last = frame.pts = max(moment, self._last + 1)
+        frame.time_base = self._stream.codec_context.time_base
+        self._container.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        """Writes what the encoder still holds and ends the file."""
+        if self._stream is not None:
+            self._container.mux(self._stream.encode(None))
+        self._container.close()
+
+
+class FileSink(Sink):
+    """Records what changes: a held picture is not written again, its time stamp stands for it."""
+
+    def __init__(self, url: str, path: str) -> None:
+        super().__init__(url)
+        self._path = Path(path).expanduser()
+        if self._path.suffix.lower() not in CODECS:
+            raise TextureError(f"{url}: a recording must end in {', '.join(CODECS)}")
+
+    def _open(self) -> None:
+        self._writer = VideoWriter(self._path)
+        self._start: float | None = None
+        self._last: Pixels | None = None
+
+    def _write(self, frame: Frame) -> None:
+        now = time.monotonic()
+        self._start = now if self._start is None else self._start
+        if frame.pixels is not self._last:
+            self._writer.write(frame.pixels, now - self._start)
+            self._last = frame.pixels
+
+    def _close(self) -> None:
+        self._writer.close()

@@ -1,0 +1,98 @@
+"""``pattern:NAME`` moving test pictures, drawn by code. ``pattern:plasma?size=640x360&fps=30`` sets shape and rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bridge.textures.base import Rate, Source, TextureError
+from engine.mailbox import Pixels
+from engine.parameters import parse_size
+
+Plane = NDArray[np.float32]
+TAU = 2 * np.pi
+
+
+def plasma(x: Plane, y: Plane, t: float) -> Plane:
+    """Three slow waves in three colours."""
+    v = np.sin(3 * x + 1.7 * t) + np.sin(4 * y - 1.3 * t) + np.sin(3 * (x + y) + t) + np.sin(5 * np.hypot(x - np.sin(t / 2), y) - 2 * t)
+    return np.stack([0.5 + 0.5 * np.sin(v + phase) for phase in (0.0, 2.1, 4.2)], -1)
+
+
+def bars(x: Plane, y: Plane, t: float) -> Plane:
+    """Eight colour bars that wander to the left."""
+    index = np.floor((x / 2 + 0.5 + t / 8) * 8).astype(int) % 8
+    colours = np.array([[(7 - i) >> 1 & 1, (7 - i) >> 2 & 1, (7 - i) & 1] for i in range(8)], np.float32) * 0.75
+    return colours[index]
+
+
+def ball(x: Plane, y: Plane, t: float) -> Plane:
+    """A bright ball on a dark ground, going round."""
+    distance = np.hypot(x - 0.6 * np.cos(1.5 * t), y - 0.5 * np.sin(1.5 * t))
+    light = np.clip((0.28 - distance) * 12, 0, 1)[..., None]
+    return np.array([0.05, 0.06, 0.12], np.float32) * (1 - light) + np.array([1.0, 0.75, 0.3], np.float32) * light
+
+
+def checker(x: Plane, y: Plane, t: float) -> Plane:
+    """A turning chessboard."""
+    u, v = x * np.cos(t / 3) - y * np.sin(t / 3), x * np.sin(t / 3) + y * np.cos(t / 3)
+    tiles = ((np.floor(u * 4) + np.floor(v * 4)) % 2)[..., None]
+    return tiles * np.array([0.9, 0.9, 0.95], np.float32) + (1 - tiles) * np.array([0.1, 0.15, 0.3], np.float32)
+
+
+def sweep(x: Plane, y: Plane, t: float) -> Plane:
+    """A radar sweep: a hard edge that moves each frame, over a ramp of greys."""
+    angle = (np.arctan2(y, x) / TAU + t / 4) % 1.0
+    ring = 0.3 + 0.3 * np.sin(10 * np.hypot(x, y))
+    return np.stack([angle * 0.9, ring, 1 - angle], -1)
+
+
+def still(x: Plane, y: Plane, t: float) -> Plane:
+    """The first frame of plasma, standing still."""
+    return plasma(x, y, 0.0)
+
+
+PATTERNS: dict[str, Callable[[Plane, Plane, float], Plane]] = {
+    "plasma": plasma,
+    "bars": bars,
+    "ball": ball,
+    "checker": checker,
+    "sweep": sweep,
+    "still": still,
+}
+
+
+def draw(name: str, width: int, height: int, t: float) -> Pixels:
+    """Pattern ``name`` at ``t`` seconds, RGBA (height, width, 4)."""
+    aspect = width / height
+    x = np.linspace(-aspect, aspect, width, dtype=np.float32)[None, :].repeat(height, 0) / max(1.0, aspect)
+    y = np.linspace(-1, 1, height, dtype=np.float32)[:, None].repeat(width, 1) / max(1.0, aspect)
+    pixels = np.full((height, width, 4), 255, np.uint8)
+    pixels[..., :3] = np.clip(PATTERNS[name](x, y, t) * 255 + 0.5, 0, 255)
+    return pixels
+
+
+class PatternSource(Source):
+    """Draws the frame that belongs to each moment."""
+
+    def __init__(self, url: str, name: str, options: dict[str, str]) -> None:
+        super().__init__(url)
+        self._name = name or "plasma"
+        try:
+            self._width, self._height = parse_size(options.get("size", "256x256"))
+            fps = float(options.get("fps", "30"))
+        except ValueError:
+            raise TextureError(f"{url}: options are size=WxH and fps=N") from None
+        if self._name not in PATTERNS:
+            raise TextureError(f"{url}: no such pattern; there are {', '.join(PATTERNS)}")
+        if not (0 < fps <= 1000 and 8 <= self._width <= 4096 and 8 <= self._height <= 4096):
+            raise TextureError(f"{url}: size must be 8x8 to 4096x4096 and fps 1 to 1000")
+        self._rate, self._count, self._fps = Rate(fps), 0, fps
+
+    def _read(self, timeout: float) -> Pixels | None:
+        if not self._rate.wait(timeout):
+            return None
+        self._count += 1
+        return draw(self._name, self._width, self._height, self._count / self._fps)

@@ -1,0 +1,132 @@
+"""Prompts to conditions: encoded once on a thread of their own, cached, and blended off the cache."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from engine.models import Condition
+from engine.parameters import Snapshot
+from engine.schedule import slerp
+
+log = logging.getLogger(__name__)
+CACHE = 256
+
+
+def blend(conditions: Sequence[Condition], weights: Sequence[float], mode: str) -> Condition:
+    """The weighted mean of conditions, linear, or spherical token by token in their order.
+
+    Weights are relative: only their ratios count. All of them must not be 0.
+    """
+    if len(conditions) == 1:
+        return conditions[0]
+    total, mixed = weights[0], conditions[0]
+    for condition, weight in zip(conditions[1:], weights[1:], strict=True):
+        total += weight
+        if weight == 0.0:
+            continue
+        mixed = _mix(mixed, condition, weight / total, mode)
+    return mixed
+
+
+def _mix(one: Condition, two: Condition, share: float, mode: str) -> Condition:
+    def mix(a, b):  # type: ignore[no-untyped-def]
+        if a is None or b is None:
+            return None
+        return slerp(a.float(), b.float(), share).to(a.dtype) if mode == "spherical" else a + (b - a) * share
+
+    return Condition(mix(one.tokens, two.tokens), mix(one.pooled, two.pooled))
+
+
+class Conditioner:
+    """Turns a snapshot's prompts into one condition and its negative.
+
+    ``update`` never encodes on the caller's thread: until a new text is ready the last conditions
+    go on. With ``wait`` it blocks instead, for rendering and for the first frame.
+    """
+
+    def __init__(self, encode: Callable[[str], Condition]) -> None:
+        self._encode = encode
+        self._cache: OrderedDict[str, Condition] = OrderedDict()
+        self._lock = threading.Lock()
+        self._wanted: queue.SimpleQueue[tuple[str, ...] | None] = queue.SimpleQueue()
+        self._asked: tuple[str, ...] = ()
+        self._key: tuple[object, ...] = ()
+        self.condition: Condition | None = None
+        self.negative: Condition | None = None
+        self.failed = 0
+        self._thread: threading.Thread | None = None
+
+    def update(self, snapshot: Snapshot, wait: bool = False) -> None:
+        """Takes ``snapshot``'s prompts; ``condition`` and ``negative`` follow as soon as they are encoded."""
+        texts, weights = weighted_prompts(snapshot)
+        negative, mode = snapshot.text("/negative"), snapshot.text("/prompt/blend")
+        key = (texts, weights, negative, mode)
+        if key == self._key:
+            return
+        needed = tuple(dict.fromkeys((*texts, negative)))
+        if wait or self.condition is None:
+            for text in needed:
+                self._remember(text)
+        found = self._found(needed)
+        if found is None:
+            if needed != self._asked:
+                self._asked = needed
+                self._start()
+                self._wanted.put(needed)
+            return
+        self.condition = blend([found[text] for text in texts], weights, mode)
+        self.negative = found[negative]
+        self._key, self._asked = key, ()
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._wanted.put(None)
+
+    def _found(self, texts: tuple[str, ...]) -> dict[str, Condition] | None:
+        with self._lock:
+            if any(text not in self._cache for text in texts):
+                return None
+            for text in texts:
+                self._cache.move_to_end(text)
+            return {text: self._cache[text] for text in texts}
+
+    def _remember(self, text: str) -> None:
+        with self._lock:
+            if text in self._cache:
+                return
+        condition = self._encode(text)
+        with self._lock:
+            self._cache[text] = condition
+            while len(self._cache) > CACHE:
+                self._cache.popitem(last=False)
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="prompts", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while (texts := self._wanted.get()) is not None:
+            while not self._wanted.empty():  # only the newest prompts are worth the time
+                newer = self._wanted.get()
+                if newer is None:
+                    return
+                texts = newer
+            for text in texts:
+                try:
+                    self._remember(text)
+                except RuntimeError as error:
+                    self.failed += 1
+                    log.error("prompt %.60r could not be encoded: %s", text, error)
+
+
+def weighted_prompts(snapshot: Snapshot) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """The prompts that count and their weights. Without any weight the first prompt stands alone."""
+    pairs = [(snapshot.text("/prompt"), snapshot.real("/prompt/1/weight"))]
+    pairs += [(snapshot.text(f"/prompt/{i}"), snapshot.real(f"/prompt/{i}/weight")) for i in (2, 3, 4) if snapshot.text(f"/prompt/{i}")]
+    pairs = [(text, weight) for text, weight in pairs if weight > 0.0] or [(pairs[0][0], 1.0)]
+    return tuple(text for text, _ in pairs), tuple(weight for _, weight in pairs)

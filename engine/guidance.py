@@ -1,0 +1,39 @@
+"""Classifier-free guidance: none, full, and the residual forms of StreamDiffusion (arXiv 2312.12491, section 3.2).
+
+The paper writes the residual forms on noise predictions. Written on clean predictions they need no
+division by √(1−ᾱ): with ε = (x − a·F)/b on both sides, ε̂ = δ·ε̄ + γ·(ε_c − δ·ε̄) becomes
+
+    F̂ = γ·F_c + δ·(1−γ)·z̄ + (1−γ)·(1−δ)·x/a
+
+where ε̄ = (x − a·z̄)/b is the residual noise of the frame's reference z̄: its own clean latent
+(self-negative) or x̄₀, what the negative prompt made of it in slot 1 (onetime-negative).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+MODES = ("none", "full", "self", "onetime")
+
+
+def full(conditional: Tensor, negative: Tensor, gamma: float) -> Tensor:
+    """Plain guidance, F̂ = F_n + γ·(F_c − F_n), the same in clean as in noise space. (rows, C, h, w)."""
+    return negative + gamma * (conditional - negative)
+
+
+def residual(conditional: Tensor, reference: Tensor, x: Tensor, a: Tensor, gamma: float, delta: float) -> Tensor:
+    """Residual guidance against ``reference`` z̄. (rows, C, h, w); ``a`` (rows, 1, 1, 1).
+
+    γ = 1 gives ``conditional`` for every δ: the residual noise cancels there.
+    """
+    guided = gamma * conditional + delta * (1.0 - gamma) * reference
+    if delta == 1.0:
+        return guided
+    return guided + (1.0 - gamma) * (1.0 - delta) * x / a.clamp(min=1e-3)
+
+
+def extra_rows(mode: str, gamma: float) -> str:
+    """Which negative predictions a tick needs: "" none, "first" the entering frames, "all" every frame in flight."""
+    if gamma == 1.0:
+        return ""
+    return {"none": "", "self": "", "onetime": "first", "full": "all"}[mode]

@@ -1,0 +1,145 @@
+"""Frames between two processes: a few slots of shared memory, the latest frame wins, nothing ever waits.
+
+One process writes, one reads. A slot's version is odd while it is written, so a reader that meets a
+half-written slot, or one overwritten while it copied, notices and takes the newer frame. No lock is
+held at any time: either side may be killed at any instruction and the other goes on.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from multiprocessing.context import BaseContext
+from multiprocessing.shared_memory import SharedMemory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+SLOTS = 4
+MAX_SIDE = 2048
+_HEADER = np.dtype(
+    [
+        ("version", "<u8"), ("index", "<u8"), ("sequence", "<i8"), ("snapshot", "<i8"),
+        ("captured_at", "<f8"), ("width", "<u4"), ("height", "<u4"),
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture: RGBA, uint8, (height, width, 4), top row first, sRGB.
+
+    ``sequence`` counts the source's frames, ``captured_at`` is monotonic seconds at the texture's arrival,
+    ``snapshot`` the number of the parameters it was made with (0 for an input).
+    """
+
+    pixels: Pixels
+    sequence: int = 0
+    captured_at: float = field(default_factory=time.monotonic)
+    snapshot: int = 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+
+class Mailbox:
+    """Slots for frames of at most ``max_side``², made by one process and handed to the other by pickling."""
+
+    def __init__(self, context: BaseContext, max_side: int = MAX_SIDE) -> None:
+        self._capacity = max_side * max_side * 4
+        header = 64 + SLOTS * _HEADER.itemsize
+        self._memory = SharedMemory(create=True, size=header + SLOTS * self._capacity)
+        self._owner = True
+        self._wake: Any = context.Semaphore(0)
+        self._attach()
+        self._latest[0] = 0
+        self._slots["version"] = 0
+
+    def _attach(self) -> None:
+        buffer = self._memory.buf
+        assert buffer is not None
+        self._latest = np.frombuffer(buffer, "<u8", 1, 0)
+        self._slots = np.frombuffer(buffer, _HEADER, SLOTS, 64)
+        start = 64 + SLOTS * _HEADER.itemsize
+        self._pixels = [np.frombuffer(buffer, np.uint8, self._capacity, start + i * self._capacity) for i in range(SLOTS)]
+        self._fence_lock = threading.Lock()
+        self._seen = 0
+        self.dropped = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"capacity": self._capacity, "name": self._memory.name, "wake": self._wake}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._capacity, self._wake = state["capacity"], state["wake"]
+        self._memory = SharedMemory(name=state["name"])
+        self._owner = False
+        self._attach()
+        self._seen = int(self._latest[0])
+
+    def _fence(self) -> None:
+        # Two rounds of a lock order the stores around them on processors that reorder (ARM).
+        for _ in range(2):
+            with self._fence_lock:
+                pass
+
+    def write(self, frame: Frame) -> None:
+        """Publishes ``frame``; never blocks. Raises ValueError where it is larger than the slots."""
+        height, width = frame.pixels.shape[:2]
+        count = height * width * 4
+        if count > self._capacity:
+            raise ValueError(f"a frame of {width}x{height} does not fit a mailbox of {self._capacity} bytes")
+        index = int(self._latest[0]) + 1
+        slot = self._slots[index % SLOTS]
+        slot["version"] += 1 + int(slot["version"] & 1)  # odd, also after a writer died half-way
+        self._fence()
+        self._pixels[index % SLOTS][:count].reshape(height, width, 4)[...] = frame.pixels
+        slot["index"], slot["sequence"], slot["snapshot"] = index, frame.sequence, frame.snapshot
+        slot["captured_at"], slot["width"], slot["height"] = frame.captured_at, width, height
+        self._fence()
+        slot["version"] += 1
+        self._fence()
+        self._latest[0] = index
+        self._wake.release()
+
+    def read(self, timeout: float | None = 0.0) -> Frame | None:
+        """The newest frame that was not read yet, as a copy, or None after ``timeout`` seconds."""
+        limit = None if timeout is None else time.monotonic() + timeout
+        while (frame := self._take()) is None:
+            left = None if limit is None else limit - time.monotonic()
+            if left is not None and left <= 0:
+                return None
+            self._wake.acquire(timeout=left)
+        while self._wake.acquire(False):  # wake-ups of frames that this one supersedes
+            pass
+        return frame
+
+    def _take(self) -> Frame | None:
+        for _ in range(SLOTS * 2):
+            index = int(self._latest[0])
+            if index == self._seen:
+                return None
+            self._fence()
+            slot = self._slots[index % SLOTS].copy()
+            count = int(slot["width"]) * int(slot["height"]) * 4
+            if slot["version"] & 1 or slot["index"] != index or count > self._capacity:
+                continue
+            pixels = self._pixels[index % SLOTS][:count].copy().reshape(int(slot["height"]), int(slot["width"]), 4)
+            self._fence()
+            if self._slots[index % SLOTS]["version"] != slot["version"]:
+                continue
+            self.dropped += index - self._seen - 1
+            self._seen = index
+            return Frame(pixels, int(slot["sequence"]), float(slot["captured_at"]), int(slot["snapshot"]))
+        return None
+
+    def close(self) -> None:
+        """Lets go of the memory; the process that made the mailbox also frees it."""
+        del self._latest, self._slots, self._pixels
+        self._memory.close()
+        if self._owner:
+            self._memory.unlink()

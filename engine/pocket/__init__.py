@@ -1,0 +1,1 @@
+"""The pocket model: the embedded default, its data and its training."""

@@ -1,0 +1,121 @@
+"""``python -m engine.pocket.train``: the pocket model from nothing, on pictures that the code draws.
+
+Three stages: the autoencoder, the text encoder with the denoiser, the distillation for 1 to 4 steps.
+Each stage's result is kept in ``--work``, so a later run can start from it with ``--from``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from engine.models.loading import POCKET
+from engine.pocket import autoencoder, diffusion, distil
+from engine.pocket.text import new_text_encoder, new_tokenizer
+
+log = logging.getLogger(__name__)
+STAGES = ("autoencoder", "diffusion", "distil", "save")
+
+
+def main() -> None:
+    """Trains from the stage asked for to the end, and writes the model folder."""
+    options = _options()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    work: Path = options.work
+    work.mkdir(parents=True, exist_ok=True)
+    start = STAGES.index(options.start)
+    if start <= 0:
+        autoencoder.train(options.minutes[0], options.seed, options.device).save_pretrained(work / "vae")
+    if start <= 1:
+        train_diffusion(work, options)
+    if start <= 2:
+        train_distilled(work, options)
+    save(work, options.out)
+
+
+def latents(work: Path, options: argparse.Namespace, size: int, count: int) -> diffusion.LatentSet:
+    """Drawn pictures and their latents under the trained autoencoder."""
+    vae = AutoencoderTiny.from_pretrained(work / "vae").to(options.device, memory_format=torch.channels_last).eval()
+    return diffusion.latent_set(vae, options.seed + size, count, size, options.device)
+
+
+def train_diffusion(work: Path, options: argparse.Namespace) -> None:
+    """Text encoder and denoiser, first on 128² pictures, then on 256²."""
+    torch.manual_seed(options.seed)
+    tokenizer = new_tokenizer(options.seed)
+    text = new_text_encoder(tokenizer).to(options.device)
+    denoiser = diffusion.new_denoiser().to(options.device, memory_format=torch.channels_last)
+    encoder = diffusion.Encoder(tokenizer, text)
+    small, large = latents(work, options, 128, options.pictures), latents(work, options, 256, options.pictures // 2)
+    diffusion.train(denoiser, encoder, small, options.minutes[1], options.seed, batch=32)
+    diffusion.train(denoiser, encoder, large, options.minutes[2], options.seed + 1, batch=12, peak=4e-4)
+    tokenizer.save_pretrained(work / "tokenizer")
+    text.save_pretrained(work / "text_encoder")
+    denoiser.save_pretrained(work / "teacher")
+
+
+def train_distilled(work: Path, options: argparse.Namespace) -> None:
+    """The few-step student of the trained denoiser."""
+    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+    text = CLIPTextModel.from_pretrained(work / "text_encoder").to(options.device).eval()
+    denoiser = UNet2DConditionModel.from_pretrained(work / "teacher").to(options.device, memory_format=torch.channels_last)
+    data = latents(work, options, 256, options.pictures // 2)
+    distil.train(denoiser, diffusion.Encoder(tokenizer, text), data, options.minutes[3], options.seed + 2, batch=12)
+    denoiser.save_pretrained(work / "unet")
+
+
+def save(work: Path, out: Path) -> None:
+    """Writes the diffusers folder: float16 safetensors in files below 4 MiB, and the tokenizer in both of its formats."""
+    shutil.rmtree(out, ignore_errors=True)
+    shard = "3800KB"
+    AutoencoderTiny.from_pretrained(work / "vae").half().save_pretrained(out / "vae", max_shard_size=shard)
+    UNet2DConditionModel.from_pretrained(work / "unet").half().save_pretrained(out / "unet", max_shard_size=shard)
+    CLIPTextModel.from_pretrained(work / "text_encoder").half().save_pretrained(out / "text_encoder", max_shard_size=shard)
+    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+    tokenizer.save_pretrained(out / "tokenizer")
+    bpe = json.loads((out / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    (out / "tokenizer" / "vocab.json").write_text(json.dumps(bpe["vocab"], ensure_ascii=False), encoding="utf-8")
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in bpe["merges"]]
+    (out / "tokenizer" / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+    diffusion.new_scheduler().save_pretrained(out / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": [None, None],
+        "safety_checker": [None, None],
+        "requires_safety_checker": False,
+        "image_encoder": [None, None],
+        "scheduler": ["diffusers", "LCMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderTiny"],
+    }
+    (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    total = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    log.info("wrote %s, %.2f MiB", out, total / 2**20)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Trains the pocket model from scratch.")
+    parser.add_argument("--from", dest="start", choices=STAGES, default=STAGES[0], help="the first stage to run")
+    parser.add_argument("--work", type=Path, default=Path("pocket-training"), help="folder for what the stages leave")
+    parser.add_argument("--out", type=Path, default=POCKET, help="the model folder to write")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--pictures", type=int, default=20_000, help="pictures of 128²; half as many of 256²")
+    parser.add_argument(
+        "--minutes", type=float, nargs=4, default=(12, 34, 20, 15), metavar=("AE", "SMALL", "LARGE", "DISTIL"),
+        help="minutes for the autoencoder, the denoiser at 128² and at 256², and the distillation",
+    )  # fmt: skip
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""The engine process: take a frame, apply the snapshot, step, publish."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections import deque
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine.mailbox import Frame, Mailbox
+from engine.models import pick_device
+from engine.parameters import BadValue, Snapshot
+from engine.reload import Reloader, described, free_memory, make_stream, reload_values
+
+log = logging.getLogger(__name__)
+#: Seconds without an input after which text mode paints on a clock of its own.
+PATIENCE = 0.25
+CLOCK = 1 / 60
+#: Ticks that may fail one after another before the process gives up and is started afresh.
+FAILURES = 20
+
+
+def run(pipe: Connection, inbox: Mailbox, outbox: Mailbox, device: str, snapshot: Snapshot) -> None:
+    """The whole life of the process. Sends ("ready" | "refused" | "status" | "reloaded" | "kept" | "error", payload) through ``pipe``."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the bridge's to handle
+    try:
+        worker = Worker(pipe, inbox, outbox, pick_device(device), snapshot)
+    except BadValue as error:
+        pipe.send(("refused", str(error)))
+        return
+    try:
+        worker.loop()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the bridge is gone, and so are we
+
+
+class Worker:
+    """One stream, its mailboxes, and the pipe to the bridge."""
+
+    def __init__(self, pipe: Connection, inbox: Mailbox, outbox: Mailbox, device: torch.device, snapshot: Snapshot) -> None:
+        self.pipe, self.inbox, self.outbox, self.snapshot = pipe, inbox, outbox, snapshot
+        self.stream = make_stream(snapshot, device)
+        self.values = reload_values(snapshot)
+        self.reloader = Reloader(device)
+        self.metrics = Metrics()
+        self.waiting: list[Frame] = []
+        self.last_input = time.monotonic()
+        self.failures = 0
+        self._send("ready", self._status())
+
+    def loop(self) -> None:
+        """Until the bridge says stop or goes away."""
+        while self._listen():
+            self._swap()
+            frame = self._next_frame()
+            if frame is not None:
+                self.waiting.append(frame)
+            if len(self.waiting) >= self.snapshot.whole("/buffer"):
+                frames, self.waiting = self.waiting, []
+                self._tick(frames)
+            if self.metrics.due():
+                self._send("status", self._status())
+
+    def _tick(self, frames: list[Frame]) -> None:
+        start = time.monotonic()
+        try:
+            finished = self.stream.step(frames)
+        except (RuntimeError, MemoryError) as error:
+            self.failures += 1
+            self.stream.restart()
+            free_memory()
+            self._send("error", f"a frame failed: {str(error).splitlines()[0]}")
+            if self.failures >= FAILURES:
+                raise
+            return
+        self.failures = 0
+        for frame in finished or ():
+            self.outbox.write(frame)
+        self.metrics.tick(start, finished)
+
+    def _next_frame(self) -> Frame | None:
+        text = self.snapshot.text("/mode") == "text"
+        frame = self.inbox.read(CLOCK if text else 0.05)
+        if frame is not None:
+            self.last_input = time.monotonic()
+        elif text and time.monotonic() - self.last_input > PATIENCE:
+            frame = Frame(np.zeros((self.stream.height, self.stream.width, 4), np.uint8))
+        return frame
+
+    def _listen(self) -> bool:
+        """Takes everything that the pipe holds; only the newest snapshot counts. False for stop."""
+        newest: Snapshot | None = None
+        while self.pipe.poll():
+            message = self.pipe.recv()
+            if message == "stop":
+                return False
+            newest = message
+        if newest is not None:
+            try:
+                self.stream.apply(newest)
+            except BadValue as error:
+                self._send("error", str(error))
+            self.snapshot = newest
+        return True
+
+    def _swap(self) -> None:
+        outcome = self.reloader.poll(self.stream, self.values, self.snapshot)
+        if outcome is None:
+            return
+        if outcome.stream is None:
+            self._send("kept", (outcome.error, self.values, outcome.values))
+            return
+        old, self.stream, self.values = self.stream, outcome.stream, outcome.values
+        old.close()
+        self.waiting = []
+        try:
+            self.stream.apply(self.snapshot)
+        except BadValue as error:
+            self._send("error", str(error))
+        self._send("reloaded", f"{described(outcome.values)} in {outcome.seconds:.1f} s")
+
+    def _status(self) -> dict[str, Any]:
+        stream = self.stream
+        return self.metrics.report() | {
+            "snapshot": self.snapshot.number,
+            "device": str(stream.model.device),
+            "dtype": str(stream.model.dtype).removeprefix("torch."),
+            "model": stream.model.name,
+            "size": f"{stream.width}x{stream.height}",
+            "loading": self.reloader.busy,
+            "rows": stream.rows,
+            "in_flight": len(stream.slots),
+            "skipped": stream.similarity.skipped,
+            "superseded": stream.superseded,
+            "dropped": self.inbox.dropped,
+        }
+
+    def _send(self, kind: str, payload: object) -> None:
+        self.pipe.send((kind, payload))
+
+
+class Metrics:
+    """Ticks, times and rates of the last seconds."""
+
+    def __init__(self, every: float = 0.5) -> None:
+        self._every, self._next = every, time.monotonic() + every
+        self._ticks: deque[tuple[float, float, int]] = deque(maxlen=240)
+        self.frames = self.ticks = 0
+
+    def tick(self, start: float, finished: list[Frame] | None) -> None:
+        """One tick that began at ``start`` and gave ``finished`` (None: skipped)."""
+        now, count = time.monotonic(), len(finished or ())
+        self.ticks += 1
+        self.frames += count
+        if finished is not None:
+            self._ticks.append((now, now - start, count))
+
+    def due(self) -> bool:
+        """True once every ``every`` seconds."""
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + self._every
+        return True
+
+    def report(self) -> dict[str, Any]:
+        """fps over the last 2 s, the median tick in milliseconds, and totals."""
+        now = time.monotonic()
+        recent = [entry for entry in self._ticks if now - entry[0] < 2.0]
+        times = sorted(entry[1] for entry in recent)
+        return {
+            "fps": sum(entry[2] for entry in recent) / 2.0,
+            "tick_ms": times[len(times) // 2] * 1000 if times else 0.0,
+            "frames": self.frames,
+            "ticks": self.ticks,
+            "cpu_s": time.process_time(),
+        }

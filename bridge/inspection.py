@@ -75,7 +75,7 @@ def cameras(most: int = 4) -> list[str]:
     """The URLs of the cameras that open, of the first ``most`` numbers."""
     import cv2
 
-    cv2.setLogLevel(0)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     found = []
     for index in range(most):
         capture = cv2.VideoCapture(index)

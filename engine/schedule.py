@@ -110,7 +110,7 @@ def noise(seeds: tuple[int, int], mix: float, steps: int, shape: tuple[int, int,
 
 def slerp(one: Tensor, two: Tensor, mix: float | Tensor, dims: tuple[int, ...] = (-1,)) -> Tensor:
     """Spherical interpolation over ``dims``; the length goes linearly from one to the other (Shoemake 1985)."""
-    norm_one, norm_two = one.norm(dim=dims, keepdim=True), two.norm(dim=dims, keepdim=True)
+    norm_one, norm_two = (torch.linalg.vector_norm(side, dim=dims, keepdim=True) for side in (one, two))
     u, v = one / norm_one.clamp(min=1e-12), two / norm_two.clamp(min=1e-12)
     angle = torch.arccos((u * v).sum(dim=dims, keepdim=True).clamp(-0.9999, 0.9999))
     arc = (torch.sin((1 - mix) * angle) * u + torch.sin(mix * angle) * v) / torch.sin(angle)

@@ -23,7 +23,7 @@ class CameraSource(Source):
         self._capture: Any = None
 
     def _open(self) -> None:
-        cv2.setLogLevel(0)
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         self._capture = cv2.VideoCapture(self._index)
         if not self._capture.isOpened():
             self._capture.release()

@@ -39,7 +39,7 @@ def new_denoiser() -> UNet2DConditionModel:
 
 def new_scheduler() -> LCMScheduler:
     """The noise schedule the model is trained on, and the few-step sampler it is distilled for."""
-    return LCMScheduler(beta_start=0.00085, beta_end=0.02, beta_schedule="scaled_linear", prediction_type="v_prediction")
+    return LCMScheduler(beta_start=0.00085, beta_end=0.02, beta_schedule="scaled_linear", prediction_type="v_prediction", steps_offset=1)
 
 
 @dataclass

@@ -1,0 +1,102 @@
+"""Small checkpoints with random weights, made and saved in the formats of real ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, EulerDiscreteScheduler, LCMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from engine.models.loading import POCKET
+
+WIDTH = 32
+
+
+def text_config(tokenizer: CLIPTokenizer, width: int = WIDTH) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        projection_dim=width,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def unet(channels: int = 4, cross: int = WIDTH, **options: object) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=channels,
+        out_channels=channels,
+        layers_per_block=1,
+        block_out_channels=(32, 64),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=cross,
+        attention_head_dim=2,
+        norm_num_groups=8,
+        **options,
+    )
+
+
+def save_sd(folder: Path, scheduler: str = "DDIMScheduler", prediction: str = "epsilon", tiny: bool = False) -> Path:
+    """A Stable Diffusion folder: one text encoder, a KL autoencoder (or a tiny one), ε- or v-prediction."""
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(POCKET / "tokenizer")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    CLIPTextModel(text_config(tokenizer)).save_pretrained(folder / "text_encoder")
+    unet(time_cond_proj_dim=16 if scheduler == "LCMScheduler" else None).save_pretrained(folder / "unet")
+    _autoencoder(tiny).save_pretrained(folder / "vae")
+    kind = {"DDIMScheduler": DDIMScheduler, "LCMScheduler": LCMScheduler, "EulerDiscreteScheduler": EulerDiscreteScheduler}[scheduler]
+    kind(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction).save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "scheduler": ["diffusers", scheduler],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderTiny" if tiny else "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    return folder
+
+
+def save_sdxl(folder: Path) -> Path:
+    """An SDXL folder: two text encoders, pooled embeddings and time ids."""
+    save_sd(folder, "EulerDiscreteScheduler")
+    tokenizer = CLIPTokenizer.from_pretrained(POCKET / "tokenizer")
+    tokenizer.save_pretrained(folder / "tokenizer_2")
+    CLIPTextModelWithProjection(text_config(tokenizer, 48)).save_pretrained(folder / "text_encoder_2")
+    unet(
+        cross=WIDTH + 48,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=48 + 6 * 8,
+    ).save_pretrained(folder / "unet")
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index |= {
+        "_class_name": "StableDiffusionXLPipeline",
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    return folder
+
+
+def _autoencoder(tiny: bool) -> torch.nn.Module:
+    if tiny:
+        return AutoencoderTiny(encoder_block_out_channels=(16,) * 4, decoder_block_out_channels=(16,) * 4, latent_channels=4)
+    blocks = 4
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        block_out_channels=(16,) * blocks,
+        norm_num_groups=8,
+        latent_channels=4,
+    )

@@ -1,0 +1,45 @@
+"""Who may import whom, and what stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {"torch", "diffusers", "transformers"}
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def test_the_engine_knows_nothing_of_the_bridge() -> None:
+    for path in (ROOT / "engine").rglob("*.py"):
+        assert not [name for name in imported(path) if name.split(".")[0] == "bridge"], path
+
+
+def test_the_bridge_takes_only_the_light_modules_of_the_engine() -> None:
+    allowed = {"engine.parameters", "engine.mailbox"}
+    for path in (ROOT / "bridge").rglob("*.py"):
+        names = imported(path)
+        assert not [name for name in names if name.split(".")[0] in HEAVY], path
+        taken = {name for name in names if name.split(".")[0] == "engine"} - allowed
+        assert not taken or path.name == "rendering.py", f"{path} imports {taken}"
+
+
+@pytest.mark.parametrize("module", ["bridge.show", "bridge.running", "bridge.panel.server", "bridge.textures.ndi", "engine.mailbox"])
+def test_nothing_heavy_is_loaded_by_the_live_side(module: str) -> None:
+    code = f"import sys, {module}; print(sorted({HEAVY!r} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip() == "[]"

@@ -9,6 +9,7 @@ import math
 import re
 import socket
 import socketserver
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -71,7 +72,8 @@ class OscControl:
                 self.message(content, origin)
 
     def message(self, message: OscMessage, origin: str) -> None:
-        """One message: its address, or every address that its pattern matches."""
+        """One message: its address, or every address that its pattern matches. Raises ValueError where its arguments are cut."""
+        check_arguments(message.dgram)
         self.messages += 1
         address, arguments = message.address, list(message.params)
         if not address.startswith(ROOT + "/"):
@@ -89,6 +91,41 @@ class OscControl:
     def close(self) -> None:
         """Forgets the bundles that wait."""
         self._later.close()
+
+
+_WIDTHS = {"i": 4, "f": 4, "c": 4, "r": 4, "m": 4, "h": 8, "d": 8, "t": 8, "T": 0, "F": 0, "N": 0, "I": 0, "[": 0, "]": 0}
+
+
+def check_arguments(data: bytes) -> None:
+    """Raises ValueError unless the message's arguments fill ``data`` exactly: the parser would make zeros of what is missing."""
+    end = _after_text(data, 0)
+    if end == len(data):
+        return
+    tags_end = _after_text(data, end)
+    tags = data[end:tags_end].split(b"\0")[0].decode("ascii")
+    place = tags_end
+    for tag in tags[1:]:
+        if tag in "sS":
+            place = _after_text(data, place)
+        elif tag == "b":
+            (length,) = struct.unpack_from(">i", data, place) if place + 4 <= len(data) else (-1,)
+            if length < 0:
+                raise ValueError("a blob is cut short")
+            place += 4 + (length + 3) // 4 * 4
+        elif tag in _WIDTHS:
+            place += _WIDTHS[tag]
+        else:
+            raise ValueError(f"the argument type {tag!r} is unknown")
+    if not tags.startswith(",") or place != len(data):
+        raise ValueError("its arguments do not fill it")
+
+
+def _after_text(data: bytes, start: int) -> int:
+    """Where the OSC string at ``start`` ends, its padding included."""
+    end = data.find(b"\0", start)
+    if end < 0:
+        raise ValueError("a text has no end")
+    return (end + 4) // 4 * 4
 
 
 @lru_cache(256)

@@ -134,7 +134,7 @@ BAD: dict[str, bytes] = {
     "a bundle cut short": bundle(IMMEDIATELY, message("/phosphene/strength", 0.9))[:-6],
     "a bundle with an absurd length": b"#bundle\0" + b"\0" * 7 + b"\1" + struct.pack(">i", 2**31 - 1) + b"/x\0\0",
     "a bundle with a negative length": b"#bundle\0" + b"\0" * 7 + b"\1" + struct.pack(">i", -8) + b"/x\0\0",
-    "a bundle for the next century": bundle(time.time() + 3e9 / 4, message("/phosphene/strength", 0.9)),
+    "a bundle for tomorrow": bundle(time.time() + 86400, message("/phosphene/strength", 0.9)),
     "an address that is not UTF-8": b"/phosphene/\xff\xfe\0\0\0,f\0\0\0\0\0\0",
 }
 

@@ -1,0 +1,141 @@
+"""A stage for tests: a real show in this process with its real engine process, or the real command in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from pythonosc.udp_client import SimpleUDPClient
+
+from bridge.control.osc import UdpServer
+from bridge.control.state import State
+from bridge.show import Show
+from bridge.textures import Sink, open_source
+from engine.mailbox import Frame
+from engine.parameters import changed
+
+
+def until(condition: Callable[[], bool], seconds: float, what: str = "it") -> float:
+    """Waits for ``condition``; returns the seconds it took."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < seconds, f"{what} did not happen within {seconds:.0f} s"
+        time.sleep(0.002)
+    return time.monotonic() - start
+
+
+class Audience(Sink):
+    """A sink that keeps each frame's moment and number, and the last picture."""
+
+    def __init__(self) -> None:
+        super().__init__("audience:")
+        self.seen: list[tuple[float, int, int]] = []
+        self.picture: Frame | None = None
+
+    def _write(self, frame: Frame) -> None:
+        self.seen.append((time.monotonic(), frame.sequence, frame.snapshot))
+        self.picture = frame
+
+    def gaps(self, since: float, until: float | None = None) -> np.ndarray:
+        """Seconds between the frames that came from ``since`` on."""
+        moments = [seen[0] for seen in list(self.seen) if seen[0] >= since and (until is None or seen[0] <= until)]
+        return np.diff(np.array(moments))
+
+    def fresh(self, since: float) -> int:
+        """How many different input frames were shown since then."""
+        return len({seen[1] for seen in list(self.seen) if seen[0] >= since and seen[2] > 0})
+
+
+class Stage:
+    """A running show, its audience, and a desk that talks to it over UDP."""
+
+    def __init__(self, source: str = "pattern:plasma", **values: str) -> None:
+        names = {name.replace("_", "/"): value for name, value in values.items()}
+        self.state = State(changed({"size": "256x256", "steps": "1"} | names))
+        self.audience = Audience()
+        self.show = Show(self.state, open_source(source), [self.audience], "cpu")
+        self.server = UdpServer(self.show.osc, "127.0.0.1", 0)
+        self.desk = SimpleUDPClient("127.0.0.1", self.server.port)
+        self.show.open()
+
+    def live(self, seconds: float = 60) -> Stage:
+        """Waits until transformed frames come out."""
+        until(lambda: self.show.meter.frames > 3, seconds, "the first frame")
+        return self
+
+    def engine(self, name: str) -> Any:
+        return self.show.supervisor.status.get(name)
+
+    def send(self, name: str, *values: object) -> None:
+        self.desk.send_message(f"/phosphene{name}", list(values))  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        self.server.close()
+        self.show.close()
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Command:
+    """``phosphene run …`` in a process of its own, its output read as it comes."""
+
+    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        command = [sys.executable, "-m", "bridge", "run", "--osc-port", "0", "--http-port", "0", *arguments]
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(environment) if environment else None
+        )
+        self.lines: list[str] = []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    def found(self, pattern: str, seconds: float) -> re.Match[str]:
+        """Waits until the output matches."""
+        until(lambda: re.search(pattern, self.output) is not None or self.process.poll() is not None, seconds, pattern)
+        match = re.search(pattern, self.output)
+        assert match, self.output
+        return match
+
+    def page(self) -> str:
+        return self.found(r"http://[\d.:]+/", 20)[0]
+
+    def osc_port(self) -> int:
+        return int(self.found(r"udp [\d.]+:(\d+)", 20)[1])
+
+    def status(self) -> dict[str, Any]:
+        with urllib.request.urlopen(self.page() + "status.json", timeout=5) as answer:
+            return dict(json.load(answer))
+
+    def close(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+    def __enter__(self) -> Command:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,239 @@
+"""One show on one engine: rate, changes, filter, reloads, and the death of the engine."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from bridge.textures import open_source
+from tests.bridge.test_osc import BAD
+from tests.show.stage import Stage, until
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    with Stage() as made:
+        made.live()
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def defaults(stage: Stage) -> Iterator[None]:
+    """Each test starts and leaves the stage as it was made."""
+    yield
+    stage.send("/reset")
+    stage.send("/steps", 1)
+    stage.send("/model", "pocket")
+    stage.send("/size", "256x256")
+    until(lambda: stage.state.snapshot().whole("/steps") == 1 and stage.state.snapshot().text("/size") == "256x256", 10)
+    until(lambda: stage.engine("size") == "256x256" and not stage.engine("loading"), 60)
+
+
+def test_at_least_12_frames_a_second(stage: Stage, record_property: pytest.RecordProperty) -> None:
+    until(lambda: stage.show.meter.report()["fps"] > 0, 10)
+    time.sleep(1.0)
+    start = time.monotonic()
+    until(lambda: time.monotonic() - start >= 10.0, 11)
+    rate = stage.audience.fresh(start) / (time.monotonic() - start)
+    latency = stage.show.meter.report()["latency_ms"]
+    print(f"{rate:.1f} frames a second at 256x256, 1 step, latency {latency:.0f} ms")
+    record_property("fps", rate)
+    assert rate >= 12.0
+
+
+def test_a_minute_of_random_changes_leaves_no_gap(stage: Stage) -> None:
+    rng = random.Random(4)
+    changes = [
+        lambda: ("/strength", rng.random()),
+        lambda: ("/prompt", f"{rng.choice(['red', 'blue', 'green'])} {rng.choice(['fire', 'tunnel', 'waves'])} {rng.randrange(1000)}"),
+        lambda: ("/prompt/2", rng.choice(["", "violet smoke"])),
+        lambda: ("/prompt/2/weight", rng.random()),
+        lambda: ("/seed", rng.randrange(2**31)),
+        lambda: ("/seed/mix", rng.random()),
+        lambda: ("/steps", rng.randint(1, 4)),
+        lambda: ("/guidance", rng.uniform(0.5, 3.0)),
+        lambda: ("/guidance/mode", rng.choice(["none", "self", "onetime", "full"])),
+        lambda: ("/guidance/delta", rng.random()),
+        lambda: ("/schedule", rng.choice(["", "699 399", "599"])),
+        lambda: ("/similarity", rng.random() < 0.5),
+        lambda: ("/mode", rng.choice(["image", "text"])),
+        lambda: ("/prompt/blend", rng.choice(["linear", "spherical"])),
+        lambda: ("/master", rng.random()),
+        lambda: ("/output/size", rng.choice(["", "320x240"])),
+        lambda: ("/buffer", rng.randint(1, 2)),
+    ]
+    stage.send("/steps", 2)
+    time.sleep(2.0)
+    start = time.monotonic()
+    while time.monotonic() - start < 60:
+        stage.send(*rng.choice(changes)())
+        time.sleep(0.05)
+    gaps = stage.audience.gaps(start)
+    median = float(np.median(gaps))
+    fresh = stage.audience.fresh(start) / 60
+    print(f"{len(gaps)} frames in a minute, {fresh:.1f} new ones a second, median {median * 1000:.0f} ms, longest {gaps.max() * 1000:.0f} ms")
+    assert stage.state.refused == 0
+    assert stage.show.supervisor.starts == 1
+    assert gaps.max() <= 3 * median
+    assert fresh > 2.0
+
+
+def test_bad_osc_disturbs_nothing(stage: Stage) -> None:
+    before, refused = dict(stage.state.snapshot()), stage.state.refused
+    start = time.monotonic()
+    for packet in BAD.values():
+        stage.desk._sock.sendto(packet, (stage.desk._address, stage.desk._port))
+    until(lambda: stage.state.refused == refused + len(BAD), 10, "the count of every bad packet")
+    assert dict(stage.state.snapshot()) == before
+    stage.send("/strength", 0.3125)
+    until(lambda: stage.state.snapshot().real("/strength") == 0.3125, 5)
+    number = stage.state.number
+    until(lambda: any(seen[2] >= number for seen in stage.audience.seen[-3:]), 5, "a frame made with the new value")
+    assert stage.audience.gaps(start).max() < 0.5
+
+
+def test_control_reaches_the_picture(stage: Stage) -> None:
+    stage.send("/prompt", "green stripes")
+    stage.send("/strength", 0.9)
+    until(lambda: stage.state.snapshot().real("/strength") == pytest.approx(0.9), 5)
+    number, start = stage.state.number, time.monotonic()
+    until(lambda: any(seen[2] >= number for seen in stage.audience.seen[-3:]), 5)
+    print(f"control to picture in {(time.monotonic() - start) * 1000:.0f} ms")
+
+
+def test_freeze_blackout_master_and_bypass(stage: Stage) -> None:
+    def picture() -> np.ndarray:
+        assert stage.audience.picture is not None
+        return stage.audience.picture.pixels[..., :3].astype(int)
+
+    stage.send("/blackout", True)
+    until(lambda: picture().max() == 0, 5)
+    stage.send("/blackout", False)
+    until(lambda: picture().max() > 0, 5)
+    stage.send("/freeze", True)
+    until(lambda: stage.state.snapshot().flag("/freeze"), 5)
+    time.sleep(0.3)
+    frozen = picture()
+    time.sleep(0.5)
+    assert np.array_equal(picture(), frozen)
+    stage.send("/freeze", False)
+    until(lambda: not np.array_equal(picture(), frozen), 5)
+    stage.send("/master", 0.1)
+    until(lambda: picture().max() <= 26, 5)
+    stage.send("/master", 1.0)
+    stage.send("/output/size", "320x200")
+    until(lambda: picture().shape == (200, 320, 3), 5)
+    stage.send("/output/size", "")
+    stage.send("/bypass", True)
+
+    def untouched() -> bool:
+        shown, given = stage.audience.picture, stage.show.input
+        return shown is not None and given is not None and shown.snapshot == 0 and shown.size == (256, 256)
+
+    until(untouched, 5)
+
+
+def test_a_still_input_is_skipped_and_motion_comes_back_at_once(stage: Stage) -> None:
+    engine = psutil.Process(stage.show.supervisor.pid)
+
+    def load(seconds: float) -> tuple[float, int, int]:
+        """CPU seconds a second, ticks and skips."""
+        until(lambda: stage.engine("ticks") is not None, 5)
+        cpu, ticks, skipped, start = sum(engine.cpu_times()[:2]), stage.engine("ticks"), stage.engine("skipped"), time.monotonic()
+        time.sleep(seconds)
+        rate = (sum(engine.cpu_times()[:2]) - cpu) / (time.monotonic() - start)
+        time.sleep(0.6)
+        return rate, stage.engine("ticks") - ticks, stage.engine("skipped") - skipped
+
+    moving = stage.show.source
+    full, _, _ = load(4.0)
+    stage.send("/similarity", True)
+    stage.send("/similarity/max_skip", 20)
+    stage.show.source = open_source("pattern:still?fps=30")
+    time.sleep(2.0)
+    still, ticks, skipped = load(6.0)
+    stage.show.source = moving
+    start = time.monotonic()
+    seen = len(stage.audience.seen)
+    until(lambda: stage.audience.fresh(start) >= 12, 20, "full rate")
+    until(lambda: time.monotonic() - start > 5.0, 6)
+    rate = stage.audience.fresh(start) / (time.monotonic() - start)
+    first = next(s for s in stage.audience.seen[seen:] if s[2] > 0 and s[0] >= start)
+    print(f"still: {skipped} of {ticks} ticks skipped, CPU {full:.2f} → {still:.2f} of a core; moving again: {rate:.1f} a second")
+    assert skipped / ticks >= 0.9
+    assert still < 0.35 * full
+    assert first[0] - start < 20 / 30 + 1.0, "motion is seen within max_skip frames"
+    assert rate > 6.0
+
+
+def test_another_size_is_swapped_in_beside_the_running_stream(stage: Stage) -> None:
+    start = time.monotonic()
+    stage.send("/size", "128x192")
+    until(lambda: stage.audience.picture is not None and stage.audience.picture.size == (128, 192), 30, "the new size")
+    assert stage.audience.gaps(start).max() < 1.0
+    assert stage.show.supervisor.starts == 1
+
+
+@pytest.mark.parametrize("wish", [("/model", "/no/such/model"), ("/size", "2048x2048")])
+def test_a_reload_that_fails_leaves_the_stream_running(stage: Stage, wish: tuple[str, str]) -> None:
+    resource = pytest.importorskip("resource")
+    if not hasattr(resource, "prlimit"):
+        pytest.xfail("a process's memory can only be limited from outside on Linux")
+    pid = stage.show.supervisor.pid
+    assert pid is not None
+    before = resource.prlimit(pid, resource.RLIMIT_AS)
+    if wish[0] == "/size":  # not enough memory for so large a picture
+        used = psutil.Process(pid).memory_info().vms
+        resource.prlimit(pid, resource.RLIMIT_AS, (used + 300 * 2**20, before[1]))
+    errors, start, was = stage.show.supervisor.errors, time.monotonic(), stage.state.snapshot()[wish[0]]
+    try:
+        stage.send(*wish)
+        until(lambda: stage.show.supervisor.errors > errors, 60, "the error")
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_AS, before)
+    until(lambda: stage.state.snapshot()[wish[0]] == was, 5, "the running value is told again")
+    assert stage.show.supervisor.errors == errors + 1
+    assert "goes on" in stage.show.supervisor.last_error
+    fresh = time.monotonic()
+    until(lambda: stage.audience.fresh(fresh) > 5, 20, "new frames after the failure")
+    assert stage.show.supervisor.starts == 1
+    assert stage.audience.gaps(start).max() < 1.0
+
+
+def test_a_killed_engine_is_replaced_while_the_output_holds(stage: Stage) -> None:
+    stage.send("/prompt", "a green spiral")
+    stage.send("/strength", 0.625)
+    stage.send("/seed", 4711)
+    until(lambda: stage.state.snapshot().whole("/seed") == 4711, 5)
+    values = dict(stage.state.snapshot())
+    pid, frames = stage.show.supervisor.pid, stage.show.meter.frames
+    assert pid is not None
+    killed = time.monotonic()
+    os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+    until(lambda: stage.show.supervisor.starts == 2, 10, "the restart")
+    back = until(lambda: stage.show.meter.frames > frames + 2 and stage.show.supervisor.ready.is_set(), 30, "live frames")
+    back = time.monotonic() - killed
+    gaps = stage.audience.gaps(killed - 0.5)
+    print(f"longest gap {gaps.max() * 1000:.0f} ms, live again after {back:.1f} s")
+    assert gaps.max() <= 0.1 + 0.03, "the last picture is held"
+    assert back < 10.0
+    assert dict(stage.state.snapshot()) == values
+    until(lambda: stage.engine("snapshot") == stage.state.number, 5)
+
+
+def test_shared_memory_is_freed(stage: Stage) -> None:
+    folder = Path("/dev/shm")
+    if not folder.is_dir():
+        pytest.xfail("shared memory has no folder here")
+    before = set(folder.iterdir())
+    with Stage():
+        assert len(set(folder.iterdir()) - before) >= 2
+    assert set(folder.iterdir()) - before == set()

@@ -55,14 +55,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def values_of(options: argparse.Namespace) -> dict[str, Value]:
-    """The parameters that the command line sets, checked by the table. ``--set`` goes last. Raises BadValue."""
+    """The parameters that the command line sets, checked by the table: the preset's, then the options', then ``--set``. Raises BadValue."""
+    preset: dict[str, Value] = {}
+    if options.preset:
+        from bridge.cues import load_preset
+
+        preset = load_preset(options.preset)
     texts = {name: getattr(options, short) for short, name in SHORT.items() if getattr(options, short) is not None}
     for pair in options.set or ():
         name, equals, text = pair.partition("=")
         if not equals:
             raise UserError(f"--set takes NAME=VALUE, got {pair!r}")
         texts[canonical(name)] = text
-    return changed(texts)
+    return preset | changed(texts)
 
 
 def _version() -> str:
@@ -98,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", metavar="NAME", help="a look to start from, by name or as a .toml file")
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, mps")
     for short, name in SHORT.items():
         parameter = TABLE[name]

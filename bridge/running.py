@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import threading
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     print(f"OSC      udp {options.host}:{osc.port}, addresses {ROOT}/…")
     print(f"preview  {page}", flush=True)
     show.open()
-    if options.open:
+    if options.open and can_open_pages():
         threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
     line = StatusLine()
     try:
@@ -64,6 +65,11 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
         osc.close()
         show.close()
     return 0
+
+
+def can_open_pages() -> bool:
+    """Whether there is a desktop to open the page on: without one, a text browser would take the terminal."""
+    return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def _listening(option: str, port: int, make: Any) -> Any:

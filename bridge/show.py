@@ -53,7 +53,8 @@ class Show:
         """Ends everything; recordings are finished."""
         self._stop.set()
         for thread in self._threads:
-            thread.join(3)
+            if thread.is_alive():
+                thread.join(3)
         for feed in self.feeds:
             feed.close()
         self.osc.close()

@@ -61,7 +61,8 @@ class Supervisor:
         """Stops the engine, by force after 3 s, and frees the shared memory."""
         self._stop.set()
         self._changed.set()
-        self._thread.join(6)
+        if self._thread.is_alive():
+            self._thread.join(6)
         self.inbox.close()
         self.outbox.close()
 

@@ -1,1 +1,1 @@
-"""Looks as TOML."""
+"""Looks as TOML files; ``bridge.cues`` reads them."""

@@ -1,1 +1,1 @@
-"""For TouchDesigner."""
+"""What a TouchDesigner project needs; see guide.md."""

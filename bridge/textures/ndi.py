@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from fractions import Fraction
 from typing import Any
@@ -138,14 +137,12 @@ class NdiSink(Sink):
         self._name = name or "phosphene-out"
         self._sender: Any = None
         self._size = (0, 0)
-        self._lock = threading.Lock()
 
     def _write(self, frame: Frame) -> None:
         if frame.size != self._size:
             self._close()
             self._start(*frame.size)
-        with self._lock:
-            self._sender.write_video(np.ascontiguousarray(frame.pixels).reshape(-1))
+        self._sender.write_video(np.ascontiguousarray(frame.pixels).reshape(-1))
 
     def _start(self, width: int, height: int) -> None:
         from cyndilib.sender import Sender

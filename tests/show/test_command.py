@@ -1,0 +1,253 @@
+"""The command as a user meets it: a fresh process, real ports, NDI on loopback, OSC from oscsend."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import psutil
+import pytest
+
+from bridge.cli import main
+from tests.show.stage import Command, until
+
+PEER = Path(__file__).with_name("ndi_peer.py")
+
+
+def test_the_first_command_shows_processed_frames_within_10_seconds() -> None:
+    with Command("--seconds", "12") as command:
+        seconds = float(command.found(r"first transformed frame ([\d.]+) s", 30)[1])
+        print(f"first transformed frame after {seconds} s")
+        assert time.monotonic() - command.started < 10
+        assert seconds < 10
+        for path, kind in (("", b"<!doctype html>"), ("input.jpg", b"\xff\xd8"), ("output.jpg", b"\xff\xd8")):
+            with urllib.request.urlopen(command.page() + path, timeout=5) as answer:
+                assert answer.read().startswith(kind)
+        pictures = [cv2.imdecode(np.frombuffer(urllib.request.urlopen(command.page() + p).read(), np.uint8), 1) for p in ("input.jpg", "output.jpg")]
+        assert np.abs(pictures[0].astype(int) - pictures[1]).mean() > 5, "the output is not the input"
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(command.page() + "nothing", timeout=5)
+        with urllib.request.urlopen(command.page() + "output.mjpg", timeout=5) as stream:
+            assert b"image/jpeg" in stream.read(200)
+        until(lambda: command.process.poll() is not None, 20, "the end after --seconds")
+        assert command.process.returncode == 0
+        assert "fps" in command.lines[-1]
+
+
+def test_ctrl_c_ends_the_engine_and_a_recording_plays(tmp_path: Path) -> None:
+    take = tmp_path / "take.mp4"
+    with Command("--sink", f"file:{take}", "--sink", "null:", "--source", "pattern:ball", "--size", "128x128") as command:
+        command.found("first transformed frame", 30)
+        engine = psutil.Process(command.status()["engine_pid"])
+        time.sleep(1.5)
+        command.process.send_signal(signal.SIGINT)
+        assert command.process.wait(15) == 0
+        until(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE, 5, "the engine's end")
+    with av.open(str(take)) as container:
+        assert sum(1 for _ in container.decode(video=0)) > 10
+
+
+def shared_memory() -> set[Path]:
+    """The blocks of shared memory that lie there; none where the system does not show them."""
+    return set(Path("/dev/shm").glob("psm_*"))
+
+
+def test_everything_ends_when_the_bridge_is_killed() -> None:
+    before = shared_memory()
+    with Command("--size", "64x64") as command:
+        command.found("first transformed frame", 30)
+        engine = psutil.Process(command.status()["engine_pid"])
+        command.process.kill()
+        until(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE, 10, "the engine's end")
+    until(lambda: shared_memory() <= before, 10, "the end of the shared memory")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--source", "tape:x"], "available here"),
+        (["--sink", "paper:"], "available here"),
+        (["--source", "file:/no/such.mp4"], "no such file"),
+        (["--model", "/no/such/model"], "/no/such/model"),
+        (["--strength", "loud"], "/strength takes a number"),
+        (["--set", "colour=red"], "colour"),
+        (["--set", "colour"], "NAME=VALUE"),
+        (["--device", "abacus"], "abacus"),
+        (["--size", "huge"], "WxH|512x512"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], told: str) -> None:
+    command = [sys.executable, "-m", "bridge", "run", "--osc-port", "0", "--http-port", "0", "--seconds", "60", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("phosphene: ")
+    assert told.split("|")[0] in last or told.split("|")[-1] in last
+
+
+def test_a_port_that_is_taken_names_the_option() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = str(taken.getsockname()[1])
+        result = subprocess.run([sys.executable, "-m", "bridge", "run", "--osc-port", port], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert "--osc-port" in result.stderr
+
+
+def ndi_environment(folder: Path) -> dict[str, str]:
+    """Discovery over loopback, without a daemon."""
+    (folder / "ndi-config.v1.json").write_text(json.dumps({"ndi": {"networks": {"ips": "127.0.0.1"}}}), encoding="utf-8")
+    return dict(os.environ) | {"NDI_CONFIG_DIR": str(folder)}
+
+
+@pytest.mark.skipif(shutil.which("oscsend") is None, reason="needs oscsend (Debian: liblo-tools)")
+def test_a_minute_from_ndi_to_ndi_under_oscsend(tmp_path: Path) -> None:
+    environment = ndi_environment(tmp_path)
+    sender = subprocess.Popen([sys.executable, str(PEER), "send", "test-in"], env=environment)
+    seconds = 60
+    try:
+        options = ["--source", "ndi:test-in", "--sink", "ndi:test-out", "--steps", "1", "--strength", "0.9", "--prompt", "red plasma"]
+        with Command(*options, environment=environment) as command:
+            command.found("first transformed frame", 30)
+            port = str(command.osc_port())
+
+            def oscsend(*arguments: str) -> None:
+                subprocess.run(["oscsend", "127.0.0.1", port, *arguments], check=True)
+
+            peer = subprocess.Popen(
+                [sys.executable, str(PEER), "receive", "test-out", str(seconds)], env=environment, stdout=subprocess.PIPE, text=True
+            )
+            assert peer.stdout is not None
+            reports: list[dict[str, object]] = []
+            colours: dict[str, np.ndarray] = {}
+            prompts = ["red plasma", "green plasma", "blue plasma"]
+            for k, line in enumerate(peer.stdout):
+                reports.append(json.loads(line))
+                phase, moment = divmod(k, 15)
+                if moment == 0 and phase < 3:
+                    oscsend("/phosphene/prompt", "s", prompts[phase])
+                elif moment == 5:
+                    oscsend("/phosphene/seed", "i", str(100 + phase))
+                elif moment == 8:
+                    oscsend("/phosphene/strength", "f", "0.95")
+                elif moment == 12 and phase < 3:
+                    colours[prompts[phase]] = np.array(reports[-1]["colour"])
+                elif moment == 14 and phase == 3:
+                    break
+            assert peer.wait(20) == 0
+            status = command.status()
+    finally:
+        sender.kill()
+        sender.wait()
+    rate = float(np.mean([report["frames"] for report in reports[2:]]))  # type: ignore[arg-type]
+    different = float(np.mean([report["pictures"] for report in reports[2:]]))  # type: ignore[arg-type]
+    engine = status["engine"]
+    print(
+        f"{len(reports)} s: {rate:.1f} frames a second, {different:.1f} of them different; latency {status['latency_ms']:.0f} ms,"
+        f" dropped {engine['dropped']} of {status['source_frames']}; colours "
+        + ", ".join(f"{prompt} {colour.round().astype(int).tolist()}" for prompt, colour in colours.items())
+    )
+    assert reports[-1]["size"] == [256, 256]
+    assert different > 4
+    assert status["refused"] == 0
+    assert status["parameters"]["/prompt"] == "blue plasma"
+    assert status["parameters"]["/seed"] == 103
+    assert status["parameters"]["/strength"] == pytest.approx(0.95)
+    for channel, prompt in enumerate(prompts):
+        assert int(colours[prompt].argmax()) == channel, f"{prompt} looks like {colours[prompt]}"
+
+
+def test_an_ndi_sender_that_leaves_and_returns_larger_is_found_again(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, {0!r}); import ndi_peer; ndi_peer.WIDTH, ndi_peer.HEIGHT = {1}, {2}; ndi_peer.send('coming-back')"
+    )
+
+    def peer(width: int, height: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", code.format(str(PEER.parent), width, height)], env=environment)
+
+    environment = ndi_environment(tmp_path)
+    sender = peer(160, 120)
+    try:
+        with Command("--source", "ndi:coming-back", "--sink", "null:", "--size", "64x64", environment=environment) as command:
+            command.found("first transformed frame", 30)
+            sender.kill()
+            sender.wait()
+            command.found("waiting for it to come back", 30)
+            before = command.status()["source_frames"]
+            sender = peer(640, 360)
+            until(lambda: command.status()["source_frames"] > before + 10, 30, "the sender's return")
+            assert command.status()["engine_starts"] == 1
+    finally:
+        sender.kill()
+        sender.wait()
+
+
+def test_render_makes_every_frame_and_repeats_itself(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for i in range(12):
+        picture = np.full((90, 160, 3), 30, np.uint8)
+        picture[:, i * 10 : i * 10 + 30] = (40, 160, 250)
+        cv2.imwrite(str(source / f"{i:03d}.png"), picture)
+
+    def rendered(name: str, prompt: str) -> np.ndarray:
+        arguments = ["render", str(source), str(tmp_path / name), "--prompt", prompt, "--seed", "3", "--steps", "2", "--size", "128x128"]
+        assert main([*arguments, "--device", "cpu"]) == 0
+        with av.open(str(tmp_path / name)) as container:
+            return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+    first, again = rendered("a.mp4", "neon tunnel, magenta and cyan"), rendered("b.mp4", "neon tunnel, magenta and cyan")
+    other = rendered("c.mp4", "green fire")
+    assert first.shape == (12, 128, 128, 3)
+    assert np.array_equal(first, again)
+    assert np.abs(first.astype(int) - other).mean() > 3
+    assert "12 frames" in capfd.readouterr().out
+
+
+def test_render_into_a_folder_is_lossless_and_numbered(tmp_path: Path) -> None:
+    source = tmp_path / "one.png"
+    cv2.imwrite(str(source), np.full((64, 64, 3), 90, np.uint8))
+    out = f"{tmp_path}/frames/"
+    for output_size, side in (("", 64), ("96x96", 96)):
+        assert main(["render", str(source), out, "--size", "64x64", "--set", f"output/size={output_size}", "--device", "cpu"]) == 0
+        assert [path.name for path in Path(out).iterdir()] == ["00000.png"]
+        assert cv2.imread(out + "00000.png").shape == (side, side, 3)
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "told"),
+    [("nothing.mp4", "out.mp4", "no such file"), (".", "out.mp4", "no pictures"), ("text.mp4", "out.mp4", "cannot be opened"), ("text.mp4", "out.txt", "")],
+)
+def test_render_tells_mistakes_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], source: str, out: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if source == "text.mp4":
+        Path(source).write_text("no video")
+    assert main(["render", source, out]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert told in error
+
+
+def test_doctor_and_sources(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    told = capsys.readouterr().out
+    assert "pocket loads on" in told
+    for scheme in ("pattern:", "file:", "camera:", "ndi:", "spout:", "syphon:", "touchshm:", "null:"):
+        assert scheme in told
+    assert main(["sources"]) == 0
+    assert "pattern:plasma" in capsys.readouterr().out

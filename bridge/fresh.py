@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("task", choices=("run", "test"), help="run: the show with its page open; test: the tests")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="handed on: to `phosphene run`, or to pytest")
     options = parser.parse_args()
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 -- whoever starts this may have any Python
         print(f"phosphene: needs Python 3.11 or newer, this is {sys.version.split()[0]}", file=sys.stderr)
         return 2
     python = options.venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")

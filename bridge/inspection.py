@@ -33,7 +33,11 @@ def doctor() -> int:
         print(f"{'ok  ' if fine else 'no  '} {name:<9} {text}")
 
     supported = sys.version_info >= (3, 11)
-    line(supported, "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}" + ("" if supported else "; needs 3.11 or newer"))
+    line(
+        supported,
+        "Python",
+        f"{platform.python_version()} on {platform.system()} {platform.machine()}" + ("" if supported else "; needs 3.11 or newer"),
+    )
     good &= supported
     for package in ("torch", "diffusers", "transformers", "python-osc", "av", "numpy"):
         try:

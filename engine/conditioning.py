@@ -8,6 +8,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
+import torch
+from torch import Tensor
+
 from engine.models import Condition
 from engine.parameters import Snapshot
 from engine.schedule import slerp
@@ -33,12 +36,11 @@ def blend(conditions: Sequence[Condition], weights: Sequence[float], mode: str) 
 
 
 def _mix(one: Condition, two: Condition, share: float, mode: str) -> Condition:
-    def mix(a, b):  # type: ignore[no-untyped-def]
-        if a is None or b is None:
-            return None
+    def mix(a: Tensor, b: Tensor) -> Tensor:
         return slerp(a.float(), b.float(), share).to(a.dtype) if mode == "spherical" else a + (b - a) * share
 
-    return Condition(mix(one.tokens, two.tokens), mix(one.pooled, two.pooled))
+    pooled = None if one.pooled is None or two.pooled is None else mix(one.pooled, two.pooled)
+    return Condition(mix(one.tokens, two.tokens), pooled)
 
 
 class Conditioner:
@@ -81,6 +83,17 @@ class Conditioner:
         self.condition = blend([found[text] for text in texts], weights, mode)
         self.negative = found[negative]
         self._key, self._asked = key, ()
+
+    def rows(self, count: int, negatives: int) -> Condition:
+        """The condition for ``count`` rows followed by the negative one for ``negatives`` rows; one row stands for all where it can."""
+        assert self.condition is not None
+        assert self.negative is not None
+        if not negatives:
+            return self.condition
+        sides = [(self.condition, count), (self.negative, negatives)]
+        tokens = torch.cat([side.tokens.expand(rows, -1, -1) for side, rows in sides])
+        pooled = [side.pooled.expand(rows, -1) for side, rows in sides if side.pooled is not None]
+        return Condition(tokens, torch.cat(pooled) if pooled else None)
 
     def close(self) -> None:
         """Ends the thread."""

@@ -6,6 +6,7 @@ README's reference all read this table; nothing lists the parameters a second ti
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,8 +49,7 @@ class Parameter:
     def coerce(self, arguments: Sequence[object]) -> Value:
         """The value that OSC arguments (or one text from the command line) mean here.
 
-        Numbers out of range are clamped, a bool without an argument becomes the string "toggle"'s caller
-        concern (see ``toggles``). Raises BadValue for anything that cannot be meant.
+        Numbers out of range are clamped. Raises BadValue for anything that cannot be meant.
         """
         if len(arguments) != 1:
             wanted = "no argument or one" if self.kind in ("bool", "trigger") else "one argument"
@@ -136,7 +136,7 @@ def _schedule(p: Parameter, value: object) -> str:
         steps = [float(part) for part in text.replace(",", " ").split()]
     except ValueError:
         steps = [math.nan]
-    falling = all(a > b for a, b in zip(steps, steps[1:], strict=False))
+    falling = all(a > b for a, b in itertools.pairwise(steps))
     if len(steps) > 8 or not falling or not all(0 <= s <= 1000 for s in steps):
         raise BadValue(f"{p.name} takes up to 8 falling timesteps from 1000 to 0, such as 699 399, got {_shown(value)}")
     return " ".join(f"{s:g}" for s in steps)

@@ -16,7 +16,7 @@ from torch import Tensor
 from engine import guidance
 from engine.conditioning import Conditioner
 from engine.mailbox import Frame, Pixels
-from engine.models import Condition, Model
+from engine.models import Model
 from engine.parameters import Snapshot
 from engine.schedule import Step, clean, noise, plan
 from engine.similarity import SimilarityFilter
@@ -141,31 +141,31 @@ class Stream:
         """D for every row in flight, (rows, C, h, w) float32: one denoiser call, guided, with the model's boundary."""
         sizes = tuple(len(slot.frames) for slot in self.slots)
         x = torch.cat([slot.x for slot in self.slots])
-        t, a, b, c_skip, c_out = self._stacked(tuple(slot.step for slot in self.slots), sizes)
-        extra = {"": 0, "first": sizes[-1] if self.slots[-1].position == 0 else 0, "all": len(x)}[self._extra()]
-        start = len(x) - extra
-        condition, negative = self._conditions(len(x), extra)
-        self.rows = len(x) + extra
-        inputs = torch.cat([x, x[start:]]) if extra else x
-        times = torch.cat([t, t[start:]]) if extra else t
-        output = self.model.denoise(inputs, times.flatten(), _joined(condition, negative, len(x), extra))
-        scale_a, scale_b = (torch.cat([a, a[start:]]), torch.cat([b, b[start:]])) if extra else (a, b)
-        F = clean(self.model.noising.prediction, output, inputs, scale_a, scale_b)
-        return c_out * self._guided(F, x, a, extra) + c_skip * x
+        t, a, b, c_skip, c_out = self._coefficients_of(tuple(slot.step for slot in self.slots), sizes)
+        negatives = self._negative_rows(sizes)
+        # The rows that also need the negative prompt are the last ones: the frames that have just entered, or all.
+        rows = torch.cat([torch.arange(len(x)), torch.arange(len(x) - negatives, len(x))]) if negatives else slice(None)
+        output = self.model.denoise(x[rows], t[rows].flatten(), self.conditioner.rows(len(x), negatives))
+        F = clean(self.model.noising.prediction, output, x[rows], a[rows], b[rows])
+        self.rows = len(F)
+        return c_out * self._guided(F[: len(x)], F[len(x) :], x, a) + c_skip * x
 
-    def _guided(self, F: Tensor, x: Tensor, a: Tensor, extra: int) -> Tensor:
+    def _negative_rows(self, sizes: tuple[int, ...]) -> int:
+        """How many rows are denoised once more under the negative prompt."""
+        extra = guidance.extra_rows(self.mode, self.gamma)
+        if extra == "first":
+            return sizes[-1] if self.slots[-1].position == 0 else 0
+        return sum(sizes) if extra == "all" else 0
+
+    def _guided(self, F: Tensor, negative: Tensor, x: Tensor, a: Tensor) -> Tensor:
         if self.gamma == 1.0 or self.mode == "none":
             return F
-        conditional, negative = F[: len(x)], F[len(x) :]
         if self.mode == "full":
-            return guidance.full(conditional, negative, self.gamma)
-        if self.mode == "onetime" and extra:
+            return guidance.full(F, negative, self.gamma)
+        if self.mode == "onetime" and len(negative):
             self.slots[-1].reference = negative
-        if self.mode == "self":
-            reference = torch.cat([slot.z for slot in self.slots])
-        else:
-            reference = torch.cat([slot.reference for slot in self.slots])
-        return guidance.residual(conditional, reference, x, a, self.gamma, self.delta)
+        reference = torch.cat([slot.z if self.mode == "self" else slot.reference for slot in self.slots])
+        return guidance.residual(F, reference, x, a, self.gamma, self.delta)
 
     def _advance(self, denoised: Tensor) -> list[tuple[Slot, Tensor]]:
         """x ← a·D + b·ε of the next step for every slot that has one; those that have none are finished and leave."""
@@ -206,15 +206,7 @@ class Stream:
             loaded.append(picture)
         return torch.cat(loaded) / 127.5 - 1.0
 
-    def _extra(self) -> str:
-        return guidance.extra_rows(self.mode, self.gamma)
-
-    def _conditions(self, rows: int, extra: int) -> tuple[Condition, Condition]:
-        condition, negative = self.conditioner.condition, self.conditioner.negative
-        assert condition is not None and negative is not None
-        return condition, negative
-
-    def _stacked(self, steps: tuple[Step, ...], sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
+    def _coefficients_of(self, steps: tuple[Step, ...], sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
         """t, a, b, c_skip, c_out of every row, (rows, 1, 1, 1) each, kept on the device for as long as the steps stay."""
         key = (steps, sizes)
         if key not in self._coefficients:
@@ -232,20 +224,6 @@ class Stream:
             shape = self.model.latent_shape(self.width, self.height)
             self._noises[key] = noise(seeds, mix, steps, shape).to(self.model.device)
         return self._noises[key]
-
-
-def _joined(condition: Condition, negative: Condition, rows: int, extra: int) -> Condition:
-    """One row a denoiser row: ``rows`` of the condition, then ``extra`` of the negative."""
-    if not extra:
-        return condition
-
-    def join(one: Tensor, two: Tensor) -> Tensor:
-        shape = (-1,) * (one.dim() - 1)
-        return torch.cat([one.expand(rows, *shape), two.expand(extra, *shape)])
-
-    if condition.pooled is None or negative.pooled is None:
-        return Condition(join(condition.tokens, negative.tokens))
-    return Condition(join(condition.tokens, negative.tokens), join(condition.pooled, negative.pooled))
 
 
 def to_pixels(pictures: Tensor) -> list[Pixels]:

@@ -15,8 +15,10 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 
-from pythonosc.osc_bundle import OscBundle, ParseError as BundleParseError
-from pythonosc.osc_message import OscMessage, ParseError as MessageParseError
+from pythonosc.osc_bundle import OscBundle
+from pythonosc.osc_bundle import ParseError as BundleParseError
+from pythonosc.osc_message import OscMessage
+from pythonosc.osc_message import ParseError as MessageParseError
 from pythonosc.parsing.osc_types import IMMEDIATELY
 
 from bridge.control.state import State

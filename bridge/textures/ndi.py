@@ -16,7 +16,7 @@ SETTLE = 2.0
 
 
 def available() -> str:
-    """"" where NDI can be used, else the line that makes it so."""
+    """ "" where NDI can be used, else the line that makes it so."""
     try:
         import cyndilib  # noqa: F401
     except ImportError:

@@ -15,7 +15,7 @@ AWAY = 2.0
 
 
 def available() -> str:
-    """"" where Spout can be used, else the line that makes it so."""
+    """ "" where Spout can be used, else the line that makes it so."""
     if sys.platform != "win32":
         return "Spout exists on Windows only; use ndi: here"
     try:

@@ -15,7 +15,7 @@ BGRA8_UNORM = 80  # MTLPixelFormatBGRA8Unorm
 
 
 def available() -> str:
-    """"" where Syphon can be used, else the line that makes it so."""
+    """ "" where Syphon can be used, else the line that makes it so."""
     if sys.platform != "darwin":
         return "Syphon exists on macOS only; use ndi: here"
     try:

@@ -74,7 +74,7 @@ def encode(pixels: Pixels) -> bytes:
 
 
 def available() -> str:
-    """"" where this transport exists, else why not."""
+    """ "" where this transport exists, else why not."""
     return "" if sys.platform == "win32" else "TouchDesigner's shared memory exists on Windows only; use ndi: here"
 
 

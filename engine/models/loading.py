@@ -100,13 +100,13 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     libraries = {"diffusers": diffusers, "transformers": transformers}
     parts: dict[str, Any] = {}
     for part in ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
-        library, name = index.get(part) or (None, None)
+        library, name = index.get(part) or ("", "")
         if library not in libraries:
             continue
-        options = {} if part.startswith("tokenizer") else {"torch_dtype" if library == "diffusers" else "dtype": dtype}
-        if library == "diffusers" and not list((folder / part).glob("diffusion_pytorch_model*.safetensors")):
-            if list((folder / part).glob("*.fp16.safetensors")):
-                options["variant"] = "fp16"
+        options: dict[str, Any] = {} if part.startswith("tokenizer") else {"torch_dtype" if library == "diffusers" else "dtype": dtype}
+        plain = list((folder / part).glob("diffusion_pytorch_model*.safetensors")) or library != "diffusers"
+        if not plain and list((folder / part).glob("*.fp16.safetensors")):
+            options["variant"] = "fp16"
         parts[part] = getattr(libraries[library], name).from_pretrained(folder / part, **options)
     config = folder / "scheduler" / "scheduler_config.json"
     parts["scheduler"] = json.loads(config.read_text(encoding="utf-8"))

@@ -62,7 +62,8 @@ class Model:
 
     def denoise(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """One denoiser call: x (rows, C, h, w), t (rows,), a condition of one row or ``rows`` → the raw output, float32."""
-        rows, extra = len(x), {}
+        rows = len(x)
+        extra: dict[str, Any] = {}
         tokens = condition.tokens.expand(rows, -1, -1)
         if condition.pooled is not None:
             height, width = x.shape[-2] * self.factor, x.shape[-1] * self.factor

@@ -135,7 +135,9 @@ def main() -> None:
     wrong = {c: sum(not ok for ok, p in zip(colours, prompts, strict=True) if p.colour == c) for c in COLOURS}
     print("colours missed: " + ", ".join(f"{name} {count}" for name, count in wrong.items() if count))
     if frames:
-        own, chance = layout(model, [p for clip in frames.values() for p in clip], ["neon tunnel, magenta and cyan", "orange fire", "blue ink"])
+        own, chance = layout(
+            model, [p for clip in frames.values() for p in clip], ["neon tunnel, magenta and cyan", "orange fire", "blue ink"]
+        )
         print(f"edge correlation at strength 0.5: {own:.2f} with the own input, {chance:.2f} with another")
     if options.sheet:
         rows = [np.concatenate(pictures[i : i + 8], 1) for i in range(0, 64, 8)]

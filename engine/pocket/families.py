@@ -21,7 +21,7 @@ def grid(size: int) -> Grid:
     """Coordinates y, x of a square picture, -1..1, top row first."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
     y, x = np.meshgrid(axis, axis, indexing="ij")
-    return y, x
+    return y.astype(np.float32), x.astype(np.float32)
 
 
 def noise(rng: np.random.Generator, size: int, cells: int, octaves: int = 4, gain: float = 0.5) -> Field:
@@ -193,7 +193,8 @@ def fire(rng: np.random.Generator, g: Grid, t: float) -> Field:
     tall = np.roll(tall, -int(t * size), 0)
     flame = warp(tall, noise(rng, size, 3) - 0.5, noise(rng, size, 3) - 0.5, 0.25)
     reach = rng.uniform(0.6, 1.0)
-    return np.clip(flame * 1.3 + (y - 1) * 0.5 * reach + 0.05 + 0.35 * np.clip(y, 0, 1), 0, 1) ** 1.6
+    lit = np.clip(flame * 1.3 + (y - 1) * 0.5 * reach + 0.05 + 0.35 * np.clip(y, 0, 1), 0, 1) ** 1.6
+    return lit.astype(np.float32)
 
 
 def aurora(rng: np.random.Generator, g: Grid, t: float) -> Field:

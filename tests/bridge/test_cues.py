@@ -25,7 +25,13 @@ def test_a_file_is_a_preset_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [('prompt = "', "no TOML"), ("colour = 3", "colour"), ('strength = "loud"', "number"), ("reset = true", "reset"), ("strength = [1]", "number")],
+    [
+        ('prompt = "', "no TOML"),
+        ("colour = 3", "colour"),
+        ('strength = "loud"', "number"),
+        ("reset = true", "reset"),
+        ("strength = [1]", "number"),
+    ],
 )
 def test_a_wrong_preset_says_what_is_wrong(tmp_path: Path, content: str, told: str) -> None:
     path = tmp_path / "mine.toml"

@@ -12,8 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from bridge.textures import SCHEMES, TextureError, default_source, fitted, open_sink, open_source, resized
-from bridge.textures import touchshm
+from bridge.textures import SCHEMES, TextureError, default_source, fitted, open_sink, open_source, resized, touchshm
 from bridge.textures.base import Lost, Source, swapped
 from bridge.textures.file import VideoWriter
 from bridge.textures.ndi import match
@@ -88,7 +87,9 @@ def test_a_wrong_source_is_one_clear_line(url: str, told: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("scheme", [s for s in ("spout", "syphon", "touchshm") if s != {"win32": "spout", "darwin": "syphon"}.get(sys.platform)])
+@pytest.mark.parametrize(
+    "scheme", [s for s in ("spout", "syphon", "touchshm") if s != {"win32": "spout", "darwin": "syphon"}.get(sys.platform)]
+)
 def test_a_transport_of_another_platform_says_so(scheme: str) -> None:
     if sys.platform == "win32" and scheme == "touchshm":
         pytest.xfail("this platform has it")

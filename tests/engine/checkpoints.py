@@ -54,7 +54,9 @@ def save_sd(folder: Path, scheduler: str = "DDIMScheduler", prediction: str = "e
     unet(time_cond_proj_dim=16 if scheduler == "LCMScheduler" else None).save_pretrained(folder / "unet")
     _autoencoder(tiny).save_pretrained(folder / "vae")
     kind = {"DDIMScheduler": DDIMScheduler, "LCMScheduler": LCMScheduler, "EulerDiscreteScheduler": EulerDiscreteScheduler}[scheduler]
-    kind(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction).save_pretrained(folder / "scheduler")
+    kind(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction).save_pretrained(
+        folder / "scheduler"
+    )
     index = {
         "_class_name": "StableDiffusionPipeline",
         "scheduler": ["diffusers", scheduler],

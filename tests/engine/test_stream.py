@@ -48,7 +48,7 @@ def epsilon(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 def run(model: Model, frames: list[Frame], **values: object) -> tuple[dict[int, torch.Tensor], list[int], list[list[Frame]]]:
     """Latents by frame, rows of each full tick, and the outputs of each tick."""
-    snapshot = Snapshot({"/prompt": PROMPT, "/negative": NEGATIVE, **{k: v for k, v in values.items()}})  # type: ignore[dict-item]
+    snapshot = Snapshot({"/prompt": PROMPT, "/negative": NEGATIVE, **values})  # type: ignore[dict-item]
     stream = Recording(model, SIZE, SIZE)
     stream.latents = {}
     stream.apply(snapshot, wait=True)

@@ -35,7 +35,9 @@ def test_the_first_command_shows_processed_frames_within_10_seconds() -> None:
         for path, kind in (("", b"<!doctype html>"), ("input.jpg", b"\xff\xd8"), ("output.jpg", b"\xff\xd8")):
             with urllib.request.urlopen(command.page() + path, timeout=5) as answer:
                 assert answer.read().startswith(kind)
-        pictures = [cv2.imdecode(np.frombuffer(urllib.request.urlopen(command.page() + p).read(), np.uint8), 1) for p in ("input.jpg", "output.jpg")]
+        pictures = [
+            cv2.imdecode(np.frombuffer(urllib.request.urlopen(command.page() + p).read(), np.uint8), 1) for p in ("input.jpg", "output.jpg")
+        ]
         assert np.abs(pictures[0].astype(int) - pictures[1]).mean() > 5, "the output is not the input"
         with pytest.raises(urllib.error.HTTPError):
             urllib.request.urlopen(command.page() + "nothing", timeout=5)
@@ -229,7 +231,12 @@ def test_render_into_a_folder_is_lossless_and_numbered(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "out", "told"),
-    [("nothing.mp4", "out.mp4", "no such file"), (".", "out.mp4", "no pictures"), ("text.mp4", "out.mp4", "cannot be opened"), ("text.mp4", "out.txt", "")],
+    [
+        ("nothing.mp4", "out.mp4", "no such file"),
+        (".", "out.mp4", "no pictures"),
+        ("text.mp4", "out.mp4", "cannot be opened"),
+        ("text.mp4", "out.txt", ""),
+    ],
 )
 def test_render_tells_mistakes_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], source: str, out: str, told: str

@@ -79,7 +79,9 @@ def test_a_minute_of_random_changes_leaves_no_gap(stage: Stage) -> None:
     gaps = stage.audience.gaps(start)
     median = float(np.median(gaps))
     fresh = stage.audience.fresh(start) / 60
-    print(f"{len(gaps)} frames in a minute, {fresh:.1f} new ones a second, median {median * 1000:.0f} ms, longest {gaps.max() * 1000:.0f} ms")
+    print(
+        f"{len(gaps)} frames in a minute, {fresh:.1f} new ones a second, median {median * 1000:.0f} ms, longest {gaps.max() * 1000:.0f} ms"
+    )
     assert stage.state.refused == 0
     assert stage.show.supervisor.starts == 1
     assert gaps.max() <= 3 * median

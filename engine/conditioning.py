@@ -56,6 +56,7 @@ class Conditioner:
         self._lock = threading.Lock()
         self._wanted: queue.SimpleQueue[tuple[str, ...] | None] = queue.SimpleQueue()
         self._asked: tuple[str, ...] = ()
+        self._given_up: tuple[str, ...] = ()
         self._key: tuple[object, ...] = ()
         self.condition: Condition | None = None
         self.negative: Condition | None = None
@@ -83,6 +84,11 @@ class Conditioner:
         self.condition = blend([found[text] for text in texts], weights, mode)
         self.negative = found[negative]
         self._key, self._asked = key, ()
+
+    @property
+    def settled(self) -> bool:
+        """Whether the prompts last asked for are in effect, or have failed for good."""
+        return not self._asked or self._asked == self._given_up
 
     def rows(self, count: int, negatives: int) -> Condition:
         """The condition for ``count`` rows followed by the negative one for ``negatives`` rows; one row stands for all where it can."""
@@ -134,6 +140,7 @@ class Conditioner:
                     self._remember(text)
                 except RuntimeError as error:
                     self.failed += 1
+                    self._given_up = texts
                     log.error("prompt %.60r could not be encoded: %s", text, error)
 
 

@@ -17,7 +17,7 @@ from engine import guidance
 from engine.conditioning import Conditioner
 from engine.mailbox import Frame, Pixels
 from engine.models import Model
-from engine.parameters import Snapshot
+from engine.parameters import BadValue, Snapshot
 from engine.schedule import Step, clean, noise, plan
 from engine.similarity import SimilarityFilter
 
@@ -32,13 +32,17 @@ class Plan:
 
 @dataclass
 class Slot:
-    """Frames in flight together (one, or the frame buffer's B): latents (B, C, h, w) float32, and where they are."""
+    """Frames in flight together (one, or the frame buffer's B): latents (B, C, h, w) float32, and where they are.
+
+    ``number`` is that of the newest snapshot that was wholly in effect when they entered.
+    """
 
     frames: Sequence[Frame]
     z: Tensor
     x: Tensor
     reference: Tensor
     plan: Plan
+    number: int
     position: int = 0
 
     @property
@@ -62,29 +66,35 @@ class Stream:
         self._noises: dict[tuple[object, ...], Tensor] = {}
         self._coefficients: dict[tuple[object, ...], Tensor] = {}
         self._plan_key: tuple[object, ...] = ()
-        self._settle = 0
+        self._settle = self._number = 0
         self.plan: Plan
         self.apply(Snapshot(), wait=True)
 
     def apply(self, snapshot: Snapshot, wait: bool = False) -> None:
         """Takes the parameters of ``snapshot`` from the next tick on. Prompts follow when encoded; ``wait`` waits for them.
 
-        Raises BadValue, and changes nothing, where an explicit schedule does not suit the model.
+        Raises BadValue where an explicit schedule does not suit the model: the steps then stay as they are, all else is taken.
         """
+        wrong: BadValue | None = None
         steps = snapshot.whole("/steps")
         text = snapshot.text("/mode") == "text"
         seeds = (snapshot.whole("/seed"), snapshot.whole("/seed/2"))
         key = (steps, text or snapshot.real("/strength"), snapshot.text("/schedule"), seeds, snapshot.real("/seed/mix"))
         if key != self._plan_key:
-            made = plan(self.model.noising, steps, 1.0 if text else snapshot.real("/strength"), snapshot.text("/schedule"))
-            self.plan = Plan(made, self._noise(seeds, snapshot.real("/seed/mix"), len(made)))
             self._plan_key = key
+            try:
+                made = plan(self.model.noising, steps, 1.0 if text else snapshot.real("/strength"), snapshot.text("/schedule"))
+            except BadValue as error:
+                made, wrong = self.plan.steps, error
+            self.plan = Plan(made, self._noise(seeds, snapshot.real("/seed/mix"), len(made)))
         self.snapshot, self._text = snapshot, text
         self.gamma, self.delta = snapshot.real("/guidance"), snapshot.real("/guidance/delta")
         self.mode = snapshot.text("/guidance/mode")
         self._wait = wait
         self.conditioner.update(snapshot, wait)
         self._settle = len(self.plan.steps)  # that many ticks until the change is seen: none of them is skipped
+        if wrong is not None:
+            raise wrong
 
     @torch.inference_mode()
     def step(self, frames: Sequence[Frame]) -> list[Frame] | None:
@@ -126,6 +136,8 @@ class Stream:
     def _enter(self, frames: Sequence[Frame], pictures: Tensor | None) -> None:
         """x₁ = a·z + b·ε₁; in text mode there is no z, and x₁ = ε₁."""
         self.conditioner.update(self.snapshot, self._wait)
+        if self.conditioner.settled:
+            self._number = self.snapshot.number
         if pictures is None:
             return
         epsilon, first = self.plan.noises[0], self.plan.steps[0]
@@ -135,7 +147,7 @@ class Stream:
         else:
             z = self.model.encode(pictures)
             x = first.a * z + first.b * epsilon
-        self.slots.append(Slot(frames, z, x, z, self.plan))
+        self.slots.append(Slot(frames, z, x, z, self.plan, self._number))
 
     def _denoise(self) -> Tensor:
         """D for every row in flight, (rows, C, h, w) float32: one denoiser call, guided, with the model's boundary."""
@@ -144,7 +156,8 @@ class Stream:
         t, a, b, c_skip, c_out = self._coefficients_of(tuple(slot.step for slot in self.slots), sizes)
         negatives = self._negative_rows(sizes)
         # The rows that also need the negative prompt are the last ones: the frames that have just entered, or all.
-        rows = torch.cat([torch.arange(len(x)), torch.arange(len(x) - negatives, len(x))]) if negatives else slice(None)
+        every = torch.arange(len(x), device=x.device)
+        rows = torch.cat([every, every[len(x) - negatives :]]) if negatives else slice(None)
         output = self.model.denoise(x[rows], t[rows].flatten(), self.conditioner.rows(len(x), negatives))
         F = clean(self.model.noising.prediction, output, x[rows], a[rows], b[rows])
         self.rows = len(F)
@@ -190,9 +203,8 @@ class Stream:
             return []
         pictures = self.model.decode(torch.cat([D for _, D in finished]))
         pixels = to_pixels(pictures)
-        frames = [frame for slot, _ in finished for frame in slot.frames]
-        number = self.snapshot.number
-        return [Frame(p, f.sequence, f.captured_at, number) for p, f in zip(pixels, frames, strict=True)]
+        frames = [(frame, slot.number) for slot, _ in finished for frame in slot.frames]
+        return [Frame(p, f.sequence, f.captured_at, number) for p, (f, number) in zip(pixels, frames, strict=True)]
 
     def _pictures(self, frames: Sequence[Frame]) -> Tensor | None:
         """RGBA frames → (B, 3, H, W) float32 in -1..1 on the device, at the working size."""

@@ -85,6 +85,14 @@ class FileSource(Source):
         self._container.close()
 
 
+def check_recording(path: Path) -> None:
+    """Raises TextureError where no recording can be written at ``path``."""
+    if path.suffix.lower() not in CODECS:
+        raise TextureError(f"file:{path}: a recording must end in {', '.join(CODECS)}")
+    if not path.parent.is_dir():
+        raise TextureError(f"file:{path}: there is no folder {path.parent}")
+
+
 class VideoWriter:
     """A video file: pictures with their times, or at a fixed rate. The first picture sets the size, even numbers only.
 
@@ -92,10 +100,7 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, rate: Fraction | None = None, lossless: bool = False) -> None:
-        if path.suffix.lower() not in CODECS:
-            raise TextureError(f"file:{path}: a recording must end in {', '.join(CODECS)}")
-        if not path.parent.is_dir():
-            raise TextureError(f"file:{path}: there is no folder {path.parent}")
+        check_recording(path)
         fragments = {"movflags": "frag_keyframe+empty_moov+default_base_moof"} if path.suffix.lower() in (".mp4", ".mov") else {}
         try:
             self._container = av.open(str(path), "w", options=fragments if rate is None else {})
@@ -140,8 +145,7 @@ class FileSink(Sink):
     def __init__(self, url: str, path: str) -> None:
         super().__init__(url)
         self._path = Path(path).expanduser()
-        if self._path.suffix.lower() not in CODECS:
-            raise TextureError(f"{url}: a recording must end in {', '.join(CODECS)}")
+        check_recording(self._path)
 
     def _open(self) -> None:
         self._writer = VideoWriter(self._path)

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from diffusers import AutoencoderTiny, DDPMScheduler, LCMScheduler, UNet2DConditionModel
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from engine.pocket.captions import Look, caption
-from engine.pocket.coupling import FLOOR, VARIANTS, coupled_noise, variant_rng
 from engine.pocket.data import draw, look
 from engine.pocket.text import MAX_LENGTH, WIDTH
 
@@ -48,60 +48,38 @@ class LatentSet:
 
     looks: list[Look]
     latents: Tensor
-    variants: Tensor | None = None
 
-    def batch(self, size: int, rng: np.random.Generator, device: str) -> Batch:
-        """Random latents with a fresh caption for each, and noise: coupled where the pictures are variants."""
+    def batch(self, size: int, rng: np.random.Generator, device: str) -> tuple[Tensor, list[str]]:
+        """Random latents (size, 8, h, w) float32 and a fresh caption for each."""
         picks = rng.integers(len(self.looks), size=size)
-        captions = [caption(self.looks[i], rng, drop=0.1 if self.variants is None else 0.04) for i in picks]
-        z = self.latents[torch.from_numpy(picks)].to(device).float()
-        noise = torch.randn_like(z)
-        if self.variants is not None:
-            noise = coupled_noise(noise, self.variants[torch.from_numpy(picks)].to(device))
-        return Batch(z, noise, captions)
+        captions = [caption(self.looks[i], rng) for i in picks]
+        return self.latents[torch.from_numpy(picks)].to(device).float(), captions
 
 
-@dataclass
-class Batch:
-    """Latents and noise (B, 8, h, w) float32, and captions."""
-
-    z: Tensor
-    noise: Tensor
-    captions: list[str]
-
-
-def _draw_many(seed: int, count: int, size: int, coupled: bool) -> tuple[list[Look], np.ndarray, np.ndarray]:
-    looks, pictures, variants = [], np.empty((count, size, size, 3), np.uint8), np.zeros(count, np.int64)
+def _draw_many(seed: int, count: int, size: int) -> tuple[list[Look], np.ndarray]:
+    looks, pictures = [], np.empty((count, size, size, 3), np.uint8)
     for i in range(count):
         rng = np.random.default_rng((seed, i))
-        chosen = look(rng)
-        if coupled:
-            chosen = Look(chosen.family, tuple(sorted(chosen.colours)), chosen.mood)
-            variants[i] = rng.integers(VARIANTS)
-            rng = variant_rng(chosen, int(variants[i]))
-        looks.append(chosen)
-        pictures[i] = np.round(draw(chosen, rng, size) * 255)
-    return looks, pictures, variants
+        looks.append(look(rng))
+        pictures[i] = np.round(draw(looks[-1], rng, size) * 255)
+    return looks, pictures
 
 
 @torch.inference_mode()
-def latent_set(autoencoder: AutoencoderTiny, seed: int, count: int, size: int, device: str, coupled: bool = False) -> LatentSet:
-    """Draws ``count`` pictures of size², any or (coupled) the families' variants, and encodes them."""
+def latent_set(autoencoder: AutoencoderTiny, seed: int, count: int, size: int, device: str, chunk: int = 500) -> LatentSet:
+    """Draws ``count`` pictures of size² and encodes them."""
     looks: list[Look] = []
     latents: list[Tensor] = []
-    variants: list[np.ndarray] = []
-    chunk = 500
-    jobs = [(seed * 10_000 + j, chunk, size, coupled) for j in range(0, count, chunk)]
+    jobs = range(0, count, chunk)
     with ProcessPoolExecutor(2) as pool:
-        for part, pictures, numbers in pool.map(_draw_many, *zip(*jobs, strict=True)):
+        for part, pictures in pool.map(_draw_many, [seed * 10_000 + j for j in jobs], [chunk] * len(jobs), [size] * len(jobs)):
             looks += part
-            variants.append(numbers)
             for k in range(0, chunk, 50):
                 x = torch.from_numpy(pictures[k : k + 50]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
                 with torch.autocast(torch.device(device).type, torch.bfloat16):
                     latents.append(autoencoder.encoder(x).half().cpu())
     log.info("drew and encoded %d pictures of %d²", len(looks), size)
-    return LatentSet(looks, torch.cat(latents), torch.from_numpy(np.concatenate(variants)) if coupled else None)
+    return LatentSet(looks, torch.cat(latents))
 
 
 class Encoder:
@@ -134,19 +112,9 @@ class Average:
 
 
 def train(
-    denoiser: UNet2DConditionModel,
-    encoder: Encoder,
-    anything: LatentSet,
-    coupled: LatentSet,
-    minutes: float,
-    seed: int,
-    batch: int,
-    peak: float = 6e-4,
+    denoiser: UNet2DConditionModel, encoder: Encoder, data: LatentSet, minutes: float, seed: int, batch: int, peak: float = 6e-4
 ) -> None:
-    """Trains in place for ``minutes``; the modules end as the moving average of their weights.
-
-    Half of each batch are pictures of any kind below ``FLOOR``, half are coupled ones above it.
-    """
+    """Trains in place for ``minutes``; the modules end as the moving average of their weights."""
     device = str(denoiser.device)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -154,31 +122,26 @@ def train(
     modules: list[torch.nn.Module] = [denoiser, encoder.model]
     parameters = [p for m in modules for p in m.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=peak, weight_decay=1e-3, betas=(0.9, 0.99), fused=True)
-    average = Average(modules, 0.998)
-    start, step = time.monotonic(), 0
-    shown = np.zeros(2)
-    half = batch // 2
+    average = Average(modules, 0.999)
+    start, step, shown = time.monotonic(), 0, 0.0
     while (done := (time.monotonic() - start) / (minutes * 60)) < 1:
         for group in optimiser.param_groups:
-            group["lr"] = peak * min(1.0, (step + 1) / 100) * min(1.0, (1.0 - done) / 0.6 + 0.02)
-        one, two = anything.batch(batch - half, rng, device), coupled.batch(half, rng, device)
-        low = torch.randint(0, FLOOR, (batch - half,), device=device)
-        high = torch.randint(FLOOR, 1000, (half,), device=device)
-        high[::2] = 999
-        z, noise, t = torch.cat([one.z, two.z]), torch.cat([one.noise, two.noise]), torch.cat([low, high])
+            group["lr"] = peak * min(1.0, (step + 1) / 200) * min(1.0, (1.0 - done) / 0.5 + 0.02)
+        z, captions = data.batch(batch, rng, device)
+        t = torch.randint(0, 1000, (batch,), device=device)
+        noise = torch.randn_like(z)
         x = noising.add_noise(z, noise, t).to(memory_format=torch.channels_last)
         target = noising.get_velocity(z, noise, t)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
-            v = denoiser(x, t, encoder(one.captions + two.captions)).sample
-        losses = (v.float() - target).square().mean((1, 2, 3))
+            v = denoiser(x, t, encoder(captions)).sample
+        loss = F.mse_loss(v.float(), target)
         optimiser.zero_grad(set_to_none=True)
-        losses.mean().backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         average.update(step)
-        now = np.array([losses[: batch - half].mean().item(), losses[batch - half :].mean().item()])
-        shown = 0.97 * shown + 0.03 * now if step else now
+        shown = 0.98 * shown + 0.02 * loss.item() if step else loss.item()
         if step % 100 == 0:
-            log.info("diffusion step %d, %.0f %%, loss %.4f, coupled %.4f", step, done * 100, *shown)
+            log.info("diffusion step %d, %.0f %%, loss %.4f", step, done * 100, shown)
         step += 1
     average.copy_back()

@@ -15,7 +15,6 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from engine.pocket.coupling import FLOOR
 from engine.pocket.diffusion import Average, Encoder, LatentSet, new_scheduler
 
 log = logging.getLogger(__name__)
@@ -60,18 +59,14 @@ class Consistency:
 def train(
     denoiser: UNet2DConditionModel,
     encoder: Encoder,
-    anything: LatentSet,
-    coupled: LatentSet,
+    data: LatentSet,
     minutes: float,
     seed: int,
     batch: int,
     guidance: tuple[float, float] = (2.0, 4.0),
     peak: float = 3e-4,
 ) -> None:
-    """Distils ``denoiser`` in place for ``minutes``; it ends as the moving average. The text encoder stays as it is.
-
-    Two thirds of each batch are distilled below ``FLOOR``; the last third keeps the coupled answer to pure noise as it was trained.
-    """
+    """Distils ``denoiser`` in place for ``minutes``; it ends as the moving average. The text encoder stays as it is."""
     device = str(denoiser.device)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -87,20 +82,20 @@ def train(
     while (done := (time.monotonic() - start) / (minutes * 60)) < 1:
         for group in optimiser.param_groups:
             group["lr"] = peak * min(1.0, (step + 1) / 100) * min(1.0, (1.0 - done) / 0.5 + 0.02)
-        one, two = anything.batch(batch - batch // 3, rng, device), coupled.batch(batch // 3, rng, device)
-        t = (torch.randint(0, FLOOR // SKIP, (len(one.z),), device=device) + 1) * SKIP - 1
-        x = algebra.noised(one.z, one.noise, t)
-        top = torch.full((len(two.z),), 999, device=device)
-        x_top = algebra.noised(two.z, two.noise, top)
+        z, captions = data.batch(batch, rng, device)
+        # A third of the rows start from the noisiest timestep, where every few-step schedule starts.
+        t = (torch.randint(0, 50, (batch,), device=device) + 1) * SKIP - 1
+        t[: batch // 3] = 999
+        noise = torch.randn_like(z)
+        x = algebra.noised(z, noise, t)
         with torch.no_grad():
-            condition, condition_top = encoder(one.captions), encoder(two.captions)
-            w = torch.empty(len(x), device=device).uniform_(*guidance)
-            pair = torch.cat([nothing.expand(len(x), -1, -1), condition])
+            condition = encoder(captions)
+            w = torch.empty(batch, device=device).uniform_(*guidance)
+            pair = torch.cat([nothing.expand(batch, -1, -1), condition])
             nearer = algebra.teacher_step(teacher, x, t, pair, w)
             goal = algebra.consistent(target_net, nearer, t - SKIP, condition)
-        both = algebra.consistent(denoiser, torch.cat([x, x_top]), torch.cat([t, top]), torch.cat([condition, condition_top]))
-        error = both[: len(x)] - goal
-        loss = (error.square() + 0.01**2).sqrt().mean() + 0.3 * (both[len(x) :] - two.z).square().mean()
+        error = algebra.consistent(denoiser, x, t, condition) - goal
+        loss = (error.square() + 0.01**2).sqrt().mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)

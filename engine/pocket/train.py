@@ -40,10 +40,10 @@ def main() -> None:
     save(work, options.out)
 
 
-def latents(work: Path, options: argparse.Namespace, size: int, count: int, coupled: bool = False) -> diffusion.LatentSet:
+def latents(work: Path, options: argparse.Namespace, size: int, count: int) -> diffusion.LatentSet:
     """Drawn pictures and their latents under the trained autoencoder."""
     vae = AutoencoderTiny.from_pretrained(work / "vae").to(options.device, memory_format=torch.channels_last).eval()
-    return diffusion.latent_set(vae, options.seed + size + coupled, count, size, options.device, coupled)
+    return diffusion.latent_set(vae, options.seed + size, count, size, options.device)
 
 
 def train_diffusion(work: Path, options: argparse.Namespace) -> None:
@@ -53,12 +53,9 @@ def train_diffusion(work: Path, options: argparse.Namespace) -> None:
     text = new_text_encoder(tokenizer).to(options.device)
     denoiser = diffusion.new_denoiser().to(options.device, memory_format=torch.channels_last)
     encoder = diffusion.Encoder(tokenizer, text)
-    for size, count, batch, minutes, peak in (
-        (128, options.pictures, 32, options.minutes[1], 6e-4),
-        (256, options.pictures // 2, 12, options.minutes[2], 4e-4),
-    ):
-        anything, coupled = latents(work, options, size, count), latents(work, options, size, count // 2, True)
-        diffusion.train(denoiser, encoder, anything, coupled, minutes, options.seed + size, batch, peak)
+    small, large = latents(work, options, 128, options.pictures), latents(work, options, 256, options.pictures // 2)
+    diffusion.train(denoiser, encoder, small, options.minutes[1], options.seed, batch=32)
+    diffusion.train(denoiser, encoder, large, options.minutes[2], options.seed + 1, batch=12, peak=4e-4)
     tokenizer.save_pretrained(work / "tokenizer")
     text.save_pretrained(work / "text_encoder")
     denoiser.save_pretrained(work / "teacher")
@@ -69,9 +66,8 @@ def train_distilled(work: Path, options: argparse.Namespace) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     text = CLIPTextModel.from_pretrained(work / "text_encoder").to(options.device).eval()
     denoiser = UNet2DConditionModel.from_pretrained(work / "teacher").to(options.device, memory_format=torch.channels_last)
-    count = options.pictures // 2
-    anything, coupled = latents(work, options, 256, count), latents(work, options, 256, count // 2, True)
-    distil.train(denoiser, diffusion.Encoder(tokenizer, text), anything, coupled, options.minutes[3], options.seed + 2, batch=12)
+    data = latents(work, options, 256, options.pictures // 2)
+    distil.train(denoiser, diffusion.Encoder(tokenizer, text), data, options.minutes[3], options.seed + 2, batch=12)
     denoiser.save_pretrained(work / "unet")
 
 

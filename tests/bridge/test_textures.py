@@ -172,7 +172,7 @@ def test_a_recording_needs_a_known_ending(tmp_path: Path) -> None:
     with pytest.raises(TextureError, match="mp4"):
         open_sink(f"file:{tmp_path / 'take.avi2'}")
     with pytest.raises(TextureError, match="folder"):
-        open_sink(f"file:{tmp_path / 'none' / 'take.mp4'}").open()
+        open_sink(f"file:{tmp_path / 'none' / 'take.mp4'}")
 
 
 def test_null_counts() -> None:

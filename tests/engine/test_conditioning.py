@@ -51,6 +51,7 @@ def test_a_new_prompt_is_encoded_on_another_thread_and_only_once() -> None:
     conditioner.update(Snapshot({"/prompt": "slow"}))
     assert time.monotonic() - start < 0.1
     assert conditioner.condition is first, "the old prompt goes on until the new one is ready"
+    assert not conditioner.settled
     gate.set()
     limit = time.monotonic() + 10
     while conditioner.condition is first and time.monotonic() < limit:
@@ -77,4 +78,5 @@ def test_a_prompt_that_fails_leaves_the_last_one() -> None:
         time.sleep(0.005)
     assert conditioner.failed == 1
     assert conditioner.condition is not None
+    assert conditioner.settled
     conditioner.close()

@@ -11,7 +11,7 @@ import torch
 
 from engine.mailbox import Frame
 from engine.models import Model, load
-from engine.parameters import Snapshot
+from engine.parameters import BadValue, Snapshot
 from engine.stream import Slot, Stream
 from tests.engine.checkpoints import save_sd
 
@@ -178,6 +178,17 @@ def test_a_new_number_of_steps_is_there_within_n_ticks(pocket: Model, before: in
             assert finished[-1].sequence == frame.sequence - after + 1
     assert seen == sorted(seen), "the picture never goes back in time"
     assert stream.superseded == max(0, before - after - 1), "only what a newer frame has overtaken is lost"
+
+
+def test_a_schedule_that_does_not_suit_the_model_holds_nothing_else_up(pocket: Model) -> None:
+    stream = Stream(pocket, SIZE, SIZE)
+    with pytest.raises(BadValue, match="1000"):
+        stream.apply(Snapshot({"/schedule": "1000 500 10", "/guidance": 3.0}, 5), wait=True)
+    assert stream.gamma == 3.0
+    assert len(stream.plan.steps) == 2
+    outputs = stream.step(pictures(1)) or stream.step([])
+    assert outputs
+    assert outputs[0].snapshot == 5
 
 
 def test_text_mode_ignores_the_picture(pocket: Model) -> None:

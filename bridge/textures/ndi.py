@@ -12,7 +12,8 @@ from bridge.textures.base import Lost, Sink, Source, TextureError
 from engine.mailbox import Frame, Pixels
 
 MISSING = "NDI needs the package cyndilib: pip install 'phosphene[ndi]'"
-SETTLE = 2.0
+#: Seconds without a connection until a sender counts as gone, and of looking until the search begins afresh.
+SETTLE, PATIENCE = 2.0, 3.0
 
 
 def available() -> str:
@@ -24,19 +25,20 @@ def available() -> str:
     return ""
 
 
-def names(seconds: float = 2.0) -> list[str]:
-    """The NDI sources on the network, found within ``seconds``."""
+def names(seconds: float = 3.0) -> list[str]:
+    """The NDI sources on the network: three searches within ``seconds``, put together."""
     from cyndilib.finder import Finder
 
-    finder = Finder()
-    finder.open()
-    try:
-        limit = time.monotonic() + seconds
-        while not finder.get_source_names() and time.monotonic() < limit:
-            finder.wait_for_sources(0.25)
-        return list(finder.get_source_names())
-    finally:
+    found: dict[str, None] = {}
+    for _ in range(3):
+        finder = Finder()
+        finder.open()
+        limit = time.monotonic() + seconds / 3
+        while time.monotonic() < limit:
+            finder.wait_for_sources(0.2)
+            found |= dict.fromkeys(finder.get_source_names())
         finder.close()
+    return sorted(found)
 
 
 def match(wanted: str, found: list[str]) -> str | None:
@@ -63,6 +65,7 @@ class NdiSource(Source):
         self._finder: Any = None
         self._receiver: Any = None
         self._last: object = None
+        self._looking_since = 0.0
 
     def _open(self) -> None:
         from cyndilib.finder import Finder
@@ -70,8 +73,12 @@ class NdiSource(Source):
         from cyndilib.video_frame import VideoFrameSync
         from cyndilib.wrapper.ndi_recv import RecvBandwidth, RecvColorFormat
 
-        if self._finder is None:  # kept open: looking again costs nothing then
-            self._finder = Finder()
+        # Without mDNS a finder asks one sender process of a machine, whichever answers: a fresh one may meet another.
+        if self._finder is not None and time.monotonic() - self._looking_since > PATIENCE:
+            self._finder.close()
+            self._finder = None
+        if self._finder is None:
+            self._finder, self._looking_since = Finder(), time.monotonic()
             self._finder.open()
             self._finder.wait_for_sources(0.25)
         found = match(self._name, list(self._finder.get_source_names()))

@@ -45,13 +45,15 @@ def receive(name: str, seconds: float) -> None:
     from cyndilib.video_frame import VideoFrameSync
     from cyndilib.wrapper.ndi_recv import RecvBandwidth, RecvColorFormat
 
-    finder = Finder()
-    finder.open()
-    limit = time.monotonic() + 30
-    while not (found := [n for n in finder.get_source_names() if f"({name})" in n]):
+    limit, found = time.monotonic() + 30, []
+    while not found:
         if time.monotonic() > limit:
             sys.exit("the sender was not found")
-        finder.wait_for_sources(0.5)
+        # Without mDNS one sender process of the machine answers, whichever: look afresh until it is the right one.
+        finder = Finder()
+        finder.open()
+        finder.wait_for_sources(1.0)
+        found = [n for n in finder.get_source_names() if f"({name})" in n]
     receiver = Receiver(color_format=RecvColorFormat.RGBX_RGBA, bandwidth=RecvBandwidth.highest)
     video = VideoFrameSync()
     receiver.frame_sync.set_video_frame(video)

@@ -41,7 +41,7 @@ def main() -> int:
     if options.task == "run":
         command = [str(python), "-m", "bridge", "run", "--open", *options.rest]
     else:
-        command = [str(python), "-m", "pytest", str(ROOT / "tests"), *options.rest]
+        command = [str(python), "-m", "pytest", *options.rest]
     try:
         return subprocess.run(command, cwd=ROOT).returncode
     except KeyboardInterrupt:

@@ -11,19 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 from bridge.textures import SCHEMES, default_sinks, default_source
 from bridge.textures.pattern import PATTERNS
 
-#: Asked in a process of its own: this one stays without torch, and a broken driver cannot take it down.
-_PROBE = """
-import torch
-cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-mps = torch.backends.mps.is_available()
-print(torch.__version__)
-print('cuda: ' + ', '.join(cuda) if cuda else 'mps: Apple GPU' if mps else 'cpu: ' + str(torch.get_num_threads()) + ' threads')
-from engine.models.loading import POCKET, load, pick_device, pick_dtype
-device = pick_device()
-load('pocket', device, pick_dtype('auto', device))
-print(f"{device.type}, {str(pick_dtype('auto', device)).removeprefix('torch.')}")
-"""
-
 
 def doctor() -> int:
     """Prints one line a thing; returns 0 where the main job can run, else 1."""
@@ -45,7 +32,8 @@ def doctor() -> int:
         except PackageNotFoundError:
             line(False, package, f"missing: pip install {package}")
             good = False
-    probe = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=300)
+    # Asked in a process of its own: this one stays without torch, and a broken driver cannot take it down.
+    probe = subprocess.run([sys.executable, "-m", "engine.probe"], capture_output=True, text=True, timeout=300)
     told = probe.stdout.splitlines()
     if probe.returncode == 0 and len(told) == 3:
         line(True, "device", told[1])

@@ -1,0 +1,26 @@
+"""``python -m engine.probe``: what torch is, what device there is, and whether the pocket model loads on it. Three lines, for ``phosphene doctor``."""
+
+from __future__ import annotations
+
+import torch
+
+from engine.models import load, pick_device, pick_dtype
+
+
+def main() -> None:
+    """Prints torch's version, the device, and how the pocket model was loaded."""
+    device = pick_device()
+    dtype = pick_dtype("auto", device)
+    names = {
+        "cuda": lambda: ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())),
+        "mps": lambda: "Apple GPU",
+        "cpu": lambda: f"{torch.get_num_threads()} threads",
+    }
+    print(torch.__version__)
+    print(f"{device.type}: {names[device.type]()}")
+    load("pocket", device, dtype)
+    print(f"{device.type}, {str(dtype).removeprefix('torch.')}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""``python -m engine.probe``: what torch is, what device there is, and whether the pocket model loads on it. Three lines, for ``phosphene doctor``."""
+"""``python -m engine.probe``: torch, the device, and whether the pocket model loads on it. Three lines, for ``phosphene doctor``."""
 
 from __future__ import annotations
 

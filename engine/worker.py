@@ -37,6 +37,9 @@ def run(pipe: Connection, inbox: Mailbox, outbox: Mailbox, device: str, snapshot
         worker.loop()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the bridge is gone, and so are we
+    except (RuntimeError, MemoryError) as error:
+        log.error("giving up after %d failed frames: %s", FAILURES, str(error).splitlines()[0])
+        raise SystemExit(1) from None
 
 
 class Worker:

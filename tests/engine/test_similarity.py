@@ -18,7 +18,6 @@ def test_the_probability_is_the_papers() -> None:
 
 def test_a_still_picture_is_skipped_at_most_max_skip_times_in_a_row() -> None:
     picture = torch.rand(3, 64, 64)
-    skips = [SimilarityFilter().skips(picture, 0.98, 4, "cosine")]
     chosen = SimilarityFilter()
     skips = [chosen.skips(picture, 0.98, 4, "cosine") for _ in range(15)]
     assert skips == [False, True, True, True, True] * 3

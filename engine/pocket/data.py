@@ -27,13 +27,17 @@ def draw(look: Look, rng: np.random.Generator, size: int) -> Picture:
     field = FAMILIES[look.family](rng, grid(size), float(rng.random()))
     if look.mood == "soft":
         field = cv2.GaussianBlur(field, (0, 0), size / 48)
-    picture = paint(field, palette(list(look.colours), rng))
-    if look.mood == "dark":
+    return toned(paint(field, palette(list(look.colours), rng)), look.mood, rng)
+
+
+def toned(picture: Picture, mood: str, rng: np.random.Generator) -> Picture:
+    """``picture`` (size, size, 3) in 0..1 as its mood has it: darker, brighter or glowing."""
+    if mood == "dark":
         picture = picture * np.float32(rng.uniform(0.45, 0.65))
-    elif look.mood == "bright":
+    elif mood == "bright":
         picture = np.clip(picture * 1.25 + 0.03, 0, 1)
-    elif look.mood == "neon":
-        picture = np.clip(picture**1.3 + 0.6 * cv2.GaussianBlur(picture**2, (0, 0), size / 24), 0, 1)
+    elif mood == "neon":
+        picture = np.clip(picture**1.3 + 0.6 * cv2.GaussianBlur(picture**2, (0, 0), picture.shape[0] / 24), 0, 1)
     return picture.astype(np.float32)
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import AutoencoderTiny, DDPMScheduler, LCMScheduler, UNet2DConditionModel
+from diffusers import LCMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from engine.pocket.captions import Look, caption
-from engine.pocket.data import draw, look
+from engine.pocket.helpers import Places, Words
+from engine.pocket.lessons import Batch, Lessons
 from engine.pocket.text import MAX_LENGTH, WIDTH
 
 log = logging.getLogger(__name__)
@@ -34,52 +32,15 @@ def new_denoiser() -> UNet2DConditionModel:
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
         norm_num_groups=16,
+        resnet_time_scale_shift="scale_shift",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
     )
 
 
 def new_scheduler() -> LCMScheduler:
     """The noise schedule the model is trained on, and the few-step sampler it is distilled for."""
-    return LCMScheduler(beta_start=0.00085, beta_end=0.02, beta_schedule="scaled_linear", prediction_type="v_prediction", steps_offset=1)
-
-
-@dataclass
-class LatentSet:
-    """Drawn looks and the latents of their pictures, (count, 8, size/8, size/8) float16."""
-
-    looks: list[Look]
-    latents: Tensor
-
-    def batch(self, size: int, rng: np.random.Generator, device: str) -> tuple[Tensor, list[str]]:
-        """Random latents (size, 8, h, w) float32 and a fresh caption for each."""
-        picks = rng.integers(len(self.looks), size=size)
-        captions = [caption(self.looks[i], rng) for i in picks]
-        return self.latents[torch.from_numpy(picks)].to(device).float(), captions
-
-
-def _draw_many(seed: int, count: int, size: int) -> tuple[list[Look], np.ndarray]:
-    looks, pictures = [], np.empty((count, size, size, 3), np.uint8)
-    for i in range(count):
-        rng = np.random.default_rng((seed, i))
-        looks.append(look(rng))
-        pictures[i] = np.round(draw(looks[-1], rng, size) * 255)
-    return looks, pictures
-
-
-@torch.inference_mode()
-def latent_set(autoencoder: AutoencoderTiny, seed: int, count: int, size: int, device: str, chunk: int = 500) -> LatentSet:
-    """Draws ``count`` pictures of size² and encodes them."""
-    looks: list[Look] = []
-    latents: list[Tensor] = []
-    jobs = range(0, count, chunk)
-    with ProcessPoolExecutor(2) as pool:
-        for part, pictures in pool.map(_draw_many, [seed * 10_000 + j for j in jobs], [chunk] * len(jobs), [size] * len(jobs)):
-            looks += part
-            for k in range(0, chunk, 50):
-                x = torch.from_numpy(pictures[k : k + 50]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-                with torch.autocast(torch.device(device).type, torch.bfloat16):
-                    latents.append(autoencoder.encoder(x).half().cpu())
-    log.info("drew and encoded %d pictures of %d²", len(looks), size)
-    return LatentSet(looks, torch.cat(latents))
+    return LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction", steps_offset=1)
 
 
 class Encoder:
@@ -111,37 +72,87 @@ class Average:
             live.copy_(kept)
 
 
+class Noising:
+    """The tables of the noise schedule, √ᾱ and √(1−ᾱ) for each training timestep."""
+
+    def __init__(self, device: str) -> None:
+        alphas = new_scheduler().alphas_cumprod.to(device)
+        self.root_a, self.root_b = alphas.sqrt(), (1 - alphas).sqrt()
+
+    def at(self, table: Tensor, t: Tensor) -> Tensor:
+        """The entries of ``table`` for timesteps (B,), (B, 1, 1, 1); below 0 the first."""
+        return table[t.clamp(min=0)].view(-1, 1, 1, 1)
+
+    def noised(self, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """√ᾱ·z + √(1−ᾱ)·noise."""
+        return self.at(self.root_a, t) * z + self.at(self.root_b, t) * noise
+
+    def velocity(self, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        """The v that leads from ``x`` at ``t`` to ``z``: (√ᾱ·x − z) / √(1−ᾱ)."""
+        return (self.at(self.root_a, t) * x - z) / self.at(self.root_b, t)
+
+
+def predicted(denoiser: UNet2DConditionModel, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+    """The denoiser's v for ``x`` (B, 8, h, w) at ``t`` (B,), float32, computed in bfloat16."""
+    with torch.autocast(x.device.type, torch.bfloat16):
+        return denoiser(x.to(memory_format=torch.channels_last), t, condition).sample.float()
+
+
 def train(
-    denoiser: UNet2DConditionModel, encoder: Encoder, data: LatentSet, minutes: float, seed: int, batch: int, peak: float = 6e-4
+    denoiser: UNet2DConditionModel,
+    encoder: Encoder,
+    data: Lessons,
+    minutes: float,
+    seed: int,
+    rows: tuple[int, int, int],
+    peak: float = 1e-3,
+    settle: float = 0.7,
+    heads: float = 0.2,
 ) -> None:
-    """Trains in place for ``minutes``; the modules end as the moving average of their weights."""
+    """Trains in place for ``minutes`` on batches of so many free, coupled and restyled rows; the modules end as their moving average.
+
+    The learning rate falls from ``peak`` over the last ``settle`` of the time; ``heads`` weighs the heads of ``Places``.
+    """
     device = str(denoiser.device)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    noising = DDPMScheduler.from_config(new_scheduler().config)
+    noising, places, words = Noising(device), Places(denoiser).to(device), Words(denoiser).to(device)
+    if device == "cpu":  # the plain products are faster to train through than the fused ones
+        denoiser.set_attn_processor(AttnProcessor())
+        encoder.model.set_attn_implementation("eager")
     modules: list[torch.nn.Module] = [denoiser, encoder.model]
     parameters = [p for m in modules for p in m.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=peak, weight_decay=1e-3, betas=(0.9, 0.99), fused=True)
-    average = Average(modules, 0.999)
-    start, step, shown = time.monotonic(), 0, 0.0
+    optimiser = torch.optim.AdamW(
+        [*parameters, *places.heads.parameters(), *words.head.parameters()], lr=peak, weight_decay=1e-3, betas=(0.9, 0.99), fused=True
+    )
+    average = Average(modules, 0.998)
+    start, step, shown = time.monotonic(), 0, np.zeros(6)
     while (done := (time.monotonic() - start) / (minutes * 60)) < 1:
         for group in optimiser.param_groups:
-            group["lr"] = peak * min(1.0, (step + 1) / 200) * min(1.0, (1.0 - done) / 0.5 + 0.02)
-        z, captions = data.batch(batch, rng, device)
-        t = torch.randint(0, 1000, (batch,), device=device)
-        noise = torch.randn_like(z)
-        x = noising.add_noise(z, noise, t).to(memory_format=torch.channels_last)
-        target = noising.get_velocity(z, noise, t)
+            group["lr"] = peak * min(1.0, (step + 1) / 200) * min(1.0, (1.0 - done) / settle + 0.02)
+        batch = data.batch(rows, rng, device)
+        x = noising.noised(batch.source, batch.noise, batch.t)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
-            v = denoiser(x, t, encoder(captions)).sample
-        loss = F.mse_loss(v.float(), target)
+            condition = encoder(batch.captions)
+        v = predicted(denoiser, x, batch.t, condition)
+        errors = (v - noising.velocity(x, batch.target, batch.t)).square().mean((1, 2, 3))
+        place, picture = places.losses(batch.target)
+        named = words.loss(batch.looks, batch.captions)
+        loss = errors.mean() + heads * (place + picture + named)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         average.update(step)
-        shown = 0.98 * shown + 0.02 * loss.item() if step else loss.item()
+        shown += (np.array([*_by_kind(errors, batch), place.item(), picture.item(), named.item()]) - shown) * max(0.02, 1 / (step + 1))
         if step % 100 == 0:
-            log.info("diffusion step %d, %.0f %%, loss %.4f", step, done * 100, shown)
+            log.info("diffusion step %d, %.0f %%: free %.4f coupled %.4f restyled %.4f, heads %.4f %.4f %.4f", step, done * 100, *shown)
         step += 1
+    places.remove()
+    words.remove()
     average.copy_back()
+
+
+def _by_kind(errors: Tensor, batch: Batch) -> list[float]:
+    parts = errors.detach().tensor_split([batch.free, batch.free + batch.coupled])
+    return [part.mean().item() if len(part) else 0.0 for part in parts]

@@ -18,6 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from engine.models.loading import POCKET
 from engine.pocket import autoencoder, diffusion, distil
+from engine.pocket.lessons import Lessons, lessons
 from engine.pocket.text import new_text_encoder, new_tokenizer
 
 log = logging.getLogger(__name__)
@@ -40,25 +41,45 @@ def main() -> None:
     save(work, options.out)
 
 
-def latents(work: Path, options: argparse.Namespace, size: int, count: int) -> diffusion.LatentSet:
-    """Drawn pictures and their latents under the trained autoencoder."""
+def drawn(work: Path, options: argparse.Namespace, size: int) -> Lessons:
+    """Drawn pictures of size² and their latents under the trained autoencoder, kept in ``work`` for the stages after."""
+    kept = work / f"lessons-{size}.pt"
+    if kept.exists():
+        return torch.load(kept, weights_only=False)
     vae = AutoencoderTiny.from_pretrained(work / "vae").to(options.device, memory_format=torch.channels_last).eval()
-    return diffusion.latent_set(vae, options.seed + size, count, size, options.device)
+    made = lessons(vae, options.seed + size, options.pictures, size, options.device)
+    torch.save(made, kept)
+    return made
 
 
 def train_diffusion(work: Path, options: argparse.Namespace) -> None:
-    """Text encoder and denoiser, first on 128² pictures, then on 256²."""
+    """Text encoder and denoiser: first what noise stands for, then everything."""
     torch.manual_seed(options.seed)
-    tokenizer = new_tokenizer(options.seed)
-    text = new_text_encoder(tokenizer).to(options.device)
-    denoiser = diffusion.new_denoiser().to(options.device, memory_format=torch.channels_last)
+    if options.resume:
+        tokenizer, text, denoiser = earlier(options.resume)
+    else:
+        tokenizer, denoiser = new_tokenizer(options.seed), diffusion.new_denoiser()
+        text = new_text_encoder(tokenizer)
+    text, denoiser = text.to(options.device), denoiser.to(options.device, memory_format=torch.channels_last)
     encoder = diffusion.Encoder(tokenizer, text)
-    small, large = latents(work, options, 128, options.pictures), latents(work, options, 256, options.pictures // 2)
-    diffusion.train(denoiser, encoder, small, options.minutes[1], options.seed, batch=32)
-    diffusion.train(denoiser, encoder, large, options.minutes[2], options.seed + 1, batch=12, peak=4e-4)
     tokenizer.save_pretrained(work / "tokenizer")
+    minutes, data = options.minutes, drawn(work, options, 256)
+    diffusion.train(denoiser, encoder, data, minutes[1], options.seed, rows=(1, 12, 1), settle=0.05)
+    diffusion.train(denoiser, encoder, data, minutes[2], options.seed + 1, rows=(6, 4, 4), peak=8e-4, heads=0.05)
     text.save_pretrained(work / "text_encoder")
     denoiser.save_pretrained(work / "teacher")
+
+
+def earlier(folder: Path) -> tuple[CLIPTokenizer, CLIPTextModel, UNet2DConditionModel]:
+    """The parts of an earlier model folder; what its denoiser lacks starts anew, what only shifted by the time now also scales."""
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    denoiser, old = diffusion.new_denoiser(), UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).state_dict()
+    for name, value in denoiser.state_dict().items():
+        if name in old and len(old[name]) * 2 == len(value):
+            old[name] = torch.cat([torch.zeros_like(old[name]), old[name]])
+    denoiser.load_state_dict(old, strict=False)
+    return tokenizer, text, denoiser
 
 
 def train_distilled(work: Path, options: argparse.Namespace) -> None:
@@ -66,8 +87,8 @@ def train_distilled(work: Path, options: argparse.Namespace) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     text = CLIPTextModel.from_pretrained(work / "text_encoder").to(options.device).eval()
     denoiser = UNet2DConditionModel.from_pretrained(work / "teacher").to(options.device, memory_format=torch.channels_last)
-    data = latents(work, options, 256, options.pictures // 2)
-    distil.train(denoiser, diffusion.Encoder(tokenizer, text), data, options.minutes[3], options.seed + 2, batch=12)
+    data = drawn(work, options, 256)
+    distil.train(denoiser, diffusion.Encoder(tokenizer, text), data, options.minutes[3], options.seed + 2, rows=(6, 3, 3))
     denoiser.save_pretrained(work / "unet")
 
 
@@ -105,14 +126,15 @@ def save(work: Path, out: Path) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Trains the pocket model from scratch.")
     parser.add_argument("--from", dest="start", choices=STAGES, default=STAGES[0], help="the first stage to run")
+    parser.add_argument("--resume", type=Path, help="an earlier model folder whose text encoder and denoiser to go on from")
     parser.add_argument("--work", type=Path, default=Path("pocket-training"), help="folder for what the stages leave")
     parser.add_argument("--out", type=Path, default=POCKET, help="the model folder to write")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--pictures", type=int, default=20_000, help="pictures of 128²; half as many of 256²")
+    parser.add_argument("--pictures", type=int, default=4_500, help="pictures of each kind; half as many restyled pairs")
     parser.add_argument(
-        "--minutes", type=float, nargs=4, default=(12, 34, 20, 15), metavar=("AE", "SMALL", "LARGE", "DISTIL"),
-        help="minutes for the autoencoder, the denoiser at 128² and at 256², and the distillation",
+        "--minutes", type=float, nargs=4, default=(12, 30, 38, 8), metavar=("AE", "COUPLED", "MIXED", "DISTIL"),
+        help="minutes for the autoencoder, the denoiser on coupled and on mixed rows, and the distillation",
     )  # fmt: skip
     return parser.parse_args()
 

@@ -1,0 +1,138 @@
+"""How the pocket model is taught: what its noise stands for, what a source becomes, and that each stage trains."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from engine.models.loading import POCKET
+from engine.pocket import classifier, diffusion, distil
+from engine.pocket.captions import Look
+from engine.pocket.coupling import FLOOR, coupled_picture, own_rng, repainted, source_picture
+from engine.pocket.data import draw
+from engine.pocket.evaluate import edges
+from engine.pocket.families import FAMILIES
+from engine.pocket.helpers import Places, Words
+from engine.pocket.lessons import Lessons, lessons
+from engine.pocket.palette import dominant_colour
+from engine.pocket.text import new_text_encoder, new_tokenizer
+
+
+@pytest.fixture(scope="module")
+def small() -> Lessons:
+    from diffusers import AutoencoderTiny
+
+    return lessons(AutoencoderTiny.from_pretrained(POCKET / "vae").float().eval(), 3, 16, 64, "cpu", chunk=8)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> diffusion.Encoder:
+    tokenizer = new_tokenizer(1)
+    return diffusion.Encoder(tokenizer, new_text_encoder(tokenizer))
+
+
+def test_a_family_has_one_composition_of_its_own_whatever_its_colours() -> None:
+    chosen, picture = coupled_picture(np.random.default_rng(4), 64)
+    again = coupled_picture(np.random.default_rng(4), 64)
+    assert chosen == again[0]
+    assert np.array_equal(picture, again[1])
+    assert chosen.colours == tuple(sorted(chosen.colours))
+    judge = classifier.load()
+    for family in FAMILIES:
+        drawn = [draw(Look(family, (colour,)), own_rng(family), 256) for colour in ("cyan", "red")]
+        assert [classifier.family(judge, np.round(d * 255).astype(np.uint8)) for d in drawn] == [family] * 2
+        assert np.corrcoef(drawn[0].max(-1).ravel(), drawn[1].max(-1).ravel())[0, 1] > 0.9
+
+
+def test_a_source_turns_into_the_prompt_as_the_strength_grows() -> None:
+    chosen, source = Look("rings", ("cyan",)), source_picture(np.random.default_rng(8), 128)
+    steps = [repainted(chosen, source, strength) for strength in (0.05, 0.5, 1.0)]
+    assert np.array_equal(steps[0], source)
+    half, full = (np.round(picture * 255).astype(np.uint8) for picture in steps[1:])
+    assert dominant_colour(half) == dominant_colour(full) == "cyan"
+    of = edges(np.round(source * 255).astype(np.uint8)).ravel()
+    kept = [np.corrcoef(edges(picture).ravel(), of)[0, 1] for picture in (half, full)]
+    assert kept[0] > kept[1] + 0.2
+    assert np.abs(draw(chosen, np.random.default_rng(8), 128) - steps[2]).mean() > 0.01
+
+
+def test_a_batch_holds_the_kinds_it_was_asked_for(small: Lessons) -> None:
+    torch.manual_seed(1)
+    batch = small.batch((3, 5, 4), np.random.default_rng(1), "cpu")
+    assert batch.source.shape == batch.target.shape == batch.noise.shape == (12, 8, 8, 8)
+    assert len(batch.captions) == len(batch.looks) == 12
+    assert (batch.free, batch.coupled) == (3, 5)
+    assert torch.equal(batch.source[:8], batch.target[:8])
+    assert (batch.source[8:] - batch.target[8:]).abs().amax((1, 2, 3)).min() > 0.01
+    assert batch.t[:3].max() < FLOOR
+    assert batch.t[3:8].min() >= FLOOR
+    assert 100 <= batch.t[8:].min() <= batch.t[8:].max() < FLOOR
+
+
+def test_the_velocity_leads_back_to_the_target() -> None:
+    torch.manual_seed(2)
+    noising = diffusion.Noising("cpu")
+    z, target, noise, t = torch.randn(4, 8, 4, 4), torch.randn(4, 8, 4, 4), torch.randn(4, 8, 4, 4), torch.tensor([999, 700, 300, 100])
+    x = noising.noised(z, noise, t)
+    back = noising.at(noising.root_a, t) * x - noising.at(noising.root_b, t) * noising.velocity(x, target, t)
+    assert torch.allclose(back, target, atol=1e-4)
+
+
+def test_places_are_learnt_from_features_and_leave_no_trace() -> None:
+    torch.manual_seed(3)
+    denoiser = diffusion.new_denoiser()
+    x, condition, target = torch.randn(2, 8, 8, 8), torch.zeros(2, 32, 192), torch.zeros(2, 8, 8, 8)
+    places = Places(denoiser)
+    losses = []
+    optimiser = torch.optim.Adam([*denoiser.parameters(), *places.heads.parameters()], lr=5e-4)
+    for _ in range(12):
+        denoiser(x, 999, condition)
+        place, picture = places.losses(target)
+        optimiser.zero_grad()
+        (place + picture).backward()
+        optimiser.step()
+        losses.append((place.item(), picture.item()))
+    assert losses[-1][0] < 0.8 * losses[0][0]
+    assert losses[-1][1] < 0.8 * losses[0][1]
+    before = denoiser(x, 999, condition).sample
+    places.losses(target)
+    places.remove()
+    assert torch.equal(denoiser(x, 999, condition).sample, before)
+    with pytest.raises(ValueError, match="zip"):
+        places.losses(target)
+
+
+def test_words_are_learnt_and_empty_captions_count_nothing(encoder: diffusion.Encoder) -> None:
+    torch.manual_seed(4)
+    denoiser = diffusion.new_denoiser()
+    words = Words(denoiser)
+    looks = [Look("fire", ("red",)), Look("rings", ("blue", "cyan"), "dark"), Look("dots", ("white",))]
+    optimiser = torch.optim.Adam([*denoiser.add_embedding.parameters(), *words.head.parameters()], lr=2e-3)
+    losses = []
+    for captions in [["red fire", "dark blue and cyan rings", ""]] * 15:
+        with torch.no_grad():
+            condition = encoder(captions)
+        denoiser(torch.zeros(3, 8, 8, 8), 999, condition)
+        losses.append(words.loss(looks, captions))
+        optimiser.zero_grad()
+        losses[-1].backward()
+        optimiser.step()
+    assert losses[-1] < 0.5 * losses[0]
+    same = words.loss(looks, captions)
+    assert torch.equal(same, words.loss([*looks[:2], Look("stars", ("lime",))], captions))
+    words.remove()
+
+
+def test_each_stage_changes_the_weights_and_keeps_them_finite(small: Lessons, encoder: diffusion.Encoder) -> None:
+    denoiser = diffusion.new_denoiser()
+    text = copy.deepcopy(encoder.model.state_dict())
+    for stage in (diffusion.train, distil.train):
+        before = copy.deepcopy(denoiser.state_dict())
+        stage(denoiser, encoder, small, 0.02, 1, (2, 2, 2))
+        after = denoiser.state_dict()
+        assert all(torch.isfinite(value).all() for value in after.values())
+        assert any(not torch.equal(before[name], after[name]) for name in after)
+    assert any(not torch.equal(text[name], value) for name, value in encoder.model.state_dict().items())

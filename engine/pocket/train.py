@@ -119,6 +119,10 @@ def save(work: Path, out: Path) -> None:
         "vae": ["diffusers", "AutoencoderTiny"],
     }
     (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    for config in out.glob("*/config.json"):  # no path of the machine that trained it
+        text = json.loads(config.read_text(encoding="utf-8"))
+        text.pop("_name_or_path", None)
+        config.write_text(json.dumps(text, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     total = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     log.info("wrote %s, %.2f MiB", out, total / 2**20)
 

@@ -22,6 +22,7 @@ from engine.pocket.lessons import Lessons, lessons
 from engine.pocket.text import new_text_encoder, new_tokenizer
 
 log = logging.getLogger(__name__)
+SIZE = 256
 STAGES = ("autoencoder", "diffusion", "distil", "save")
 
 
@@ -41,19 +42,19 @@ def main() -> None:
     save(work, options.out)
 
 
-def drawn(work: Path, options: argparse.Namespace, size: int) -> Lessons:
-    """Drawn pictures of size² and their latents under the trained autoencoder, kept in ``work`` for the stages after."""
-    kept = work / f"lessons-{size}.pt"
+def drawn(work: Path, options: argparse.Namespace) -> Lessons:
+    """Drawn pictures of 256² and their latents under the trained autoencoder, kept in ``work`` for the stages after."""
+    kept = work / f"lessons-{options.seed}-{options.pictures}.pt"
     if kept.exists():
-        return torch.load(kept, weights_only=False)
+        return torch.load(kept, weights_only=False)  # written by the line below, never fetched
     vae = AutoencoderTiny.from_pretrained(work / "vae").to(options.device, memory_format=torch.channels_last).eval()
-    made = lessons(vae, options.seed + size, options.pictures, size, options.device)
+    made = lessons(vae, options.seed + SIZE, options.pictures, SIZE, options.device)
     torch.save(made, kept)
     return made
 
 
 def train_diffusion(work: Path, options: argparse.Namespace) -> None:
-    """Text encoder and denoiser: first what noise stands for, then everything."""
+    """Text encoder and denoiser: first what pure noise becomes, then everything."""
     torch.manual_seed(options.seed)
     if options.resume:
         tokenizer, text, denoiser = earlier(options.resume)
@@ -63,7 +64,7 @@ def train_diffusion(work: Path, options: argparse.Namespace) -> None:
     text, denoiser = text.to(options.device), denoiser.to(options.device, memory_format=torch.channels_last)
     encoder = diffusion.Encoder(tokenizer, text)
     tokenizer.save_pretrained(work / "tokenizer")
-    minutes, data = options.minutes, drawn(work, options, 256)
+    minutes, data = options.minutes, drawn(work, options)
     diffusion.train(denoiser, encoder, data, minutes[1], options.seed, rows=(1, 12, 1), settle=0.05)
     diffusion.train(denoiser, encoder, data, minutes[2], options.seed + 1, rows=(6, 4, 4), peak=8e-4, heads=0.05)
     text.save_pretrained(work / "text_encoder")
@@ -71,15 +72,10 @@ def train_diffusion(work: Path, options: argparse.Namespace) -> None:
 
 
 def earlier(folder: Path) -> tuple[CLIPTokenizer, CLIPTextModel, UNet2DConditionModel]:
-    """The parts of an earlier model folder; what its denoiser lacks starts anew, what only shifted by the time now also scales."""
+    """The parts of an earlier model folder, in float32."""
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
-    denoiser, old = diffusion.new_denoiser(), UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).state_dict()
-    for name, value in denoiser.state_dict().items():
-        if name in old and len(old[name]) * 2 == len(value):
-            old[name] = torch.cat([torch.zeros_like(old[name]), old[name]])
-    denoiser.load_state_dict(old, strict=False)
-    return tokenizer, text, denoiser
+    return tokenizer, text, UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
 
 
 def train_distilled(work: Path, options: argparse.Namespace) -> None:
@@ -87,7 +83,7 @@ def train_distilled(work: Path, options: argparse.Namespace) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     text = CLIPTextModel.from_pretrained(work / "text_encoder").to(options.device).eval()
     denoiser = UNet2DConditionModel.from_pretrained(work / "teacher").to(options.device, memory_format=torch.channels_last)
-    data = drawn(work, options, 256)
+    data = drawn(work, options)
     distil.train(denoiser, diffusion.Encoder(tokenizer, text), data, options.minutes[3], options.seed + 2, rows=(6, 3, 3))
     denoiser.save_pretrained(work / "unet")
 

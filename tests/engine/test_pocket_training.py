@@ -1,4 +1,4 @@
-"""How the pocket model is taught: what its noise stands for, what a source becomes, and that each stage trains."""
+"""How the pocket model is taught: what pure noise becomes, what a source becomes, and that each stage trains."""
 
 from __future__ import annotations
 
@@ -56,7 +56,6 @@ def test_a_source_turns_into_the_prompt_as_the_strength_grows() -> None:
     of = edges(np.round(source * 255).astype(np.uint8)).ravel()
     kept = [np.corrcoef(edges(picture).ravel(), of)[0, 1] for picture in (half, full)]
     assert kept[0] > kept[1] + 0.1
-    assert np.abs(draw(chosen, np.random.default_rng(8), 128) - steps[2]).mean() > 0.01
 
 
 def test_a_batch_holds_the_kinds_it_was_asked_for(small: Lessons) -> None:

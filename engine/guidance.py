@@ -14,6 +14,8 @@ from __future__ import annotations
 from torch import Tensor
 
 MODES = ("none", "full", "self", "onetime")
+#: The least a of the residual forms: where almost nothing of the picture is left (Stable Diffusion starts at 0.068) x/a would be all noise.
+LEAST_SIGNAL = 0.05
 
 
 def full(conditional: Tensor, negative: Tensor, gamma: float) -> Tensor:
@@ -29,7 +31,7 @@ def residual(conditional: Tensor, reference: Tensor, x: Tensor, a: Tensor, gamma
     guided = gamma * conditional + delta * (1.0 - gamma) * reference
     if delta == 1.0:
         return guided
-    return guided + (1.0 - gamma) * (1.0 - delta) * x / a.clamp(min=1e-3)
+    return guided + (1.0 - gamma) * (1.0 - delta) * x / a.clamp(min=LEAST_SIGNAL)
 
 
 def extra_rows(mode: str, gamma: float) -> str:

@@ -22,7 +22,7 @@ FLOOR = 960  # training timesteps from here up see coupled pairs only
 #: Family → the seed of its drawing: bold ones, because latents hold coarse shapes best, that the classifier names rightly.
 _SEEDS = {
     "plasma": 20, "tunnel": 6, "kaleidoscope": 5, "stripes": 11, "cells": 0, "rings": 13, "smoke": 5, "grid": 31,
-    "stars": 23, "waves": 19, "fractal": 2, "ink": 21, "fire": 28, "aurora": 27, "spiral": 6, "dots": 24,
+    "stars": 43, "waves": 19, "fractal": 2, "ink": 21, "fire": 28, "aurora": 27, "spiral": 6, "dots": 24,
 }  # fmt: skip
 _NAMES = list(FAMILIES)
 
@@ -59,7 +59,7 @@ def source_picture(rng: np.random.Generator, size: int) -> Picture:
 def restyled(rng: np.random.Generator, strength: float, size: int) -> tuple[Look, Picture, Picture]:
     """A look, a source and what it becomes at ``strength`` 0..1, (size, size, 3) in 0..1 each.
 
-    The prompt's colours take over between 0.1 and 0.45; the family's shapes are 15 % at first and 85 % towards 1.
+    The prompt's colours take over between 0.1 and 0.45; the family's shapes are 12 % until 0.4 and 85 % towards 1.
     """
     chosen, source = settled(look(rng)), source_picture(rng, size)
     return chosen, source, repainted(chosen, source, strength)
@@ -71,7 +71,7 @@ def repainted(chosen: Look, source: Picture, strength: float) -> Picture:
     grey = cv2.cvtColor(source, cv2.COLOR_RGB2GRAY)
     low, high = np.quantile(grey, (0.02, 0.98))
     grey = np.clip((grey - low) / max(float(high - low), 0.1), 0, 1)
-    share = 0.15 + 0.7 * _ramp(strength, 0.2, 0.95)
+    share = 0.12 + 0.73 * _ramp(strength, 0.4, 0.95)
     own = own_rng(chosen.family)
     field = FAMILIES[chosen.family](own, grid(size), float(own.random()))
     field = np.clip(0.5 + 1.2 * ((1 - share) * grey + share * field - 0.5), 0, 1)

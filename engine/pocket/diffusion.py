@@ -40,7 +40,7 @@ def new_denoiser() -> UNet2DConditionModel:
 
 def new_scheduler() -> LCMScheduler:
     """The noise schedule the model is trained on, and the few-step sampler it is distilled for."""
-    return LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction", steps_offset=1)
+    return LCMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", steps_offset=1)
 
 
 class Encoder:
@@ -91,6 +91,12 @@ class Noising:
         """The v that leads from ``x`` at ``t`` to ``z``: (√ᾱ·x − z) / √(1−ᾱ)."""
         return (self.at(self.root_a, t) * x - z) / self.at(self.root_b, t)
 
+    def weights(self, batch: Batch) -> Tensor:
+        """How much each row counts, (B,): 1, and less for restyled rows of little noise, where v exaggerates what is repainted."""
+        repainted = (self.root_b[batch.t].square() / 0.3).clamp(max=1.0)
+        first = batch.free + batch.coupled
+        return torch.cat([torch.ones_like(repainted[:first]), repainted[first:]])
+
 
 def predicted(denoiser: UNet2DConditionModel, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
     """The denoiser's v for ``x`` (B, 8, h, w) at ``t`` (B,), float32, computed in bfloat16."""
@@ -135,7 +141,7 @@ def train(
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             condition = encoder(batch.captions)
         v = predicted(denoiser, x, batch.t, condition)
-        errors = (v - noising.velocity(x, batch.target, batch.t)).square().mean((1, 2, 3))
+        errors = (v - noising.velocity(x, batch.target, batch.t)).square().mean((1, 2, 3)) * noising.weights(batch)
         place, picture = places.losses(batch.target)
         named = words.loss(batch.looks, batch.captions)
         loss = errors.mean() + heads * (place + picture + named)

@@ -85,7 +85,7 @@ def _latents(autoencoder: AutoencoderTiny, pictures: np.ndarray, device: str, at
     for k in range(0, len(pictures), at_once):
         x = torch.from_numpy(pictures[k : k + at_once]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.autocast(torch.device(device).type, torch.bfloat16):
-            yield autoencoder.encoder(x).half().cpu()
+            yield (autoencoder.encoder(x) * autoencoder.config.scaling_factor).half().cpu()
 
 
 def lessons(autoencoder: AutoencoderTiny, seed: int, count: int, size: int, device: str, chunk: int = 250) -> Lessons:

@@ -16,7 +16,7 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from engine.models.loading import POCKET
+from engine.models import POCKET
 from engine.pocket import autoencoder, diffusion, distil
 from engine.pocket.lessons import Lessons, lessons
 from engine.pocket.text import new_text_encoder, new_tokenizer

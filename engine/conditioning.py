@@ -6,7 +6,8 @@ import logging
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -17,6 +18,10 @@ from engine.schedule import slerp
 
 log = logging.getLogger(__name__)
 CACHE = 256
+#: What beside the text changes how it is read, such as a LoRA on the text encoder; () for nothing.
+Style = tuple[Hashable, ...]
+#: A text, whether it is to be read as a negative prompt, and the style.
+Wanted = tuple[str, bool, Style]
 
 
 def blend(conditions: Sequence[Condition], weights: Sequence[float], mode: str) -> Condition:
@@ -40,37 +45,45 @@ def _mix(one: Condition, two: Condition, share: float, mode: str) -> Condition:
         return slerp(a.float(), b.float(), share).to(a.dtype) if mode == "spherical" else a + (b - a) * share
 
     pooled = None if one.pooled is None or two.pooled is None else mix(one.pooled, two.pooled)
-    return Condition(mix(one.tokens, two.tokens), pooled)
+    mask = None if one.mask is None or two.mask is None else torch.maximum(one.mask, two.mask)
+    return Condition(mix(one.tokens, two.tokens), pooled, mask)
 
 
 class Conditioner:
     """Turns a snapshot's prompts into one condition and its negative.
 
     ``update`` never encodes on the caller's thread: until a new text is ready the last conditions
-    go on. With ``wait`` it blocks instead, for rendering and for the first frame.
+    go on. With ``wait`` it blocks instead, for rendering and for the first frame. ``encode_negative`` is for models that
+    read a negative prompt otherwise than a prompt, ``dressed`` gives the encoders a style for as long as a text is encoded.
     """
 
-    def __init__(self, encode: Callable[[str], Condition]) -> None:
-        self._encode = encode
-        self._cache: OrderedDict[str, Condition] = OrderedDict()
+    def __init__(
+        self,
+        encode: Callable[[str], Condition],
+        encode_negative: Callable[[str], Condition] | None = None,
+        dressed: Callable[[Style], AbstractContextManager[None]] = lambda _style: nullcontext(),
+    ) -> None:
+        self._encode, self._encode_negative, self._dressed = encode, encode_negative, dressed
+        self._cache: OrderedDict[Wanted, Condition] = OrderedDict()
         self._lock = threading.Lock()
-        self._wanted: queue.SimpleQueue[tuple[str, ...] | None] = queue.SimpleQueue()
-        self._asked: tuple[str, ...] = ()
-        self._given_up: tuple[str, ...] = ()
+        self._wanted: queue.SimpleQueue[tuple[Wanted, ...] | None] = queue.SimpleQueue()
+        self._asked: tuple[Wanted, ...] = ()
+        self._given_up: tuple[Wanted, ...] = ()
         self._key: tuple[object, ...] = ()
         self.condition: Condition | None = None
         self.negative: Condition | None = None
         self.failed = 0
         self._thread: threading.Thread | None = None
 
-    def update(self, snapshot: Snapshot, wait: bool = False) -> None:
+    def update(self, snapshot: Snapshot, wait: bool = False, style: Style = ()) -> None:
         """Takes ``snapshot``'s prompts; ``condition`` and ``negative`` follow as soon as they are encoded."""
         texts, weights = weighted_prompts(snapshot)
         negative, mode = snapshot.text("/negative"), snapshot.text("/prompt/blend")
-        key = (texts, weights, negative, mode)
+        key = (texts, weights, negative, mode, style)
         if key == self._key:
             return
-        needed = tuple(dict.fromkeys((*texts, negative)))
+        avoided = (negative, self._encode_negative is not None, style)
+        needed = tuple(dict.fromkeys((*((text, False, style) for text in texts), avoided)))
         if wait or self.condition is None:
             for text in needed:
                 self._remember(text)
@@ -81,8 +94,8 @@ class Conditioner:
                 self._start()
                 self._wanted.put(needed)
             return
-        self.condition = blend([found[text] for text in texts], weights, mode)
-        self.negative = found[negative]
+        self.condition = blend([found[text, False, style] for text in texts], weights, mode)
+        self.negative = found[avoided]
         self._key, self._asked = key, ()
 
     @property
@@ -96,16 +109,13 @@ class Conditioner:
         assert self.negative is not None
         if not negatives:
             return self.condition
-        sides = [(self.condition, count), (self.negative, negatives)]
-        tokens = torch.cat([side.tokens.expand(rows, -1, -1) for side, rows in sides])
-        pooled = [side.pooled.expand(rows, -1) for side, rows in sides if side.pooled is not None]
-        return Condition(tokens, torch.cat(pooled) if pooled else None)
+        return Condition.joined([self.condition.rows(count), self.negative.rows(negatives)])
 
     def close(self) -> None:
         """Ends the thread."""
         self._wanted.put(None)
 
-    def _found(self, texts: tuple[str, ...]) -> dict[str, Condition] | None:
+    def _found(self, texts: tuple[Wanted, ...]) -> dict[Wanted, Condition] | None:
         with self._lock:
             if any(text not in self._cache for text in texts):
                 return None
@@ -113,13 +123,15 @@ class Conditioner:
                 self._cache.move_to_end(text)
             return {text: self._cache[text] for text in texts}
 
-    def _remember(self, text: str) -> None:
+    def _remember(self, wanted: Wanted) -> None:
         with self._lock:
-            if text in self._cache:
+            if wanted in self._cache:
                 return
-        condition = self._encode(text)
+        text, negative, style = wanted
+        with self._dressed(style):
+            condition = self._encode_negative(text) if negative and self._encode_negative else self._encode(text)
         with self._lock:
-            self._cache[text] = condition
+            self._cache[wanted] = condition
             while len(self._cache) > CACHE:
                 self._cache.popitem(last=False)
 
@@ -141,7 +153,7 @@ class Conditioner:
                 except RuntimeError as error:
                     self.failed += 1
                     self._given_up = texts
-                    log.error("prompt %.60r could not be encoded: %s", text, error)
+                    log.error("prompt %.60r could not be encoded: %s", text[0], error)
 
 
 def weighted_prompts(snapshot: Snapshot) -> tuple[tuple[str, ...], tuple[float, ...]]:

@@ -1,13 +1,16 @@
 """Timesteps and their coefficients, for ε-, v- and flow-prediction.
 
-Every noised latent is x = a·z + b·ε. For ε- and v-models a = √ᾱ(t) and b = √(1−ᾱ(t)); for flow
-matching a = 1−σ and b = σ with t = 1000·σ. A consistency-distilled model answers c_out·F + c_skip·x
-(Luo et al., arXiv 2310.04378), every other one F itself.
+Every noised latent is x = a·z + b·ε. For ε- and v-models a = √ᾱ(t) and b = √(1−ᾱ(t)); for flow matching
+a = 1−σ and b = σ with t = 1000·σ; for TrigFlow a = cos θ and b = sin θ with t = 1000·θ/(π/2). A consistency-
+distilled model answers c_out·F + c_skip·x (Luo et al., arXiv 2310.04378), every other one F itself.
+
+From step to step x' = a'·D + kept·ε̂ + fresh·ε: the noise that the model saw, ε̂ = (x − a·D)/b, and new noise.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +23,9 @@ from engine.parameters import BadValue
 class Noising:
     """What a model's scheduler config says. ``prediction``: epsilon, v or flow.
 
-    ``alphas`` is ᾱ for each training timestep, (T,) float64; a flow model has none. ``consistency``
-    turns the LCM boundary on, with ``timestep_scaling`` s and ``sigma_data`` σ; ``shift`` bends a flow's schedule.
+    ``alphas`` is ᾱ for each training timestep, (T,) float64; a flow model and TrigFlow (``trigonometric``) have none.
+    ``consistency`` turns the LCM boundary on, with ``timestep_scaling`` s and ``sigma_data`` σ. ``shift`` bends a flow's
+    schedule, or ``bend`` does, a function of the number of a picture's tokens and of steps.
     """
 
     prediction: str
@@ -30,12 +34,19 @@ class Noising:
     timestep_scaling: float = 10.0
     sigma_data: float = 0.5
     shift: float = 1.0
+    bend: Callable[[int, int], float] | None = None
+    trigonometric: bool = False
+
+    @property
+    def last(self) -> int:
+        """The timestep of most noise."""
+        return 1000 if self.alphas is None else len(self.alphas) - 1
 
     def ab(self, t: float) -> tuple[float, float]:
         """a and b at timestep ``t``."""
         if self.alphas is None:
             sigma = min(max(t / 1000.0, 0.0), 1.0)
-            return 1.0 - sigma, sigma
+            return (math.cos(sigma * math.pi / 2), math.sin(sigma * math.pi / 2)) if self.trigonometric else (1.0 - sigma, sigma)
         alpha = float(self.alphas[min(max(round(t), 0), len(self.alphas) - 1)])
         return math.sqrt(alpha), math.sqrt(1.0 - alpha)
 
@@ -49,39 +60,62 @@ class Noising:
 
 @dataclass(frozen=True)
 class Step:
-    """One slot's timestep and its coefficients."""
+    """One slot's timestep and its coefficients; ``kept`` and ``fresh`` are of the noise with which a frame enters it."""
 
     t: float
     a: float
     b: float
     c_skip: float
     c_out: float
+    kept: float
+    fresh: float
 
 
-def made_timesteps(noising: Noising, steps: int, strength: float) -> list[float]:
+def made_timesteps(noising: Noising, steps: int, strength: float, tokens: int = 0) -> list[float]:
     """``steps`` timesteps from the one that ``strength`` (0 to 1) reaches, evenly downward, as the LCM sampler places them.
 
     Strength 1 starts at the last training timestep; 0.5 halfway. A flow's are bent by its shift:
-    σ' = s·σ / (1 + (s−1)·σ). The first is at least ``steps`` so that every step has its own timestep.
+    σ' = s·σ / (1 + (s−1)·σ). TrigFlow's second of two lies at 1.3 of π/2, where SANA-Sprint was found best.
+    The first is at least ``steps`` so that every step has its own timestep. ``tokens``: a transformer's tokens of the picture.
     """
     total = 1000 if noising.alphas is None else len(noising.alphas)
     first = min(max(round(strength * total), steps), total)
     if noising.alphas is None:
         sigmas = [first / total * (steps - i) / steps for i in range(steps)]
-        return [1000.0 * noising.shift * s / (1.0 + (noising.shift - 1.0) * s) for s in sigmas]
+        if noising.trigonometric:
+            return [1000.0 * s for s in (sigmas if steps != 2 else [sigmas[0], sigmas[0] * 1.3 / (math.pi / 2)])]
+        shift = noising.bend(tokens, steps) if noising.bend else noising.shift
+        return [1000.0 * shift * s / (1.0 + (shift - 1.0) * s) for s in sigmas]
     return [float(first - 1 - first * i // steps) for i in range(steps)]
 
 
-def plan(noising: Noising, steps: int, strength: float, explicit: str = "") -> tuple[Step, ...]:
+def plan(noising: Noising, steps: int, strength: float, explicit: str = "", tokens: int = 0, eta: float = 1.0) -> tuple[Step, ...]:
     """The steps of a frame from most to least noise: the ``explicit`` timesteps where given, else made ones.
 
-    Raises BadValue where an explicit timestep lies outside the model's training range.
+    ``eta`` is the share of fresh noise, see ``shares``. Raises BadValue where an explicit timestep lies outside the model's range.
     """
-    timesteps = [float(part) for part in explicit.split()] or made_timesteps(noising, steps, strength)
-    last = 1000 if noising.alphas is None else len(noising.alphas) - 1
-    if max(timesteps) > last:
-        raise BadValue(f"/schedule goes to {max(timesteps):g}, but this model's last timestep is {last}")
-    return tuple(Step(t, *noising.ab(t), *noising.boundary(t)) for t in timesteps)
+    timesteps = [float(part) for part in explicit.split()] or made_timesteps(noising, steps, strength, tokens)
+    if max(timesteps) > noising.last:
+        raise BadValue(f"/schedule goes to {max(timesteps):g}, but this model's last timestep is {noising.last}")
+    first = timesteps[0]
+    return tuple(Step(t, *noising.ab(t), *noising.boundary(t), *shares(noising, t, eta if t != first else 1.0)) for t in timesteps)
+
+
+def shares(noising: Noising, t: float, eta: float) -> tuple[float, float]:
+    """How much of the noise at ``t`` is the model's own and how much is fresh: kept and fresh, kept² + fresh² = b².
+
+    η = 1 renews all of it (LCM's and the stream batch's own way), η = 0 none (DDIM, and Euler on a flow). Between them as in
+    Zheng et al., "Trajectory Consistency Distillation" (arXiv 2402.19159), algorithm 3: down to (1−η)·t, then up to t.
+    """
+    a, b = noising.ab(t)
+    if eta >= 1.0:
+        return 0.0, b
+    if eta <= 0.0:
+        return b, 0.0
+    s = (1.0 - eta) * t
+    a_s, b_s = noising.ab(s if noising.alphas is None else math.floor(s))
+    kept = a / a_s * b_s
+    return kept, math.sqrt(max(0.0, b * b - kept * kept))
 
 
 def clean(prediction: str, output: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -94,6 +128,12 @@ def clean(prediction: str, output: Tensor, x: Tensor, a: Tensor, b: Tensor) -> T
     if prediction == "v":
         return a * x - b * output
     return x - b * output
+
+
+def moved(x: Tensor, D: Tensor, was: Step, now: Step, epsilon: Tensor) -> Tensor:
+    """x' = a'·D + kept·ε̂ + fresh·ε, with ε̂ = (x − a·D)/b the noise that ``x`` held at its step. All (B, C, h, w)."""
+    onward = now.a * D + now.fresh * epsilon
+    return onward + now.kept / was.b * (x - was.a * D) if now.kept else onward
 
 
 def noise(seeds: tuple[int, int], mix: float, steps: int, shape: tuple[int, int, int]) -> Tensor:

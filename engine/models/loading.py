@@ -1,24 +1,24 @@
-"""From a name to a ``Model``: the pocket model, a diffusers folder, a single file, or a name on the hub."""
+"""From a name to a ``Model``: located, checked for what it needs, loaded, and checked again for what it holds."""
 
 from __future__ import annotations
 
-import json
+import logging
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
+from safetensors import SafetensorError
 
+from engine.models.autoencoders import codec
+from engine.models.families import Family, family_of
 from engine.models.model import Model
-from engine.models.prompts import prompt_encoder
-from engine.parameters import BadValue
-from engine.schedule import Noising
+from engine.models.noising import noising
+from engine.models.sources import PARTS, ModelError, Progress, autoencoder_of, located, parts_of, weights_of
+from engine.parameters import BadValue, Options
 
-POCKET = Path(__file__).parent.parent / "pocket" / "model"
+log = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class ModelError(BadValue):
-    """A checkpoint that cannot be loaded; the text names it and the mend."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -43,23 +43,31 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 
 
-def load(name: str, device: torch.device, dtype: torch.dtype) -> Model:
-    """Loads the checkpoint called ``name``. Raises ModelError where it is missing, broken or of a kind that is not supported."""
-    path = POCKET if name == "pocket" else Path(name).expanduser()
+def load(
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    options: Options | None = None,
+    progress: Progress | None = None,
+    autoencoder: str = "",
+) -> Model:
+    """Loads the checkpoint called ``name``, with another ``autoencoder`` than its own where one is named.
+
+    Raises ModelError where it is missing, incomplete, too large, damaged or of a kind that is not supported.
+    """
+    options = options or Options()
     _quiet()
     try:
-        if path.is_dir():
-            parts = _from_folder(path, dtype)
-        elif path.is_file():
-            parts = _from_single_file(path, dtype)
-        elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
-            parts = _from_folder(_downloaded(name), dtype)
-        else:
-            raise ModelError(f"model {name!r}: no such folder or file; give pocket, a path or a hub name such as owner/name")
-        return _assemble(name, parts, device, dtype)
+        path = located(name, options, progress)
+        _check_memory(name, path, device, dtype)
+        parts = parts_of(path, dtype, options)
+        found = _family(name, parts)
+        if autoencoder:
+            parts["vae"] = _matching(autoencoder, parts["vae"], autoencoder_of(autoencoder, found.__name__, dtype, options, progress))
+        return _assemble(name, found, parts, autoencoder, device, dtype)
     except BadValue:
         raise
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(f"model {name!r} cannot be loaded: {reason[0]}") from error
 
@@ -74,89 +82,72 @@ def _quiet() -> None:
         library.utils.logging.disable_progress_bar()
 
 
-def _downloaded(name: str) -> Path:
-    """The local copy of a hub repository, fetched where it is not cached."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except LocalEntryNotFoundError:
-        raise ModelError(f"model {name!r} is not downloaded and the hub cannot be reached; go online once, or give a folder") from None
-    except HfHubHTTPError as error:
-        raise ModelError(f"model {name!r}: the hub answered {str(error).splitlines()[0]}") from None
+def memory_free(device: torch.device) -> int:
+    """Bytes that can still be taken on the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
 
 
-def _from_folder(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """The components that ``model_index.json`` names, each loaded by its own class: no pipeline is built."""
-    import diffusers
-    import transformers
-
-    index_file = folder / "model_index.json"
-    if not index_file.is_file():
-        raise ModelError(f"model {folder}: no model_index.json, so this is no diffusers folder")
-    index = json.loads(index_file.read_text(encoding="utf-8"))
-    libraries = {"diffusers": diffusers, "transformers": transformers}
-    parts: dict[str, Any] = {}
-    for part in ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
-        library, name = index.get(part) or ("", "")
-        if library not in libraries:
-            continue
-        options: dict[str, Any] = {} if part.startswith("tokenizer") else {"torch_dtype" if library == "diffusers" else "dtype": dtype}
-        plain = list((folder / part).glob("diffusion_pytorch_model*.safetensors")) or library != "diffusers"
-        if not plain and list((folder / part).glob("*.fp16.safetensors")):
-            options["variant"] = "fp16"
-        parts[part] = getattr(libraries[library], name).from_pretrained(folder / part, **options)
-    config = folder / "scheduler" / "scheduler_config.json"
-    parts["scheduler"] = json.loads(config.read_text(encoding="utf-8"))
-    return parts
-
-
-def _from_single_file(path: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """The components of an original-format checkpoint; its configuration is recognised from its weights."""
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+def memory_needed(path: Path, dtype: torch.dtype) -> int:
+    """Bytes that the weights of ``path`` take in ``dtype``, by the headers of its files."""
     from safetensors import safe_open
 
-    if path.suffix != ".safetensors":
-        raise ModelError(f"model {path}: a single file must be .safetensors")
-    with safe_open(path, "pt") as weights:
-        large = any(key.startswith("conditioner.embedders.1") for key in weights.keys())  # noqa: SIM118
-    kind = StableDiffusionXLPipeline if large else StableDiffusionPipeline
-    pipeline = kind.from_single_file(str(path), torch_dtype=dtype)
-    parts = {k: v for k, v in pipeline.components.items() if v is not None}
-    parts["scheduler"] = dict(pipeline.scheduler.config) | {"_class_name": type(pipeline.scheduler).__name__}
-    return parts
+    size, total = torch.empty(0, dtype=dtype).element_size(), 0
+    for file in weights_of(path):
+        with safe_open(file, "pt") as weights:
+            for key in weights.keys():  # noqa: SIM118
+                count = 1
+                for side in weights.get_slice(key).get_shape():
+                    count *= side
+                total += count * size
+    return total
 
 
-def _assemble(name: str, parts: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Model:
-    missing = [part for part in ("unet", "vae", "text_encoder", "tokenizer") if part not in parts]
+def _check_memory(name: str, path: Path, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuses what cannot fit, before anything is read: a stream may be running beside."""
+    needed, free = memory_needed(path, dtype), memory_free(device)
+    if needed * 1.1 > free:
+        raise ModelError(
+            f"model {name!r} needs {needed / 2**30:.1f} GiB and a tenth to work in, but {free / 2**30:.1f} GiB are free on {device}; "
+            "take a smaller model or a shorter dtype"
+        )
+
+
+def _matching(name: str, own: Any, other: Any) -> Any:
+    """``other``, where its latents are of the shape of the model's ``own`` autoencoder."""
+    ours, theirs = (codec(vae, torch.float32) for vae in (own, other))
+    if (ours.channels, ours.factor) != (theirs.channels, theirs.factor):
+        raise ModelError(
+            f"autoencoder {name!r} has {theirs.channels} channels at 1/{theirs.factor}, this model {ours.channels} at 1/{ours.factor}"
+        )
+    return other
+
+
+def _family(name: str, parts: dict[str, Any]) -> type[Family]:
+    """The family of a checkpoint's parts, all of which are there."""
+    denoiser = parts.get("unet") or parts.get("transformer")
+    if denoiser is None:
+        raise ModelError(f"model {name!r} has no unet and no transformer of a class that is known here")
+    kind = type(denoiser).__name__
+    found = family_of(kind, "text_encoder_2" in parts)
+    if found is None:
+        raise ModelError(f"model {name!r}: a denoiser of class {kind} is not supported")
+    missing = [part for part in ("vae", *found.needs) if part not in parts]
     if missing:
-        raise ModelError(f"model {name!r} has no {', '.join(missing)}; only U-Net checkpoints (SD, SDXL, LCM, turbo) are supported")
-    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        raise ModelError(f"model {name!r} has no {', '.join(missing)}; the download may be incomplete")
+    return found
+
+
+def _assemble(name: str, family: type[Family], parts: dict[str, Any], autoencoder: str, device: torch.device, dtype: torch.dtype) -> Model:
+    schedule = noising(parts["scheduler"], type(parts[family.part]).__name__)
+    for part in PARTS:
         if part in parts:
             parts[part].to(device).requires_grad_(False).eval()
+            broken = next((key for key, tensor in parts[part].named_parameters() if not bool(tensor.isfinite().all())), None)
+            if broken is not None:
+                raise ModelError(f"model {name!r}: {part} holds values that are not numbers ({broken}); the file is damaged")
     for part in ("unet", "vae"):
-        parts[part].to(memory_format=torch.channels_last)
-    return Model(name, parts["unet"], parts["vae"], prompt_encoder(parts, device), noising(parts["scheduler"]), device, dtype)
-
-
-def noising(config: dict[str, Any]) -> Noising:
-    """The noise schedule of a scheduler's config. Raises ModelError for a kind that is not supported."""
-    kind = str(config.get("_class_name", ""))
-    if kind.startswith("FlowMatch"):
-        return Noising("flow", shift=float(config.get("shift", 1.0)))
-    prediction = {"epsilon": "epsilon", "v_prediction": "v"}.get(str(config.get("prediction_type", "epsilon")))
-    if prediction is None:
-        raise ModelError(f"prediction type {config.get('prediction_type')!r} is not supported")
-    total, start, end = int(config["num_train_timesteps"]), float(config["beta_start"]), float(config["beta_end"])
-    schedule = config.get("beta_schedule", "linear")
-    if schedule == "scaled_linear":
-        betas = torch.linspace(start**0.5, end**0.5, total, dtype=torch.float64) ** 2
-    elif schedule == "linear":
-        betas = torch.linspace(start, end, total, dtype=torch.float64)
-    else:
-        raise ModelError(f"beta schedule {schedule!r} is not supported")
-    consistency = kind == "LCMScheduler"
-    scaling = float(config.get("timestep_scaling", 10.0))
-    return Noising(prediction, torch.cumprod(1.0 - betas, 0), consistency, timestep_scaling=scaling)
+        if part in parts:
+            parts[part].to(memory_format=torch.channels_last)
+    return Model(name, family(parts, device, dtype), parts["vae"], schedule, autoencoder)

@@ -2,84 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from engine.adapt.control import Controls
+from engine.models.autoencoders import codec
+from engine.models.families import Condition, Family
 from engine.schedule import Noising
 
 
-@dataclass(frozen=True)
-class Condition:
-    """A prompt as the denoiser takes it: ``tokens`` (1, length, width), and ``pooled`` (1, width) where the model has it."""
-
-    tokens: Tensor
-    pooled: Tensor | None = None
-
-
 class Model:
-    """A loaded checkpoint on one device. Latents are scaled to the denoiser's range; pictures are (B, 3, H, W) in -1..1."""
+    """A loaded checkpoint on one device. Latents are scaled to the denoiser's range; pictures are (B, 3, H, W) in -1..1.
 
-    def __init__(
-        self,
-        name: str,
-        denoiser: Any,
-        autoencoder: Any,
-        encode_prompt: Callable[[str], Condition],
-        noising: Noising,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        self.name, self.noising, self.device, self.dtype = name, noising, device, dtype
-        self.denoiser, self.autoencoder, self.encode_prompt = denoiser, autoencoder, encode_prompt
-        config = autoencoder.config
-        self.latent_channels = int(config.latent_channels)
-        blocks = config.get("block_out_channels") or config.encoder_block_out_channels
-        self.factor = 2 ** (len(blocks) - 1)
-        self._scale = float(config.get("scaling_factor") or 1.0)
-        self._shift = float(config.get("shift_factor") or 0.0)
-        self._tiny = type(autoencoder).__name__ == "AutoencoderTiny"
-        self._guidance_embedding = self._embed_guidance(7.0)
+    ``autoencoder_name`` is that of another autoencoder than its own.
+    """
+
+    def __init__(self, name: str, family: Family, autoencoder: Any, noising: Noising, autoencoder_name: str = "") -> None:
+        self.name, self.family, self.noising, self.autoencoder_name = name, family, noising, autoencoder_name
+        self.device, self.dtype = family.device, family.dtype
+        self.denoiser, self.autoencoder, self.encode_prompt = family.denoiser, autoencoder, family.encode_prompt
+        self.codec = codec(autoencoder, self.dtype)
+        self.encode, self.decode = self.codec.encode, self.codec.decode
+        self.latent_channels, self.factor = self.codec.channels, self.codec.factor
+
+    @property
+    def multiple(self) -> int:
+        """Both sides of the working size are multiples of this."""
+        return self.factor * self.family.patch
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(C, h, w) of a picture's latent."""
         return self.latent_channels, height // self.factor, width // self.factor
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        """(B, 3, H, W) in -1..1 → (B, C, h, w) float32. Deterministic: the mean of a KL autoencoder."""
-        pictures = pictures.to(self.dtype, memory_format=torch.channels_last)
-        encoded = self.autoencoder.encode(pictures)
-        latents = encoded.latents if self._tiny else encoded.latent_dist.mean
-        return (latents.float() - self._shift) * self._scale
+    def tokens(self, width: int, height: int) -> int:
+        """How many tokens a transformer sees of a picture; some schedules bend with it."""
+        return (width // self.multiple) * (height // self.multiple)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """(B, C, h, w) → (B, 3, H, W), about -1..1."""
-        scaled = (latents / self._scale + self._shift).to(self.dtype, memory_format=torch.channels_last)
-        return self.autoencoder.decode(scaled, return_dict=False)[0]
+    def denoise(self, x: Tensor, t: Tensor, condition: Condition, guidance: float = 0.0, controls: Controls | None = None) -> Tensor:
+        """One denoiser call: x (rows, C, h, w), t (rows,), a condition of one row or ``rows`` → the raw output, float32.
 
-    def denoise(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """One denoiser call: x (rows, C, h, w), t (rows,), a condition of one row or ``rows`` → the raw output, float32."""
-        rows = len(x)
-        extra: dict[str, Any] = {}
-        tokens = condition.tokens.expand(rows, -1, -1)
-        if condition.pooled is not None:
-            height, width = x.shape[-2] * self.factor, x.shape[-1] * self.factor
-            size = torch.tensor([[height, width, 0, 0, height, width]], device=self.device, dtype=self.dtype)
-            extra["added_cond_kwargs"] = {"text_embeds": condition.pooled.expand(rows, -1), "time_ids": size.expand(rows, -1)}
-        if self._guidance_embedding is not None:
-            extra["timestep_cond"] = self._guidance_embedding.expand(rows, -1)
+        ``guidance`` is the scale for a model that has it built in; 0 takes the one that it was made for.
+        """
         x = x.to(self.dtype, memory_format=torch.channels_last)
-        return self.denoiser(x, t, tokens, return_dict=False, **extra)[0].float()
-
-    def _embed_guidance(self, w: float) -> Tensor | None:
-        """The embedded guidance scale of guidance-distilled consistency models (arXiv 2310.04378), (1, width), for those that take one."""
-        width = self.denoiser.config.get("time_cond_proj_dim")
-        if not width:
-            return None
-        half = width // 2
-        frequencies = torch.exp(torch.arange(half, device=self.device) * -(torch.log(torch.tensor(10000.0)) / (half - 1)))
-        angles = w * 1000.0 * frequencies
-        return torch.cat([angles.sin(), angles.cos()])[None].to(self.dtype)
+        return self.family.denoise(x, t, condition.rows(len(x)), guidance, controls).float()

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, EulerDiscreteScheduler, LCMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from engine.models.loading import POCKET
+from engine.models import POCKET
 
 WIDTH = 32
 
@@ -45,13 +45,13 @@ def unet(channels: int = 4, cross: int = WIDTH, **options: object) -> UNet2DCond
     )
 
 
-def save_sd(folder: Path, scheduler: str = "DDIMScheduler", prediction: str = "epsilon", tiny: bool = False) -> Path:
+def save_sd(folder: Path, scheduler: str = "DDIMScheduler", prediction: str = "epsilon", tiny: bool = False, embedded: bool = True) -> Path:
     """A Stable Diffusion folder: one text encoder, a KL autoencoder (or a tiny one), ε- or v-prediction."""
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(POCKET / "tokenizer")
     tokenizer.save_pretrained(folder / "tokenizer")
     CLIPTextModel(text_config(tokenizer)).save_pretrained(folder / "text_encoder")
-    unet(time_cond_proj_dim=16 if scheduler == "LCMScheduler" else None).save_pretrained(folder / "unet")
+    unet(time_cond_proj_dim=16 if scheduler == "LCMScheduler" and embedded else None).save_pretrained(folder / "unet")
     _autoencoder(tiny).save_pretrained(folder / "vae")
     kind = {"DDIMScheduler": DDIMScheduler, "LCMScheduler": LCMScheduler, "EulerDiscreteScheduler": EulerDiscreteScheduler}[scheduler]
     kind(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction).save_pretrained(

@@ -6,7 +6,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
 
-from engine.models.loading import ModelError, noising
+from engine.models import ModelError
+from engine.models.noising import noising
 from engine.parameters import BadValue
 from engine.schedule import clean, made_timesteps, noise, plan, slerp
 
@@ -15,7 +16,7 @@ def config(scheduler: object) -> dict[str, object]:
     return dict(scheduler.config) | {"_class_name": type(scheduler).__name__}  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("beta_schedule", ["scaled_linear", "linear"])
+@pytest.mark.parametrize("beta_schedule", ["scaled_linear", "linear", "squaredcos_cap_v2"])
 def test_alphas_are_those_of_the_scheduler(beta_schedule: str) -> None:
     scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule=beta_schedule)
     ours = noising(config(scheduler))

@@ -1,0 +1,72 @@
+"""Small adapters with random weights, saved in the formats of real ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import nn
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+KINDS = ("peft", "kohya")
+
+
+def save_lora(
+    path: Path, parts: dict[str, nn.Module], kind: str = "peft", rank: int = 4, seed: int = 0, alpha: float = 2.0, scale: float = 1.0
+) -> Path:
+    """A LoRA on every attention projection of ``parts`` ("unet", "text_encoder" …), under the names of ``kind``."""
+    torch.manual_seed(seed)
+    weights: dict[str, torch.Tensor] = {}
+    for part, module in parts.items():
+        for name, layer in module.named_modules():
+            if not isinstance(layer, nn.Linear) or not name.endswith(("to_q", "to_k", "to_v", "to_out.0", "q_proj", "v_proj")):
+                continue
+            down, up = torch.randn(rank, layer.in_features) * 0.2, torch.randn(layer.out_features, rank) * 0.2
+            if kind == "peft":
+                up = up * scale
+                weights |= {f"{part}.{name}.lora_A.weight": down, f"{part}.{name}.lora_B.weight": up}
+            else:
+                within = name if part == "unet" else f"text_model.{name.removeprefix('text_model.')}"
+                start = {"unet": "lora_unet_", "text_encoder": "lora_te_"}[part] + within.replace(".", "_")
+                weights |= {f"{start}.lora_down.weight": down, f"{start}.lora_up.weight": up, f"{start}.alpha": torch.tensor(alpha)}
+    save_file(weights, path)
+    return path
+
+
+def save_controlnet(folder: Path, unet: UNet2DConditionModel, seed: int = 0) -> Path:
+    """A ControlNet for ``unet`` whose zero convolutions are not zero, as after training."""
+    torch.manual_seed(seed)
+    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 16, 16))
+    for parameter in net.parameters():
+        # As strong as what comes in: the control picture must be heard behind eight convolutions.
+        nn.init.normal_(parameter, std=(parameter.shape[0] / parameter.numel()) ** 0.5 if parameter.dim() > 1 else 0.05)
+    net.save_pretrained(folder)
+    return folder
+
+
+def save_image_adapter(folder: Path, unet: UNet2DConditionModel, seed: int = 0, tokens: int = 4) -> tuple[Path, Path]:
+    """An IP-Adapter of the plain kind for ``unet``, in its published layout, and the folder of its image encoder."""
+    torch.manual_seed(seed)
+    encoder = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8, projection_dim=24
+        )
+    )
+    encoder.save_pretrained(folder / "encoder")
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder / "encoder")
+    width = int(unet.config["cross_attention_dim"])
+    weights = {
+        "image_proj.proj.weight": torch.randn(tokens * width, 24) * 0.3,
+        "image_proj.proj.bias": torch.zeros(tokens * width),
+        "image_proj.norm.weight": torch.ones(width),
+        "image_proj.norm.bias": torch.zeros(width),
+    }
+    names = [name.removesuffix(".processor") for name in unet.attn_processors]
+    for number, name in enumerate(name for name in names if name.endswith("attn2")):
+        for which in "kv":
+            out = unet.get_submodule(name).to_k.out_features
+            weights[f"ip_adapter.{2 * number + 1}.to_{which}_ip.weight"] = torch.randn(out, width) * 0.3
+    save_file(weights, folder / "adapter.safetensors")
+    return folder / "adapter.safetensors", folder / "encoder"

@@ -1,4 +1,4 @@
-"""The hot path: similarity, encode, batch, denoise, advance, decode.
+"""The hot path: take, similarity, encode, batch, denoise, advance, decode.
 
 Stream batch of StreamDiffusion (arXiv 2312.12491, section 3.1): one denoiser call a tick holds every
 frame in flight, each at its own step. Whatever is stateful about a frame travels in its slot: its own
@@ -7,19 +7,28 @@ latents, its step and its length. So a new step list never disturbs the frames b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from engine import guidance
+from engine.adapt.adapters import Adapters, controls
+from engine.adapt.attention import Memory
 from engine.conditioning import Conditioner
+from engine.hooks import Hooks
 from engine.mailbox import Frame, Pixels
 from engine.models import Model
+from engine.optics import Optics, Taken
 from engine.parameters import BadValue, Snapshot
-from engine.schedule import Step, clean, noise, plan
+from engine.precomputed import Precomputed
+from engine.schedule import Step, clean, moved, plan
 from engine.similarity import SimilarityFilter
+from engine.travel import Travel
+
+#: Mean change of a latent cell, in the denoiser's unit range, that counts as motion.
+STILL = 0.15
 
 
 @dataclass(frozen=True)
@@ -34,15 +43,18 @@ class Plan:
 class Slot:
     """Frames in flight together (one, or the frame buffer's B): latents (B, C, h, w) float32, and where they are.
 
-    ``number`` is that of the newest snapshot that was wholly in effect when they entered.
+    ``taken`` is the input they were made of, ``maps`` the control pictures by number, (B, 3, H, W) in 0..1 each. ``number`` is that
+    of the newest snapshot that was wholly in effect when they entered.
     """
 
     frames: Sequence[Frame]
+    taken: Taken
     z: Tensor
     x: Tensor
     reference: Tensor
     plan: Plan
     number: int
+    maps: Mapping[int, Tensor] = field(default_factory=dict)
     position: int = 0
 
     @property
@@ -53,45 +65,53 @@ class Slot:
 class Stream:
     """Frames in, transformed frames out, n − 1 ticks later. Not thread-safe: one loop owns it.
 
-    ``width`` and ``height`` are the working size. ``rows`` counts the denoiser rows of the last tick,
-    ``superseded`` the frames that a shortened step list left behind.
+    ``width`` and ``height`` are the working size. ``second`` is the newest frame of the second source, for controls and masks.
+    ``rows`` counts the denoiser rows of the last tick, ``superseded`` the frames that a shortened step list left behind.
+    ``adapters`` are those of another stream on the same model, which it goes on steering until this one ``leads``.
     """
 
-    def __init__(self, model: Model, width: int, height: int) -> None:
+    def __init__(self, model: Model, width: int, height: int, adapters: Adapters | None = None, hooks: Hooks | None = None) -> None:
         self.model, self.width, self.height = model, width, height
-        self.conditioner = Conditioner(model.encode_prompt)
-        self.similarity = SimilarityFilter()
+        self.leads = adapters is None
+        self.adapters = adapters or Adapters(model)
+        self.conditioner = Conditioner(model.encode_prompt, model.family.encode_negative, self.adapters.dressed)
+        self.hooks = hooks or Hooks(None)
+        self.similarity, self.optics, self.memory = SimilarityFilter(), Optics(), Memory()
         self.slots: list[Slot] = []
+        self.second: Frame | None = None
         self.rows = self.superseded = 0
-        self._noises: dict[tuple[object, ...], Tensor] = {}
-        self._coefficients: dict[tuple[object, ...], Tensor] = {}
+        self._tables = Precomputed(model, width, height)
+        self._travel = Travel(self._tables)
+        self._smoothed: tuple[Tensor, Tensor] | None = None
         self._plan_key: tuple[object, ...] = ()
         self._settle = self._number = 0
         self.plan: Plan
         self.apply(Snapshot(), wait=True)
 
     def apply(self, snapshot: Snapshot, wait: bool = False) -> None:
-        """Takes the parameters of ``snapshot`` from the next tick on. Prompts follow when encoded; ``wait`` waits for them.
+        """Takes the parameters of ``snapshot`` from the next tick on. Prompts and adapters follow when ready; ``wait`` waits for them.
 
         Raises BadValue where an explicit schedule does not suit the model: the steps then stay as they are, all else is taken.
         """
         wrong: BadValue | None = None
-        steps = snapshot.whole("/steps")
-        text = snapshot.text("/mode") == "text"
+        self.snapshot, self._text = snapshot, snapshot.text("/mode") == "text"
+        strength = 1.0 if self._text else snapshot.real("/strength")
         seeds = (snapshot.whole("/seed"), snapshot.whole("/seed/2"))
-        key = (steps, text or snapshot.real("/strength"), snapshot.text("/schedule"), seeds, snapshot.real("/seed/mix"))
+        key = (snapshot.whole("/steps"), strength, snapshot.real("/eta"), snapshot.text("/schedule"), seeds, snapshot.real("/seed/mix"))
         if key != self._plan_key:
             self._plan_key = key
             try:
-                made = plan(self.model.noising, steps, 1.0 if text else snapshot.real("/strength"), snapshot.text("/schedule"))
+                made = plan(self.model.noising, *key[:2], key[3], self.model.tokens(self.width, self.height), key[2])
             except BadValue as error:
                 made, wrong = self.plan.steps, error
-            self.plan = Plan(made, self._noise(seeds, snapshot.real("/seed/mix"), len(made)))
-        self.snapshot, self._text = snapshot, text
+            self.plan = Plan(made, self._tables.noises(seeds, snapshot.real("/seed/mix"), len(made)))
         self.gamma, self.delta = snapshot.real("/guidance"), snapshot.real("/guidance/delta")
         self.mode = snapshot.text("/guidance/mode")
+        self.optics.apply(snapshot)
+        self.memory.strength, self.memory.length = snapshot.real("/consistency"), snapshot.whole("/consistency/frames")
+        self.memory.merge = snapshot.text("/consistency/merge")
         self._wait = wait
-        self.conditioner.update(snapshot, wait)
+        self._follow()
         self._settle = len(self.plan.steps)  # that many ticks until the change is seen: none of them is skipped
         if wrong is not None:
             raise wrong
@@ -102,10 +122,11 @@ class Stream:
 
         No frames at all drains the batch. None means that the similarity filter skipped: the last output stands.
         """
-        pictures = self._pictures(frames)
-        if self._skips(pictures):
+        taken = self._taken(frames)
+        if self._skips(taken):
             return None
-        self._enter(frames, pictures)
+        self._follow()
+        self._enter(frames, taken)
         if not self.slots:
             return []
         denoised = self._denoise()
@@ -113,52 +134,80 @@ class Stream:
         return self._decode(finished)
 
     def restart(self) -> None:
-        """Forgets the frames in flight and the similarity filter's last frame."""
+        """Forgets the frames in flight and everything that was kept of earlier ones."""
         self.slots.clear()
-        self.similarity = SimilarityFilter()
+        self.similarity, self.optics.last, self._smoothed = SimilarityFilter(), None, None
+        self.memory.begin(None)
 
     def close(self) -> None:
         """Ends the prompt thread."""
         self.conditioner.close()
 
-    def _skips(self, pictures: Tensor | None) -> bool:
-        if pictures is None or not self.snapshot.flag("/similarity"):
+    def _follow(self) -> None:
+        """Takes what has become ready since: adapters, then prompts as they read them."""
+        if self.leads:
+            self.adapters.update(self.snapshot, self._wait, self.second)
+        self.conditioner.update(self.snapshot, self._wait, self.adapters.style(self.snapshot))
+        if self.conditioner.settled and not self.adapters.busy:
+            self._number = self.snapshot.number
+
+    def _taken(self, frames: Sequence[Frame]) -> Taken | None:
+        if not frames:
+            return None
+        second = None if self.second is None else self._tensor(self.second)
+        taken = self.optics.taken(torch.cat([self._tensor(frame) for frame in frames]), second)
+        return Taken(self.hooks.run("before", taken.pictures, self.snapshot), taken.mask)
+
+    def _skips(self, taken: Taken | None) -> bool:
+        get = self.snapshot
+        moving = get.real("/feedback") > 0.0 or get.real("/seed/travel") > 0.0 or self.hooks.moving
+        if taken is None or moving or not get.flag("/similarity"):
             return False
-        newest = pictures[-1] * 0.5 + 0.5
+        newest = taken.pictures[-1]
         if self._settle > 0:
             self._settle -= 1
             self.similarity.processed(newest)
             return False
-        get = self.snapshot
         threshold, most = get.real("/similarity/threshold"), get.whole("/similarity/max_skip")
         return self.similarity.skips(newest, threshold, most, get.text("/similarity/measure"))
 
-    def _enter(self, frames: Sequence[Frame], pictures: Tensor | None) -> None:
+    def _enter(self, frames: Sequence[Frame], taken: Taken | None) -> None:
         """x₁ = a·z + b·ε₁; in text mode there is no z, and x₁ = ε₁."""
-        self.conditioner.update(self.snapshot, self._wait)
-        if self.conditioner.settled:
-            self._number = self.snapshot.number
-        if pictures is None:
+        if taken is None:
             return
+        walked = self._travel.noises(self.snapshot, frames[-1].captured_at, len(self.plan.steps))
+        if walked is not None:
+            self.plan = Plan(self.plan.steps, walked)
         epsilon, first = self.plan.noises[0], self.plan.steps[0]
         if self._text:
             x = epsilon.expand(len(frames), -1, -1, -1)
             z = torch.zeros_like(x)
         else:
-            z = self.model.encode(pictures)
+            z = self.model.encode(self.optics.fed_back(taken.pictures) * 2 - 1)
             x = first.a * z + first.b * epsilon
-        self.slots.append(Slot(frames, z, x, z, self.plan, self._number))
+        maps = self.adapters.maps(self.snapshot, taken.pictures, None if self.second is None else self._tensor(self.second))
+        self.slots.append(Slot(frames, taken, z, x, z, self.plan, self._number, maps))
 
     def _denoise(self) -> Tensor:
         """D for every row in flight, (rows, C, h, w) float32: one denoiser call, guided, with the model's boundary."""
         sizes = tuple(len(slot.frames) for slot in self.slots)
         x = torch.cat([slot.x for slot in self.slots])
-        t, a, b, c_skip, c_out = self._coefficients_of(tuple(slot.step for slot in self.slots), sizes)
+        t, a, b, c_skip, c_out = self._tables.coefficients(tuple(slot.step for slot in self.slots), sizes)
         negatives = self._negative_rows(sizes)
         # The rows that also need the negative prompt are the last ones: the frames that have just entered, or all.
         every = torch.arange(len(x), device=x.device)
         rows = torch.cat([every, every[len(x) - negatives :]]) if negatives else slice(None)
-        output = self.model.denoise(x[rows], t[rows].flatten(), self.conditioner.rows(len(x), negatives))
+        self.adapters.begin(self.memory, tuple((slot.position, len(slot.plan.steps), len(slot.frames)) for slot in self.slots), negatives)
+        steering = controls(
+            self.adapters.nets, [(s.maps, self.adapters.weights(s.position, len(s.plan.steps)), len(s.frames)) for s in self.slots]
+        )
+        output = self.model.denoise(
+            x[rows],
+            t[rows].flatten(),
+            self.conditioner.rows(len(x), negatives),
+            self.snapshot.real("/guidance/embedded"),
+            steering and steering.rows(rows),
+        )
         F = clean(self.model.noising.prediction, output, x[rows], a[rows], b[rows])
         self.rows = len(F)
         return c_out * self._guided(F[: len(x)], F[len(x) :], x, a) + c_skip * x
@@ -181,7 +230,7 @@ class Stream:
         return guidance.residual(F, reference, x, a, self.gamma, self.delta)
 
     def _advance(self, denoised: Tensor) -> list[tuple[Slot, Tensor]]:
-        """x ← a·D + b·ε of the next step for every slot that has one; those that have none are finished and leave."""
+        """Every slot that has a next step moves on to it; those that have none are finished and leave."""
         finished: list[tuple[Slot, Tensor]] = []
         staying: list[Slot] = []
         for slot, D in zip(self.slots, denoised.split([len(s.frames) for s in self.slots]), strict=True):
@@ -190,10 +239,11 @@ class Stream:
                 staying.clear()  # older frames of a longer plan come too late now
                 finished.append((slot, D))
                 continue
+            was = slot.step
             if len(slot.plan.steps) == len(self.plan.steps):
                 slot.plan = self.plan
             slot.position += 1
-            slot.x = slot.step.a * D + slot.step.b * slot.plan.noises[slot.position]
+            slot.x = moved(slot.x, D, was, slot.step, slot.plan.noises[slot.position])
             staying.append(slot)
         self.slots = staying
         return finished
@@ -201,44 +251,37 @@ class Stream:
     def _decode(self, finished: list[tuple[Slot, Tensor]]) -> list[Frame]:
         if not finished:
             return []
-        pictures = self.model.decode(torch.cat([D for _, D in finished]))
-        pixels = to_pixels(pictures)
+        latents = self.hooks.run("latent", torch.cat([self._steadied(slot.z, D) for slot, D in finished]), self.snapshot)
+        pictures = self.hooks.run("after", (self.model.decode(latents).float() * 0.5 + 0.5).clamp(0, 1), self.snapshot)
+        pixels = to_pixels(self.optics.given(pictures.clamp(0, 1), [slot.taken for slot, _ in finished]))
         frames = [(frame, slot.number) for slot, _ in finished for frame in slot.frames]
         return [Frame(p, f.sequence, f.captured_at, number) for p, (f, number) in zip(pixels, frames, strict=True)]
 
-    def _pictures(self, frames: Sequence[Frame]) -> Tensor | None:
-        """RGBA frames → (B, 3, H, W) float32 in -1..1 on the device, at the working size."""
-        if not frames:
-            return None
-        loaded = []
-        for frame in frames:
-            picture = torch.from_numpy(frame.pixels).to(self.model.device)[..., :3].permute(2, 0, 1)[None].float()
-            if frame.size != (self.width, self.height):
-                picture = torch.nn.functional.interpolate(picture, (self.height, self.width), mode="bilinear", antialias=True)
-            loaded.append(picture)
-        return torch.cat(loaded) / 127.5 - 1.0
+    def _steadied(self, z: Tensor, D: Tensor) -> Tensor:
+        """D with a share of the latent before it, frame by frame, in the cells where the input's latent z has not moved."""
+        share = self.snapshot.real("/smoothing")
+        if share <= 0.0:
+            self._smoothed = None
+            return D
+        steady = []
+        for one, latent in zip(z, D, strict=True):
+            if self._smoothed is not None:
+                before, kept = self._smoothed
+                still = torch.exp(-(((one - before).abs().mean(0, keepdim=True) / STILL) ** 2))
+                latent = torch.lerp(latent, kept, share * still)
+            self._smoothed = (one, latent)
+            steady.append(latent)
+        return torch.stack(steady)
 
-    def _coefficients_of(self, steps: tuple[Step, ...], sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
-        """t, a, b, c_skip, c_out of every row, (rows, 1, 1, 1) each, kept on the device for as long as the steps stay."""
-        key = (steps, sizes)
-        if key not in self._coefficients:
-            if len(self._coefficients) > 64:
-                self._coefficients.clear()
-            rows = [(s.t, s.a, s.b, s.c_skip, s.c_out) for s, size in zip(steps, sizes, strict=True) for _ in range(size)]
-            self._coefficients[key] = torch.tensor(rows, dtype=torch.float32).T[..., None, None, None].to(self.model.device)
-        return self._coefficients[key].unbind(0)
-
-    def _noise(self, seeds: tuple[int, int], mix: float, steps: int) -> Tensor:
-        key = (seeds, mix, steps)
-        if key not in self._noises:
-            if len(self._noises) > 64:
-                self._noises.clear()
-            shape = self.model.latent_shape(self.width, self.height)
-            self._noises[key] = noise(seeds, mix, steps, shape).to(self.model.device)
-        return self._noises[key]
+    def _tensor(self, frame: Frame) -> Tensor:
+        """RGBA pixels → (1, 4, H, W) float32 in 0..1 on the device, at the working size."""
+        picture = torch.from_numpy(frame.pixels).to(self.model.device).permute(2, 0, 1)[None].float()
+        if frame.size != (self.width, self.height):
+            picture = torch.nn.functional.interpolate(picture, (self.height, self.width), mode="bilinear", antialias=True)
+        return picture / 255.0
 
 
 def to_pixels(pictures: Tensor) -> list[Pixels]:
-    """(B, 3, H, W) in -1..1 → B pictures RGBA uint8 (H, W, 4), opaque."""
-    opaque = torch.nn.functional.pad(pictures.float().clamp(-1, 1) * 127.5 + 127.5, (0, 0, 0, 0, 0, 1), value=255.0)
+    """(B, 3, H, W) in 0..1 → B pictures RGBA uint8 (H, W, 4), opaque."""
+    opaque = torch.nn.functional.pad(pictures * 255.0, (0, 0, 0, 0, 0, 1), value=255.0)
     return list(opaque.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy())

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
 from multiprocessing.shared_memory import SharedMemory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,14 @@ class Frame:
     def size(self) -> tuple[int, int]:
         """(width, height)."""
         return self.pixels.shape[1], self.pixels.shape[0]
+
+
+class Boxes(NamedTuple):
+    """The mailboxes of an engine process: pictures to transform, pictures of the second source, and what comes out."""
+
+    inbox: Mailbox
+    second: Mailbox
+    outbox: Mailbox
 
 
 class Mailbox:

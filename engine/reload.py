@@ -6,14 +6,16 @@ import gc
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from engine.hooks import Hooks
 from engine.mailbox import Frame
-from engine.models import Model, load, pick_dtype
-from engine.parameters import TABLE, BadValue, Snapshot, Value, parse_size
+from engine.models import load, pick_dtype
+from engine.parameters import TABLE, BadValue, Options, Snapshot, Value, parse_size
 from engine.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -25,23 +27,39 @@ def reload_values(snapshot: Snapshot) -> dict[str, Value]:
     return {name: snapshot[name] for name in NAMES}
 
 
-def make_stream(snapshot: Snapshot, device: torch.device, spare: Model | None = None) -> Stream:
-    """A warm stream for ``snapshot``: loaded, its prompts encoded, one tick done. ``spare`` is used again where it is the same checkpoint.
+def make_stream(
+    snapshot: Snapshot,
+    device: torch.device,
+    options: Options,
+    spare: Stream | None = None,
+    tell: Callable[[str], None] = lambda _text: None,
+    hooks: Hooks | None = None,
+) -> Stream:
+    """A warm stream for ``snapshot``: loaded, its prompts encoded, one tick done. That of ``spare`` serves again where it is the same.
 
     Raises BadValue where the model cannot be loaded.
     """
     name, dtype = snapshot.text("/model"), pick_dtype(snapshot.text("/dtype"), device)
-    model = spare if spare is not None and (spare.name, spare.dtype) == (name, dtype) else load(name, device, dtype)
+    autoencoder = snapshot.text("/autoencoder")
+    if spare is not None and (spare.model.name, spare.model.dtype, spare.model.autoencoder_name) != (name, dtype, autoencoder):
+        spare = None
+    tell(f"reading {name}")
+    model = spare.model if spare is not None else load(name, device, dtype, options, _downloading(name, tell), autoencoder)
+    tell(f"warming {name} up")
     width, height = parse_size(snapshot.text("/size"))
-    if width % model.factor or height % model.factor:
-        raise BadValue(f"/size {width}x{height}: both sides must be multiples of {model.factor} for this model")
-    stream = Stream(model, width, height)
+    if width % model.multiple or height % model.multiple:
+        raise BadValue(f"/size {width}x{height}: both sides must be multiples of {model.multiple} for this model")
+    stream = Stream(model, width, height, spare.adapters if spare is not None else None, hooks)
     stream.apply(snapshot, wait=True)
     blank = Frame(np.zeros((height, width, 4), np.uint8))
     for _ in range(len(stream.plan.steps)):
         stream.step([blank])
     stream.restart()
     return stream
+
+
+def _downloading(name: str, tell: Callable[[str], None]) -> Callable[[int, int], None]:
+    return lambda done, total: tell(f"downloading {name}, {done / 2**30:.2f} of {total / 2**30:.2f} GiB")
 
 
 @dataclass(frozen=True)
@@ -55,13 +73,14 @@ class Outcome:
 
 
 class Reloader:
-    """Loads at most one stream at a time on a thread; the newest wish is loaded next."""
+    """Loads at most one stream at a time on a thread; the newest wish is loaded next. ``progress`` says where it is."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, options: Options) -> None:
+        self._device, self._options = device, options
         self._thread: threading.Thread | None = None
         self._outcome: Outcome | None = None
         self._refused: dict[str, Value] = {}
+        self.progress = ""
 
     @property
     def busy(self) -> bool:
@@ -82,14 +101,14 @@ class Reloader:
         if wish == current:
             self._refused = {}
         elif wish != self._refused:
-            self._thread = threading.Thread(target=self._load, args=(snapshot, wish, running.model), name="reload", daemon=True)
+            self._thread = threading.Thread(target=self._load, args=(snapshot, wish, running), name="reload", daemon=True)
             self._thread.start()
         return None
 
-    def _load(self, snapshot: Snapshot, wish: dict[str, Value], spare: Model) -> None:
+    def _load(self, snapshot: Snapshot, wish: dict[str, Value], spare: Stream) -> None:
         start = time.monotonic()
         try:
-            stream = make_stream(snapshot, self._device, spare)
+            stream = make_stream(snapshot, self._device, self._options, spare, self._tell, spare.hooks)
             self._outcome = Outcome(wish, time.monotonic() - start, stream)
         except BadValue as error:
             self._outcome = Outcome(wish, time.monotonic() - start, error=str(error))
@@ -98,7 +117,11 @@ class Reloader:
         except RuntimeError as error:
             self._outcome = Outcome(wish, time.monotonic() - start, error=f"{described(wish)}: {str(error).splitlines()[0]}")
         finally:
+            self.progress = ""
             free_memory()
+
+    def _tell(self, text: str) -> None:
+        self.progress = text
 
 
 def described(values: dict[str, Value]) -> str:

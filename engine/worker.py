@@ -7,14 +7,16 @@ import signal
 import time
 from collections import deque
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from engine.mailbox import Frame, Mailbox
+from engine.fade import Fade
+from engine.hooks import Hooks
+from engine.mailbox import Boxes, Frame
 from engine.models import pick_device
-from engine.parameters import BadValue, Snapshot
+from engine.parameters import BadValue, Options, Snapshot
 from engine.reload import Reloader, described, free_memory, make_stream, reload_values
 
 log = logging.getLogger(__name__)
@@ -25,11 +27,11 @@ CLOCK = 1 / 60
 FAILURES = 20
 
 
-def run(pipe: Connection, inbox: Mailbox, outbox: Mailbox, device: str, snapshot: Snapshot) -> None:
+def run(pipe: Connection, boxes: Boxes, options: Options, snapshot: Snapshot) -> None:
     """The whole life of the process. Sends ("ready" | "refused" | "status" | "reloaded" | "kept" | "error", payload) through ``pipe``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the bridge's to handle
     try:
-        worker = Worker(pipe, inbox, outbox, pick_device(device), snapshot)
+        worker = Worker(pipe, boxes, options, snapshot)
     except BadValue as error:
         pipe.send(("refused", str(error)))
         return
@@ -45,13 +47,17 @@ def run(pipe: Connection, inbox: Mailbox, outbox: Mailbox, device: str, snapshot
 class Worker:
     """One stream, its mailboxes, and the pipe to the bridge."""
 
-    def __init__(self, pipe: Connection, inbox: Mailbox, outbox: Mailbox, device: torch.device, snapshot: Snapshot) -> None:
-        self.pipe, self.inbox, self.outbox, self.snapshot = pipe, inbox, outbox, snapshot
-        self.stream = make_stream(snapshot, device)
+    def __init__(self, pipe: Connection, boxes: Boxes, options: Options, snapshot: Snapshot) -> None:
+        self.pipe, self.snapshot = pipe, snapshot
+        self.inbox, self.second, self.outbox = boxes
+        device = pick_device(options.device)
+        self.hooks = Hooks(Path(options.hooks) if options.hooks else None)
+        self.stream = make_stream(snapshot, device, options, hooks=self.hooks)
         self.values = reload_values(snapshot)
-        self.reloader = Reloader(device)
+        self.reloader = Reloader(device, options)
         self.metrics = Metrics()
         self.waiting: list[Frame] = []
+        self.fade: Fade | None = None
         self.last_input = time.monotonic()
         self.failures = 0
         self._send("ready", self._status())
@@ -66,15 +72,22 @@ class Worker:
             if len(self.waiting) >= self.snapshot.whole("/buffer"):
                 frames, self.waiting = self.waiting, []
                 self._tick(frames)
+            for notes in (self.stream.adapters.notes, self.hooks.notes):
+                while notes:
+                    self._send("error", notes.pop(0))
             if self.metrics.due():
                 self._send("status", self._status())
 
     def _tick(self, frames: list[Frame]) -> None:
         start = time.monotonic()
+        self.stream.second = self.second.read() or self.stream.second
         try:
             finished = self.stream.step(frames)
+            if self.fade is not None:
+                finished = self.fade.mixed(frames, finished)
         except (RuntimeError, MemoryError) as error:
             self.failures += 1
+            self._end_fade()
             self.stream.restart()
             free_memory()
             self._send("error", f"a frame failed: {str(error).splitlines()[0]}")
@@ -84,6 +97,8 @@ class Worker:
         self.failures = 0
         for frame in finished or ():
             self.outbox.write(frame)
+        if self.fade is not None and self.fade.share >= 1.0:
+            self._end_fade()
         self.metrics.tick(start, finished)
 
     def _next_frame(self) -> Frame | None:
@@ -118,14 +133,28 @@ class Worker:
         if outcome.stream is None:
             self._send("kept", (outcome.error, self.values, outcome.values))
             return
+        self._end_fade()
         old, self.stream, self.values = self.stream, outcome.stream, outcome.values
-        old.close()
+        self.stream.leads, self.stream.second = True, old.second
+        old.leads = old.leads and old.adapters is not self.stream.adapters
+        self.fade = Fade(old, self.snapshot.real("/model/fade"))
         self.waiting = []
         try:
             self.stream.apply(self.snapshot)
         except BadValue as error:
             self._send("error", str(error))
         self._send("reloaded", f"{described(outcome.values)} in {outcome.seconds:.1f} s")
+
+    def _end_fade(self) -> None:
+        """Lets go of the stream before, and of its model where nothing else uses it."""
+        if self.fade is None:
+            return
+        old, self.fade = self.fade.old, None
+        old.close()
+        if old.adapters is not self.stream.adapters:
+            old.adapters.close()
+        del old
+        free_memory()
 
     def _status(self) -> dict[str, Any]:
         stream = self.stream
@@ -136,6 +165,8 @@ class Worker:
             "model": stream.model.name,
             "size": f"{stream.width}x{stream.height}",
             "loading": self.reloader.busy,
+            "progress": self.reloader.progress,
+            "fading": self.fade is not None,
             "rows": stream.rows,
             "in_flight": len(stream.slots),
             "skipped": stream.similarity.skipped,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.parameters import BadValue, Snapshot
+from engine.parameters import BadValue, Options, Snapshot
 from engine.reload import Outcome, Reloader, make_stream, reload_values
 from engine.stream import Stream
 from tests.engine.checkpoints import save_sd
@@ -28,12 +28,12 @@ def wait(reloader: Reloader, running: Stream, current: Snapshot, wish: Snapshot)
 
 @pytest.fixture(scope="module")
 def running() -> Stream:
-    return make_stream(Snapshot({"/size": "64x64", "/dtype": "float32"}), CPU)
+    return make_stream(Snapshot({"/size": "64x64", "/dtype": "float32"}), CPU, Options())
 
 
 def test_another_size_uses_the_same_weights(running: Stream) -> None:
     current, wish = Snapshot({"/size": "64x64", "/dtype": "float32"}), Snapshot({"/size": "96x128", "/dtype": "float32"})
-    outcome = wait(Reloader(CPU), running, current, wish)
+    outcome = wait(Reloader(CPU, Options()), running, current, wish)
     assert outcome.stream is not None
     assert (outcome.stream.width, outcome.stream.height) == (96, 128)
     assert outcome.stream.model is running.model
@@ -43,14 +43,14 @@ def test_another_size_uses_the_same_weights(running: Stream) -> None:
 def test_another_checkpoint_is_loaded(running: Stream, tmp_path: Path) -> None:
     current = Snapshot({"/size": "64x64", "/dtype": "float32"})
     wish = Snapshot({"/size": "64x64", "/dtype": "float32", "/model": str(save_sd(tmp_path))})
-    outcome = wait(Reloader(CPU), running, current, wish)
+    outcome = wait(Reloader(CPU, Options()), running, current, wish)
     assert outcome.stream is not None
     assert outcome.stream.model.name == str(tmp_path)
 
 
 def test_a_missing_model_is_refused_once(running: Stream) -> None:
     current, wish = Snapshot({"/dtype": "float32"}), Snapshot({"/dtype": "float32", "/model": "/no/such"})
-    reloader = Reloader(CPU)
+    reloader = Reloader(CPU, Options())
     outcome = wait(reloader, running, current, wish)
     assert outcome.stream is None
     assert "/no/such" in outcome.error
@@ -64,7 +64,7 @@ def test_running_out_of_memory_is_one_line(running: Stream, monkeypatch: pytest.
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 40 GiB")
 
     monkeypatch.setattr("engine.reload.load", no_memory)
-    outcome = wait(Reloader(CPU), running, Snapshot(), Snapshot({"/model": "huge"}))
+    outcome = wait(Reloader(CPU, Options()), running, Snapshot(), Snapshot({"/model": "huge"}))
     assert outcome.stream is None
     assert outcome.error.startswith("out of memory")
 
@@ -77,7 +77,9 @@ def test_a_real_shortage_of_memory_is_survived(running: Stream) -> None:
         pytest.xfail("the process's size cannot be read here")
     resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20, before[1]))
     try:
-        outcome = wait(Reloader(CPU), running, Snapshot({"/dtype": "float32"}), Snapshot({"/dtype": "float32", "/size": "2048x2048"}))
+        outcome = wait(
+            Reloader(CPU, Options()), running, Snapshot({"/dtype": "float32"}), Snapshot({"/dtype": "float32", "/size": "2048x2048"})
+        )
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
     assert outcome.stream is None
@@ -88,4 +90,4 @@ def test_a_real_shortage_of_memory_is_survived(running: Stream) -> None:
 
 def test_a_size_that_does_not_suit_the_model_is_refused() -> None:
     with pytest.raises(BadValue, match="multiples"):
-        make_stream(Snapshot({"/size": "100x64", "/dtype": "float32"}), CPU)
+        make_stream(Snapshot({"/size": "100x64", "/dtype": "float32"}), CPU, Options())

@@ -7,7 +7,7 @@ import logging
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from engine.parameters import TABLE, BadValue, Value, canonical, changed
+from engine.parameters import TABLE, BadValue, Options, Value, canonical, changed
 
 #: Options that stand for a parameter, in both run and render.
 SHORT = {
@@ -61,6 +61,10 @@ def values_of(options: argparse.Namespace) -> dict[str, Value]:
         from bridge.cues import load_preset
 
         preset = load_preset(options.preset)
+    if options.hooks:
+        from bridge.hooks import declare_all
+
+        declare_all(options.hooks)
     texts = {name: getattr(options, short) for short, name in SHORT.items() if getattr(options, short) is not None}
     for pair in options.set or ():
         name, equals, text = pair.partition("=")
@@ -68,6 +72,11 @@ def values_of(options: argparse.Namespace) -> dict[str, Value]:
             raise UserError(f"--set takes NAME=VALUE, got {pair!r}")
         texts[canonical(name)] = text
     return preset | changed(texts)
+
+
+def engine_options(options: argparse.Namespace) -> Options:
+    """What the command line says about the engine process itself."""
+    return Options(options.device, options.offline, options.allow_pickle, options.hooks or "")
 
 
 def _version() -> str:
@@ -84,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="run live: textures in, transformed textures out")
     run.add_argument("--source", metavar="URL", help="where pictures come from (see `phosphene sources`)")
+    run.add_argument("--control", metavar="URL", help="a second source, for control pictures and masks")
     run.add_argument("--sink", metavar="URL", action="append", help="where pictures go; may be given several times")
     run.add_argument("--osc-port", type=int, default=9000, metavar="N", help="UDP port for OSC (9000; 0: any free one)")
     run.add_argument("--http-port", type=int, default=9001, metavar="N", help="port of the preview page (9001; 0: any free one)")
@@ -105,6 +115,13 @@ def _parser() -> argparse.ArgumentParser:
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="NAME", help="a look to start from, by name or as a .toml file")
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--hooks", metavar="DIR", help="a folder of your own effects, Python files that are run")
+    parser.add_argument("--offline", action="store_true", help="take models from the cache alone, never from the network")
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="also read pickled weights (.bin, .ckpt), which can run code: only from makers you trust",
+    )
     for short, name in SHORT.items():
         parameter = TABLE[name]
         parser.add_argument(f"--{short}", metavar=parameter.kind.upper(), help=f"{parameter.help} ({parameter.range_text()})")

@@ -14,7 +14,7 @@ import numpy as np
 from av.error import FFmpegError
 from tqdm import tqdm
 
-from bridge.cli import UserError
+from bridge.cli import UserError, engine_options
 from bridge.textures import fitted, resized
 from bridge.textures.base import opaque
 from bridge.textures.file import STILL_RATE, VideoWriter
@@ -96,7 +96,7 @@ def render(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     count, start = 0, time.monotonic()
     inputs = (Frame(fitted(p, width, height, snapshot.text("/fit")), i) for i, p in enumerate(reel))
     try:
-        for frame in tqdm(rendered(inputs, snapshot, options.device), total=reel.count or None, unit="frame", desc="render"):
+        for frame in tqdm(rendered(inputs, snapshot, engine_options(options)), total=reel.count or None, unit="frame", desc="render"):
             writer.write(resized(frame.pixels, *size) if size else frame.pixels)
             count += 1
     finally:

@@ -13,9 +13,10 @@ import webbrowser
 from collections.abc import Mapping
 from typing import Any
 
-from bridge.cli import UserError
+from bridge.cli import UserError, engine_options
 from bridge.control.osc import UdpServer
 from bridge.control.state import State
+from bridge.hooks import HookWatch
 from bridge.panel.server import PanelServer
 from bridge.show import Show
 from bridge.textures import default_sinks, default_source, open_sink, open_source
@@ -34,7 +35,8 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     state = State(values)
     source = open_source(options.source or default_source())
     sinks = [open_sink(url) for url in options.sink or default_sinks()]
-    show = Show(state, source, sinks, options.device)
+    second = open_source(options.control) if options.control else None
+    show = Show(state, source, sinks, engine_options(options), second)
     try:
         osc = _listening("--osc-port", options.osc_port, lambda: UdpServer(show.osc, options.host, options.osc_port))
         panel = _listening("--http-port", options.http_port, lambda: PanelServer(show, options.host, options.http_port))
@@ -43,12 +45,15 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
         raise
     page = f"http://{'127.0.0.1' if options.host == '0.0.0.0' else options.host}:{panel.port}/"
     print(f"source   {source.url}")
+    if second is not None:
+        print(f"control  {second.url}")
     print(f"sinks    {', '.join(feed.sink.url for feed in show.feeds)}")
     print(f"OSC      udp {options.host}:{osc.port}, addresses {ROOT}/…")
     print(f"preview  {page}", flush=True)
     show.open()
     if options.open and can_open_pages():
         threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
+    watch = HookWatch(options.hooks, state) if options.hooks else None
     line = StatusLine()
     try:
         while not stop.wait(0.1):
@@ -60,6 +65,8 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
             if options.seconds is not None and time.monotonic() - started >= options.seconds:
                 break
     finally:
+        if watch is not None:
+            watch.close()
         line.end(show)
         panel.close()
         osc.close()

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from bridge.control.osc import OscControl
 from bridge.control.state import RateLimit, State
+from bridge.interpolation import Interpolator
 from bridge.supervisor import Supervisor
 from bridge.textures import Sink, Source, TextureError, fitted, resized
 from engine.mailbox import MAX_SIDE, Frame, Pixels
-from engine.parameters import Snapshot, parse_size
+from engine.parameters import Options, Snapshot, parse_size
 
 log = logging.getLogger(__name__)
 #: After this many seconds without a new picture the last one is sent again.
@@ -26,22 +31,28 @@ PASS = 1 / 60
 
 
 class Show:
-    """One running show. ``open`` starts everything, ``close`` ends it; in between it needs nobody."""
+    """One running show. ``open`` starts everything, ``close`` ends it; in between it needs nobody.
 
-    def __init__(self, state: State, source: Source, sinks: Sequence[Sink], device: str) -> None:
-        self.state, self.source = state, source
-        self.supervisor = Supervisor(state, device)
+    ``second`` is a source of control pictures and masks.
+    """
+
+    def __init__(self, state: State, source: Source, sinks: Sequence[Sink], options: Options, second: Source | None = None) -> None:
+        self.state, self.source, self.second = state, source, second
+        self.supervisor = Supervisor(state, options)
         self.osc = OscControl(state)
         self.feeds = [Feed(sink) for sink in sinks]
         self.input: Frame | None = None
         self.output: Frame | None = None
         self.meter = Meter()
         self.first_frame_at: float | None = None
+        state.on_trigger("/reference/capture", self._capture)
         self._stop = threading.Event()
         self._threads = [
-            threading.Thread(target=self._take_in, name="source", daemon=True),
+            threading.Thread(target=self._take_in, args=(False,), name="source", daemon=True),
             threading.Thread(target=self._give_out, name="output", daemon=True),
         ]
+        if second is not None:
+            self._threads.append(threading.Thread(target=self._take_in, args=(True,), name="second source", daemon=True))
 
     def open(self) -> None:
         """Starts the engine, the source and the sinks."""
@@ -59,38 +70,52 @@ class Show:
             feed.close()
         self.osc.close()
         self.source.close()
+        if self.second is not None:
+            self.second.close()
         self.supervisor.close()
 
-    def _take_in(self) -> None:
-        """Source to input mailbox: each frame fitted to the working size on the way."""
+    def _take_in(self, second: bool) -> None:
+        """Source, the first or the ``second``, to mailbox: each frame fitted to the working size on the way."""
         limit = RateLimit()
+        box = self.supervisor.boxes.second if second else self.supervisor.boxes.inbox
         while not self._stop.is_set():
+            source = self.second if second and self.second is not None else self.source
             try:
-                frame = self.source.read(0.1)
+                frame = source.read(0.1)
                 if frame is None:
                     continue
-                self.input = frame
+                if not second:
+                    self.input = frame
                 snapshot = self.state.snapshot()
                 pixels = fitted(frame.pixels, *self._working_size(snapshot), snapshot.text("/fit"))
-                self.supervisor.inbox.write(Frame(pixels, frame.sequence, frame.captured_at))
+                box.write(Frame(pixels, frame.sequence, frame.captured_at))
             except Exception as error:  # a transport may fail in any way; the show goes on
                 if limit.passes()[0]:
-                    log.error("%s: %s", self.source.url, error)
+                    log.error("%s: %s", source.url, error)
                 self._stop.wait(0.1)
 
     def _give_out(self) -> None:
-        """Output mailbox to sinks: a new picture at once, the last one again where none comes."""
+        """Output mailbox to sinks: a new picture at once, the last one again where none comes; or at a steady rate, with frames between."""
         newest: Frame | None = None
+        between = Interpolator()
+        due = 0.0
         while not self._stop.is_set():
             snapshot = self.state.snapshot()
             direct = snapshot.flag("/bypass") or newest is None
-            frame = self.supervisor.outbox.read(PASS if direct else HOLD)
+            rate, way = snapshot.whole("/output/rate"), snapshot.text("/output/between")
+            wait = max(0.0, due - time.monotonic()) if rate else PASS if direct else HOLD
+            frame = self.supervisor.boxes.outbox.read(wait)
+            now = time.monotonic()
             if frame is not None:
-                self.first_frame_at = self.first_frame_at or time.monotonic()
+                self.first_frame_at = self.first_frame_at or now
                 self.meter.new(frame)
                 if not snapshot.flag("/freeze") or newest is None:
                     newest = frame
-            picture = self.input if direct else newest
+                    between.push(frame, now, way if rate else "none")
+            if rate and now < due:
+                continue
+            due = max(due + 1 / rate, now - 1 / rate) if rate else 0.0
+            picture = self.input if direct else between.at(now, way) if rate else newest
             if picture is not None:
                 self.output = self._finished(picture, snapshot, direct)
                 for feed in self.feeds:
@@ -104,11 +129,23 @@ class Show:
             pixels = fitted(pixels, *(parse_size(size) if size else self._working_size(snapshot)), snapshot.text("/fit"))
         elif size:
             width, height = parse_size(size)
-            pixels = pixels if frame.size == (width, height) else resized(pixels, width, height)
+            pixels = pixels if frame.size == (width, height) else resized(pixels, width, height, snapshot.real("/output/sharpen"))
         level = 0.0 if snapshot.flag("/blackout") else snapshot.real("/master")
         if level < 1.0:
             pixels = dimmed(pixels, level)
         return Frame(pixels, frame.sequence, frame.captured_at, frame.snapshot)
+
+    def _capture(self) -> None:
+        """The present input as a file, and that file as the reference picture."""
+        frame = self.input
+        if frame is None:
+            self.state.refuse("/reference/capture: there is no input yet", self.source.url)
+            return
+        folder = Path(tempfile.gettempdir()) / "phosphene"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"reference-{os.getpid()}-{frame.sequence}.png"
+        path.write_bytes(cv2.imencode(".png", cv2.cvtColor(frame.pixels, cv2.COLOR_RGBA2BGR))[1].tobytes())
+        self.state.put({"/reference": str(path)})
 
     def _working_size(self, snapshot: Snapshot) -> tuple[int, int]:
         width, height = parse_size(str(self.supervisor.status.get("size") or snapshot.text("/size")))
@@ -126,6 +163,8 @@ class Show:
             "last_error": self.supervisor.last_error,
             "source": self.source.url,
             "source_frames": self.source.frames,
+            "second": self.second.url if self.second is not None else "",
+            "second_frames": self.second.frames if self.second is not None else 0,
             "sinks": {feed.sink.url: feed.sink.frames for feed in self.feeds},
             "osc_messages": self.osc.messages,
             "refused": self.state.refused,

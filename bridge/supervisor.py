@@ -12,8 +12,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from bridge.control.state import State
-from engine.mailbox import Mailbox
-from engine.parameters import Snapshot
+from engine.mailbox import Boxes, Mailbox
+from engine.parameters import Options, Snapshot
 
 log = logging.getLogger(__name__)
 #: Pause before a restart, doubled while the engine dies young, in seconds.
@@ -22,10 +22,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 SILENCE = 30.0
 
 
-def _engine_process(pipe: Connection, inbox: Mailbox, outbox: Mailbox, device: str, snapshot: Snapshot) -> None:
+def _engine_process(pipe: Connection, boxes: Boxes, options: Options, snapshot: Snapshot) -> None:
     """The spawned process's first lines: the engine is imported there, by name, never here."""
     logging.basicConfig(level=logging.INFO, format="engine: %(message)s")
-    importlib.import_module("engine.worker").run(pipe, inbox, outbox, device, snapshot)
+    importlib.import_module("engine.worker").run(pipe, boxes, options, snapshot)
 
 
 class Supervisor:
@@ -34,10 +34,10 @@ class Supervisor:
     ``status`` is the engine's last report, ``refused`` the reason why its very first start failed.
     """
 
-    def __init__(self, state: State, device: str) -> None:
+    def __init__(self, state: State, options: Options) -> None:
         context = multiprocessing.get_context("spawn")
-        self._context, self._state, self._device = context, state, device
-        self.inbox, self.outbox = Mailbox(context), Mailbox(context)
+        self._context, self._state, self._options = context, state, options
+        self.boxes = Boxes(Mailbox(context), Mailbox(context), Mailbox(context))
         self.status: Mapping[str, Any] = {}
         self.errors = self.starts = 0
         self.last_error = self.refused = ""
@@ -63,8 +63,8 @@ class Supervisor:
         self._changed.set()
         if self._thread.is_alive():
             self._thread.join(6)
-        self.inbox.close()
-        self.outbox.close()
+        for box in self.boxes:
+            box.close()
 
     def _run(self) -> None:
         pause = FIRST_PAUSE
@@ -81,7 +81,7 @@ class Supervisor:
         """One life of the engine, from its start to its end."""
         ours, theirs = self._context.Pipe()
         snapshot = self._state.snapshot()
-        arguments = (theirs, self.inbox, self.outbox, self._device, snapshot)
+        arguments = (theirs, self.boxes, self._options, snapshot)
         self._process = self._context.Process(target=_engine_process, args=arguments, name="phosphene-engine", daemon=True)
         self._process.start()
         theirs.close()

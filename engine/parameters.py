@@ -6,166 +6,91 @@ README's reference all read this table; nothing lists the parameters a second ti
 
 from __future__ import annotations
 
-import itertools
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
-Value = float | int | bool | str
+from engine.kinds import BadValue, Parameter, Value, parse_size, shown
+
+__all__ = ["TABLE", "BadValue", "Options", "Parameter", "Snapshot", "Value", "canonical", "changed", "declare", "lookup", "parse_size"]
+
 ROOT = "/phosphene"
-#: Longest text a parameter takes, in characters.
-MAX_TEXT = 4096
-_SIZE = re.compile(r"\s*(\d{1,5})\s*(?:[x×*,]\s*(\d{1,5}))?\s*", re.IGNORECASE)
-_TRUE, _FALSE = {"1", "on", "true", "yes"}, {"0", "off", "false", "no"}
-
-
-class BadValue(ValueError):
-    """A value that a parameter cannot take; the text names the parameter, the value and what is accepted."""
+#: What a file of the user's own effects and its parameters may be called.
+HOOK_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """One control. ``kind``: float, int, bool, string, choice, size, schedule or trigger.
+class Options:
+    """What holds for the life of an engine process and is no parameter: the device, how models are read, the folder of hooks."""
 
-    ``name`` is the OSC address without the root. ``live`` parameters apply at the next frame; the others
-    are loaded beside the running stream and swapped in at a frame boundary. A parameter with ``where``
-    "bridge" is applied outside the engine process.
-    """
-
-    name: str
-    kind: str
-    default: Value
-    help: str
-    low: float = 0.0
-    high: float = 1.0
-    unit: str = ""
-    choices: tuple[str, ...] = ()
-    live: bool = True
-    where: str = "engine"
-
-    def coerce(self, arguments: Sequence[object]) -> Value:
-        """The value that OSC arguments (or one text from the command line) mean here.
-
-        Numbers out of range are clamped. Raises BadValue for anything that cannot be meant.
-        """
-        if len(arguments) != 1:
-            wanted = "no argument or one" if self.kind in ("bool", "trigger") else "one argument"
-            raise BadValue(f"{self.name} takes {wanted}, got {len(arguments)}")
-        return _COERCE[self.kind](self, arguments[0])
-
-    def range_text(self) -> str:
-        """What is accepted, for people: ``0–1``, ``linear, spherical``, ``WxH`` …"""
-        if self.kind in ("float", "int"):
-            return f"{self.low:g}–{self.high:g}{' ' + self.unit if self.unit else ''}"
-        if self.kind == "choice":
-            return ", ".join(self.choices)
-        texts = {"bool": "on, off", "size": "WxH", "schedule": "falling timesteps", "trigger": "no argument"}
-        return texts.get(self.kind, "text")
-
-
-def _number(p: Parameter, value: object) -> float:
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            raise BadValue(f"{p.name} takes a number, got {_shown(value)}") from None
-    if not isinstance(value, int | float):
-        raise BadValue(f"{p.name} takes a number, got {_shown(value)}")
-    if isinstance(value, int):
-        return min(max(value, p.low), p.high)
-    if not math.isfinite(value):
-        raise BadValue(f"{p.name} takes a finite number, got {value}")
-    return min(max(value, p.low), p.high)
-
-
-def _bool(p: Parameter, value: object) -> bool:
-    if isinstance(value, str):
-        word = value.strip().lower()
-        if word in _TRUE | _FALSE:
-            return word in _TRUE
-        raise BadValue(f"{p.name} takes on or off, got {_shown(value)}")
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise BadValue(f"{p.name} takes on or off, got {_shown(value)}")
-    return bool(value)
-
-
-def _text(p: Parameter, value: object) -> str:
-    if not isinstance(value, str):
-        raise BadValue(f"{p.name} takes text, got {_shown(value)}")
-    if len(value) > MAX_TEXT:
-        raise BadValue(f"{p.name} takes at most {MAX_TEXT} characters, got {len(value)}")
-    if "\x00" in value:
-        raise BadValue(f"{p.name} takes text without NUL characters")
-    return value
-
-
-def _choice(p: Parameter, value: object) -> str:
-    """A word of the list, or its index from 0, as menus send it."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(p.choices):
-        return p.choices[value]
-    if isinstance(value, str) and value.strip().lower() in p.choices:
-        return value.strip().lower()
-    raise BadValue(f"{p.name} takes one of {', '.join(p.choices)}, got {_shown(value)}")
-
-
-def _size(p: Parameter, value: object) -> str:
-    """``WxH`` or one number for a square, each side clamped to the range and rounded to a multiple of 8. May be empty if the default is."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str):
-        raise BadValue(f"{p.name} takes a size such as 512x512, got {_shown(value)}")
-    if not value.strip() and p.default == "":
-        return ""
-    match = _SIZE.fullmatch(value)
-    if match is None:
-        raise BadValue(f"{p.name} takes a size such as 512x512, got {_shown(value)}")
-    sides = [int(match[1]), int(match[2] or match[1])]
-    width, height = (int(min(max(round(s / 8) * 8, p.low), p.high)) for s in sides)
-    return f"{width}x{height}"
-
-
-def _schedule(p: Parameter, value: object) -> str:
-    """One to eight strictly falling training timesteps, or nothing."""
-    text = _text(p, str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value)
-    try:
-        steps = [float(part) for part in text.replace(",", " ").split()]
-    except ValueError:
-        steps = [math.nan]
-    falling = all(a > b for a, b in itertools.pairwise(steps))
-    if len(steps) > 8 or not falling or not all(0 <= s <= 1000 for s in steps):
-        raise BadValue(f"{p.name} takes up to 8 falling timesteps from 1000 to 0, such as 699 399, got {_shown(value)}")
-    return " ".join(f"{s:g}" for s in steps)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "…"
-
-
-_COERCE: Mapping[str, Any] = {
-    "float": lambda p, v: float(_number(p, v)),
-    "int": lambda p, v: math.floor(_number(p, v) + 0.5),
-    "bool": _bool,
-    "trigger": _bool,
-    "string": _text,
-    "choice": _choice,
-    "size": _size,
-    "schedule": _schedule,
-}
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """``WxH`` → (width, height)."""
-    width, height = text.split("x")
-    return int(width), int(height)
+    device: str = "auto"
+    offline: bool = False
+    allow_pickle: bool = False
+    hooks: str = ""
 
 
 _LAST_SEED = 2**31 - 1
+_ADAPTERS = [
+    *[Parameter(f"/lora/{i}", "string", "", f"LoRA {i}: a file, or a name in loras/; empty: none") for i in range(1, 5)],
+    *[Parameter(f"/lora/{i}/weight", "float", 1.0, f"Weight of LoRA {i}", low=-2.0, high=2.0) for i in range(1, 5)],
+    *[
+        row
+        for i in range(1, 4)
+        for row in (
+            Parameter(f"/control/{i}", "string", "", f"ControlNet {i}: a folder or file, or a name in controlnets/; empty: none"),
+            Parameter(f"/control/{i}/on", "bool", True, f"Whether ControlNet {i} counts"),
+            Parameter(f"/control/{i}/weight", "float", 1.0, f"Weight of ControlNet {i}", high=2.0),
+            Parameter(f"/control/{i}/start", "float", 0.0, f"Share of the steps from which ControlNet {i} counts"),
+            Parameter(f"/control/{i}/end", "float", 1.0, f"Share of the steps until which ControlNet {i} counts"),
+            Parameter(
+                f"/control/{i}/from", "choice", "canny", f"What ControlNet {i} sees: a map of the input, the input, or the second source",
+                choices=("canny", "softedge", "luminance", "tile", "depth", "input", "source"),
+            ),
+        )
+    ],
+    Parameter("/control/depth", "string", "", "Depth model for the depth map: a transformers folder"),
+    Parameter("/reference", "string", "", "Picture that steers the look (IP-Adapter): a file, or source for the second source"),
+    Parameter("/reference/model", "string", "", "IP-Adapter: a file, or a name in adapters/"),
+    Parameter("/reference/encoder", "string", "", "Image encoder of the IP-Adapter: a folder, or a name in adapters/"),
+    Parameter("/reference/on", "bool", True, "Whether the reference picture counts"),
+    Parameter("/reference/weight", "float", 0.6, "Weight of the reference picture", high=2.0),
+    Parameter("/reference/capture", "trigger", False, "Takes the present input as the reference picture", where="bridge"),
+]  # fmt: skip
+_TIME = [
+    Parameter("/feedback", "float", 0.0, "Share of the last output in the input"),
+    Parameter("/feedback/zoom", "float", 1.0, "How the last output grows each frame", low=0.5, high=2.0),
+    Parameter("/feedback/rotate", "float", 0.0, "How the last output turns each frame, clockwise", low=-180.0, high=180.0, unit="degrees"),
+    Parameter("/feedback/x", "float", 0.0, "How far the last output moves to the right each frame, in widths", low=-1.0, high=1.0),
+    Parameter("/feedback/y", "float", 0.0, "How far the last output moves down each frame, in heights", low=-1.0, high=1.0),
+    Parameter("/feedback/hue", "float", 0.0, "How the hue of the last output drifts each frame", low=-180.0, high=180.0, unit="degrees"),
+    Parameter("/feedback/edge", "choice", "mirror", "What shows beyond the last output", choices=("mirror", "wrap", "hold", "black")),
+    Parameter("/smoothing", "float", 0.0, "How much of the last latent stays in the next, where the input stands still"),
+    Parameter("/consistency", "float", 0.0, "How much the frames before are attended to"),
+    Parameter("/consistency/frames", "int", 1, "How many frames before are remembered", low=1, high=4, unit="frames"),
+    Parameter("/consistency/merge", "choice", "recent", "What is remembered: the last frames, or their mean", choices=("recent", "mean")),
+    Parameter("/seed/travel", "float", 0.0, "Seeds that the noise walks through in a unit of time; 0 stands still", high=8.0),
+    Parameter("/seed/travel/unit", "choice", "beats", "Unit of the walk", choices=("beats", "seconds")),
+    Parameter("/tempo", "float", 120.0, "Tempo of everything that counts in beats", low=20.0, high=300.0, unit="bpm"),
+]
+_PICTURE = [
+    *[
+        row
+        for side, what in (("input", "input"), ("output", "output"))
+        for row in (
+            Parameter(f"/{side}/gain", "float", 1.0, f"Brightness of the {what}", high=4.0),
+            Parameter(f"/{side}/contrast", "float", 1.0, f"Contrast of the {what}", high=4.0),
+            Parameter(f"/{side}/saturation", "float", 1.0, f"Saturation of the {what}", high=4.0),
+            Parameter(f"/{side}/hue", "float", 0.0, f"Hue of the {what}, turned", low=-180.0, high=180.0, unit="degrees"),
+        )
+    ],
+    Parameter("/input/mirror", "choice", "none", "Shows one half of the input on both sides", choices=("none", "left", "top", "both")),
+    Parameter("/input/kaleidoscope", "int", 0, "Folds the input into so many wedges", high=24, unit="wedges"),
+    Parameter("/mask", "choice", "none", "Diffuses where the input's alpha or the second source says", choices=("none", "alpha", "source")),
+    Parameter("/mask/invert", "bool", False, "Diffuses where the mask says not to"),
+    Parameter("/mask/feather", "float", 0.0, "Softness of the mask's edge, in heights", high=0.5),
+    Parameter("/mix", "float", 1.0, "From the input (0) to the diffused picture (1)"),
+]  # fmt: skip
 _ROWS = [
     Parameter("/prompt", "string", "neon tunnel, magenta and cyan", "What to paint"),
     *[Parameter(f"/prompt/{i}", "string", "", f"Prompt {i}, blended in by its weight; empty: unused") for i in (2, 3, 4)],
@@ -180,13 +105,18 @@ _ROWS = [
     Parameter("/strength", "float", 0.5, "How far from the input: 0 keeps it, 1 ignores it"),
     Parameter("/steps", "int", 2, "Denoising steps a frame", low=1, high=8),
     Parameter("/schedule", "schedule", "", "Explicit training timesteps, high to low; empty: from strength and steps"),
+    Parameter("/eta", "float", 1.0, "Fresh noise between steps: 1 renews all (LCM, Turbo), 0 none (Lightning, flows), between as TCD"),
     Parameter("/buffer", "int", 1, "Frames taken together each tick", low=1, high=4, unit="frames"),
     Parameter("/guidance", "float", 1.0, "Guidance scale; 1 is none", high=20.0),
     Parameter(
         "/guidance/mode", "choice", "self", "Classifier-free guidance: residual (self, onetime), full or none",
         choices=("none", "full", "self", "onetime"),
     ),
+    Parameter("/guidance/embedded", "float", 0.0, "Scale for a model that has guidance built in; 0 is the one it was made for", high=20.0),
     Parameter("/guidance/delta", "float", 1.0, "Strength of the residual noise", high=2.0),
+    *_ADAPTERS,
+    *_TIME,
+    *_PICTURE,
     Parameter("/similarity", "bool", False, "Skips frames that hardly changed"),
     Parameter("/similarity/threshold", "float", 0.98, "Similarity from which frames may be skipped; 1 never skips"),
     Parameter("/similarity/max_skip", "int", 10, "Most frames skipped in a row", high=1000, unit="frames"),
@@ -199,8 +129,16 @@ _ROWS = [
     Parameter("/blackout", "bool", False, "Sends black", where="bridge"),
     Parameter("/master", "float", 1.0, "Brightness of the output", where="bridge"),
     Parameter("/fit", "choice", "crop", "How an input of another shape is fitted", choices=("crop", "fit", "stretch"), where="bridge"),
+    Parameter("/output/rate", "int", 0, "Steady rate of the output; 0 sends frames as they come", high=120, unit="fps", where="bridge"),
+    Parameter(
+        "/output/between", "choice", "flow", "What is shown between two frames at a steady rate: motion, a mix, or the newest",
+        choices=("flow", "blend", "none"), where="bridge",
+    ),
+    Parameter("/output/sharpen", "float", 0.0, "Sharpness given back to an output that is made larger", high=2.0, where="bridge"),
     Parameter("/output/size", "size", "", "Size of the output; empty: the working size", low=16, high=4096, where="bridge"),
     Parameter("/model", "string", "pocket", "pocket, a diffusers folder, a single file or a hub name", live=False),
+    Parameter("/autoencoder", "string", "", "Another autoencoder: tiny, a folder or a hub name; empty: the model's own", live=False),
+    Parameter("/model/fade", "float", 1.0, "How long another model or size takes to fade in", high=30.0, unit="seconds"),
     Parameter("/size", "size", "256x256", "Working size of the diffusion", low=64, high=2048, live=False),
     Parameter(
         "/dtype", "choice", "auto", "Precision of the model",
@@ -210,7 +148,16 @@ _ROWS = [
 ]  # fmt: skip
 
 #: Name → parameter, in the order of the reference.
-TABLE: Mapping[str, Parameter] = MappingProxyType({row.name: row for row in _ROWS})
+_TABLE = {row.name: row for row in _ROWS}
+TABLE: Mapping[str, Parameter] = MappingProxyType(_TABLE)
+
+
+def declare(rows: Iterable[Parameter]) -> None:
+    """Puts the parameters of the user's effects, ``/hook/…``, in the place of those declared before. The bridge alone calls it."""
+    fresh = {row.name: row for row in rows}
+    for name in [name for name in _TABLE if name.startswith("/hook/") and name not in fresh]:
+        del _TABLE[name]
+    _TABLE.update(fresh)
 
 
 def canonical(name: str) -> str:
@@ -225,7 +172,7 @@ def lookup(name: str) -> Parameter:
     """The parameter called ``name``; BadValue where there is none."""
     found = TABLE.get(canonical(name))
     if found is None:
-        raise BadValue(f"no parameter is called {_shown(name)}")
+        raise BadValue(f"no parameter is called {shown(name)}")
     return found
 
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
 
+from engine.hooks import Hooks
 from engine.mailbox import Frame
 from engine.models import pick_device
-from engine.parameters import Snapshot
+from engine.parameters import Options, Snapshot
 from engine.reload import make_stream
 
 
-def render(frames: Iterable[Frame], snapshot: Snapshot, device: str) -> Iterator[Frame]:
+def render(frames: Iterable[Frame], snapshot: Snapshot, options: Options) -> Iterator[Frame]:
     """The transformed ``frames``, one for one and in order. Their ``sequence`` must count up from 0.
 
     The batch's lag of n − 1 ticks is made up for: what is still in flight at the end is drained. A frame that the
     similarity filter skips repeats the output of the frame before it. Raises BadValue where the model cannot be loaded.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
-    stream = make_stream(snapshot, pick_device(device))
+    hooks = Hooks(Path(options.hooks) if options.hooks else None)
+    stream = make_stream(snapshot, pick_device(options.device), options, hooks=hooks)
     group: list[Frame] = []
     held: dict[int, list[Frame]] = {}  # sequence of a processed frame → the skipped ones after it
     entered = -1
@@ -56,3 +59,4 @@ def render(frames: Iterable[Frame], snapshot: Snapshot, device: str) -> Iterator
     while stream.slots:
         yield from tick([])
     stream.close()
+    hooks.close()

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from engine.parameters import TABLE, BadValue, Snapshot, Value, lookup
+from engine.parameters import TABLE, BadValue, Parameter, Snapshot, Value, declare, lookup
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class State:
         self._number = 1
         self._limit = RateLimit()
         self._listeners: list[Callable[[], None]] = []
+        self._handlers: dict[str, Callable[[], None]] = {}
         self.refused = self.accepted = 0
         self.last_refusal = ""
 
@@ -58,6 +59,10 @@ class State:
     def on_change(self, listener: Callable[[], None]) -> None:
         """``listener`` is called after every change, on the thread that made it; it must be quick."""
         self._listeners.append(listener)
+
+    def on_trigger(self, name: str, handler: Callable[[], None]) -> None:
+        """``handler`` does what the trigger ``name`` is for, on the thread that pulled it."""
+        self._handlers[name] = handler
 
     def set(self, name: str, arguments: Sequence[object], origin: str) -> bool:
         """Sets one parameter from what came in; what cannot be meant is refused: counted, logged at a limited rate, nothing changes."""
@@ -78,13 +83,18 @@ class State:
     def put(self, values: Mapping[str, Value]) -> None:
         """Sets values that are already checked, all at once."""
         with self._lock:
-            fresh = {name: value for name, value in values.items() if self._values[name] != value}
+            fresh = {name: value for name, value in values.items() if self._values.get(name) != value}
             if not fresh:
                 return
             self._values.update(fresh)
             self._number += 1
         for listener in self._listeners:
             listener()
+
+    def declare(self, rows: Sequence[Parameter]) -> None:
+        """Takes the parameters of the user's effects, in the place of those before; values that were set stay."""
+        declare(rows)
+        self.put({row.name: self._values.get(row.name, row.default) for row in rows})
 
     def refuse(self, reason: str, origin: str) -> None:
         """Counts and logs something that could not be used."""
@@ -108,3 +118,5 @@ class State:
             self.put({"/seed": random.randrange(2**31)})
         elif name == "/reset":
             self.put({p.name: p.default for p in TABLE.values() if p.live and p.kind != "trigger"})
+        elif name in self._handlers:
+            self._handlers[name]()

@@ -88,9 +88,9 @@ def test_messages(desk: Desk, address: str, arguments: object, name: str, value:
 def test_patterns_stay_within_one_part_of_the_address() -> None:
     assert matching("/phosphene/prompt/[1-4]/weight") == tuple(f"/prompt/{i}/weight" for i in (1, 2, 3, 4))
     assert matching("/phosphene/seed*") == ("/seed",)
-    assert matching("/phosphene/*/m*") == ("/seed/mix", "/guidance/mode", "/similarity/max_skip", "/similarity/measure")
+    assert matching("/phosphene/s*/m*") == ("/seed/mix", "/similarity/max_skip", "/similarity/measure")
     assert matching("/phosphene/[unclosed") == ()
-    assert matching("/phosphene/" + "*" * 500 + "x") == ()
+    assert matching("/phosphene/" + "*" * 500 + "q") == ()
 
 
 def test_bundles_nest_and_wait_for_their_time(desk: Desk) -> None:

@@ -8,8 +8,7 @@ import torch
 from transformers import CLIPTokenizer
 
 from engine.mailbox import Frame
-from engine.models import load
-from engine.models.loading import POCKET
+from engine.models import POCKET, load
 from engine.parameters import Snapshot
 from engine.pocket import classifier
 from engine.pocket.captions import MOODS, WORDS, Look, caption

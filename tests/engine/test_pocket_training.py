@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.models.loading import POCKET
+from engine.models import POCKET
 from engine.pocket import classifier, diffusion, distil
 from engine.pocket.captions import Look
 from engine.pocket.coupling import FLOOR, coupled_picture, own_rng, repainted, source_picture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.mailbox import Frame
-from engine.parameters import Snapshot
+from engine.parameters import Options, Snapshot
 from engine.render import render
 
 
@@ -24,13 +24,13 @@ def frames(count: int, still: bool = False) -> Iterator[Frame]:
 @pytest.mark.parametrize("similarity", [False, True])
 def test_every_frame_in_order(steps: int, buffer: int, similarity: bool) -> None:
     values = {"/size": "64x64", "/steps": steps, "/buffer": buffer, "/similarity": similarity}
-    outputs = list(render(frames(11, still=similarity), Snapshot(values), "cpu"))
+    outputs = list(render(frames(11, still=similarity), Snapshot(values), Options("cpu")))
     assert [frame.sequence for frame in outputs] == list(range(11))
 
 
 def test_twice_is_the_same_bit_for_bit_and_another_prompt_is_not() -> None:
     def once(prompt: str) -> np.ndarray:
-        return np.stack([f.pixels for f in render(frames(6), Snapshot({"/size": "64x64", "/prompt": prompt}), "cpu")])
+        return np.stack([f.pixels for f in render(frames(6), Snapshot({"/size": "64x64", "/prompt": prompt}), Options("cpu"))])
 
     first, again, other = once("red fire"), once("red fire"), once("blue waves")
     assert np.array_equal(first, again)
@@ -41,7 +41,7 @@ def test_output_k_belongs_to_input_k_whatever_the_lag() -> None:
     """At low strength the output follows its input: the picture that moves must not lag behind it."""
     source = list(frames(8))
     for steps in (1, 4):
-        outputs = list(render(iter(source), Snapshot({"/size": "64x64", "/steps": steps, "/strength": 0.05}), "cpu"))
+        outputs = list(render(iter(source), Snapshot({"/size": "64x64", "/steps": steps, "/strength": 0.05}), Options("cpu")))
         for k, output in enumerate(outputs):
             errors = [np.abs(output.pixels.astype(int) - other.pixels).mean() for other in source]
             assert int(np.argmin(errors)) == k

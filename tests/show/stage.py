@@ -20,7 +20,7 @@ from bridge.control.state import State
 from bridge.show import Show
 from bridge.textures import Sink, open_source
 from engine.mailbox import Frame
-from engine.parameters import changed
+from engine.parameters import Options, changed
 
 
 def until(condition: Callable[[], bool], seconds: float, what: str = "it") -> float:
@@ -57,11 +57,12 @@ class Audience(Sink):
 class Stage:
     """A running show, its audience, and a desk that talks to it over UDP."""
 
-    def __init__(self, source: str = "pattern:plasma", **values: str) -> None:
+    def __init__(self, source: str = "pattern:plasma", control: str = "", **values: str) -> None:
         names = {name.replace("_", "/"): value for name, value in values.items()}
         self.state = State(changed({"size": "256x256", "steps": "1"} | names))
         self.audience = Audience()
-        self.show = Show(self.state, open_source(source), [self.audience], "cpu")
+        second = open_source(control) if control else None
+        self.show = Show(self.state, open_source(source), [self.audience], Options("cpu"), second)
         self.server = UdpServer(self.show.osc, "127.0.0.1", 0)
         self.desk = SimpleUDPClient("127.0.0.1", self.server.port)
         self.show.open()

@@ -1,0 +1,159 @@
+"""What a parameter is, and how a value that came in is read as one of its kind."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Value = float | int | bool | str
+#: Longest text a parameter takes, in characters.
+MAX_TEXT = 4096
+_SIZE = re.compile(r"\s*(\d{1,5})\s*(?:[x×*,]\s*(\d{1,5}))?\s*", re.IGNORECASE)
+_TRUE, _FALSE = {"1", "on", "true", "yes"}, {"0", "off", "false", "no"}
+
+
+class BadValue(ValueError):
+    """A value that a parameter cannot take; the text names the parameter, the value and what is accepted."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One control. ``kind``: float, int, bool, string, choice, size, schedule or trigger.
+
+    ``name`` is the OSC address without the root. ``live`` parameters apply at the next frame; the others
+    are loaded beside the running stream and swapped in at a frame boundary. A parameter with ``where``
+    "bridge" is applied outside the engine process.
+    """
+
+    name: str
+    kind: str
+    default: Value
+    help: str
+    low: float = 0.0
+    high: float = 1.0
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    live: bool = True
+    where: str = "engine"
+
+    def coerce(self, arguments: Sequence[object]) -> Value:
+        """The value that OSC arguments (or one text from the command line) mean here.
+
+        Numbers out of range are clamped. Raises BadValue for anything that cannot be meant.
+        """
+        if len(arguments) != 1:
+            wanted = "no argument or one" if self.kind in ("bool", "trigger") else "one argument"
+            raise BadValue(f"{self.name} takes {wanted}, got {len(arguments)}")
+        return _COERCE[self.kind](self, arguments[0])
+
+    def range_text(self) -> str:
+        """What is accepted, for people: ``0–1``, ``linear, spherical``, ``WxH`` …"""
+        if self.kind in ("float", "int"):
+            return f"{self.low:g}–{self.high:g}{' ' + self.unit if self.unit else ''}"
+        if self.kind == "choice":
+            return ", ".join(self.choices)
+        texts = {"bool": "on, off", "size": "WxH", "schedule": "falling timesteps", "trigger": "no argument"}
+        return texts.get(self.kind, "text")
+
+
+def _number(p: Parameter, value: object) -> float:
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise BadValue(f"{p.name} takes a number, got {shown(value)}") from None
+    if not isinstance(value, int | float):
+        raise BadValue(f"{p.name} takes a number, got {shown(value)}")
+    if isinstance(value, int):
+        return min(max(value, p.low), p.high)
+    if not math.isfinite(value):
+        raise BadValue(f"{p.name} takes a finite number, got {value}")
+    return min(max(value, p.low), p.high)
+
+
+def _bool(p: Parameter, value: object) -> bool:
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word in _TRUE | _FALSE:
+            return word in _TRUE
+        raise BadValue(f"{p.name} takes on or off, got {shown(value)}")
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise BadValue(f"{p.name} takes on or off, got {shown(value)}")
+    return bool(value)
+
+
+def _text(p: Parameter, value: object) -> str:
+    if not isinstance(value, str):
+        raise BadValue(f"{p.name} takes text, got {shown(value)}")
+    if len(value) > MAX_TEXT:
+        raise BadValue(f"{p.name} takes at most {MAX_TEXT} characters, got {len(value)}")
+    if "\x00" in value:
+        raise BadValue(f"{p.name} takes text without NUL characters")
+    return value
+
+
+def _choice(p: Parameter, value: object) -> str:
+    """A word of the list, or its index from 0, as menus send it."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(p.choices):
+        return p.choices[value]
+    if isinstance(value, str) and value.strip().lower() in p.choices:
+        return value.strip().lower()
+    raise BadValue(f"{p.name} takes one of {', '.join(p.choices)}, got {shown(value)}")
+
+
+def _size(p: Parameter, value: object) -> str:
+    """``WxH`` or one number for a square, each side clamped to the range and rounded to a multiple of 8. May be empty if the default is."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise BadValue(f"{p.name} takes a size such as 512x512, got {shown(value)}")
+    if not value.strip() and p.default == "":
+        return ""
+    match = _SIZE.fullmatch(value)
+    if match is None:
+        raise BadValue(f"{p.name} takes a size such as 512x512, got {shown(value)}")
+    sides = [int(match[1]), int(match[2] or match[1])]
+    width, height = (int(min(max(round(s / 8) * 8, p.low), p.high)) for s in sides)
+    return f"{width}x{height}"
+
+
+def _schedule(p: Parameter, value: object) -> str:
+    """One to eight strictly falling training timesteps, or nothing."""
+    text = _text(p, str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value)
+    try:
+        steps = [float(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        steps = [math.nan]
+    falling = all(a > b for a, b in itertools.pairwise(steps))
+    if len(steps) > 8 or not falling or not all(0 <= s <= 1000 for s in steps):
+        raise BadValue(f"{p.name} takes up to 8 falling timesteps from 1000 to 0, such as 699 399, got {shown(value)}")
+    return " ".join(f"{s:g}" for s in steps)
+
+
+def shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "…"
+
+
+_COERCE: Mapping[str, Any] = {
+    "float": lambda p, v: float(_number(p, v)),
+    "int": lambda p, v: math.floor(_number(p, v) + 0.5),
+    "bool": _bool,
+    "trigger": _bool,
+    "string": _text,
+    "choice": _choice,
+    "size": _size,
+    "schedule": _schedule,
+}
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``WxH`` → (width, height)."""
+    width, height = text.split("x")
+    return int(width), int(height)

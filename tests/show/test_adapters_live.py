@@ -1,0 +1,170 @@
+"""A minute of every live control of models, adapters, time and picture, changed at random, on the pocket model with all adapters on."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engine.models import POCKET, load
+from engine.parameters import TABLE
+from tests.engine.adapters import save_controlnet, save_image_adapter, save_lora
+from tests.show.stage import Stage, until
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    folder = tmp_path_factory.mktemp("adapters")
+    model = load("pocket", torch.device("cpu"), torch.float32)
+    parts = {"unet": model.denoiser, "text_encoder": model.family.parts["text_encoder"]}
+    loras = [save_lora(folder / f"{i}.safetensors", parts, seed=i) for i in range(2)]
+    net = save_controlnet(folder / "net", model.denoiser)
+    adapter, encoder = save_image_adapter(folder, model.denoiser)
+    cv2.imwrite(str(folder / "look.png"), np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    values = {"lora/1": loras[0], "lora/2": loras[1], "control/1": net, "reference": folder / "look.png"}
+    values |= {"reference/model": adapter, "reference/encoder": encoder}
+    with Stage(control="pattern:checker") as made:
+        made.live()
+        for name, path in values.items():
+            made.send(f"/{name}", str(path))
+        until(lambda: made.engine("snapshot") == made.state.number, 20)
+        yield made
+
+
+def of_this_page(name: str) -> bool:
+    """Whether the minute changes it: what models, adapters, time and picture have, live, that is no file."""
+    roots = ("/lora", "/control", "/reference", "/feedback", "/smoothing", "/consistency", "/seed/travel", "/tempo", "/input", "/output")
+    roots += ("/mask", "/mix", "/eta", "/guidance/embedded")
+    return name.startswith(roots) and TABLE[name].kind in ("float", "int", "bool", "choice") and name != "/output/rate"
+
+
+def test_a_minute_of_random_changes_leaves_no_gap(stage: Stage) -> None:
+    rng = random.Random(9)
+    names = [name for name in TABLE if of_this_page(name)]
+    assert len(names) > 50
+    process = psutil.Process(stage.show.supervisor.pid)
+    errors, refused, sizes = stage.show.supervisor.errors, stage.state.refused, []
+    stage.audience.seen.clear()
+    start = due = time.monotonic()
+    while time.monotonic() - start < 60.0:
+        parameter = TABLE[rng.choice(names)]
+        if parameter.kind == "choice":
+            stage.send(parameter.name, rng.choice([c for c in parameter.choices if c != "depth"]))
+        elif parameter.kind == "bool":
+            stage.send(parameter.name, rng.random() < 0.5)
+        else:
+            # Mostly near the default, as a hand on a fader is; at times anywhere in the range.
+            low, high = parameter.low, parameter.high
+            stage.send(parameter.name, rng.uniform(low, high) if parameter.kind == "float" else rng.randint(int(low), int(high)))
+        sizes.append(process.memory_info().rss)
+        due += 0.05
+        time.sleep(max(0.0, due - time.monotonic()))
+    gaps = stage.audience.gaps(start)
+    fresh = stage.audience.fresh(start) / 60
+    first, last = np.median(sizes[200:400]) / 2**20, np.median(sizes[-200:]) / 2**20
+    print(
+        f"{len(names)} controls, 20 changes a second: longest gap {gaps.max() * 1000:.0f} ms, median {np.median(gaps) * 1000:.0f} ms, "
+        f"{fresh:.1f} new frames a second, memory {first:.0f} to {last:.0f} MiB"
+    )
+    assert stage.show.supervisor.errors == errors, stage.show.supervisor.last_error
+    assert stage.state.refused == refused
+    assert gaps.max() < 3 * np.median(gaps)
+    assert fresh > 1.0
+    assert last < first * 1.1
+    assert stage.show.supervisor.starts == 1
+
+
+def test_another_model_fades_in_beside_the_running_one(stage: Stage, tmp_path: Path) -> None:
+    for name in ("/lora/1", "/lora/2", "/control/1", "/reference"):
+        stage.send(name, "")
+    stage.send("/reset")
+    stage.send("/steps", 1)
+    stage.send("/model/fade", 3.0)
+    other = tmp_path / "other"
+    shutil.copytree(POCKET, other)
+    process = psutil.Process(stage.show.supervisor.pid)
+    until(lambda: stage.engine("snapshot") == stage.state.number and not stage.engine("loading"), 20)
+    time.sleep(3.0)
+    alone = process.memory_info().rss / 2**20
+    stage.audience.seen.clear()
+    start = time.monotonic()
+    time.sleep(3.0)
+    stage.send("/model", str(other))
+    said: set[str] = set()
+    until(lambda: said.add(str(stage.engine("progress"))) or stage.engine("fading") is True, 30, "the fade")
+    until(lambda: stage.engine("fading") is False, 20, "the end of the fade")
+    end = time.monotonic()
+    time.sleep(3.0)
+    gaps = stage.audience.gaps(start)
+    after = process.memory_info().rss / 2**20
+    print(
+        f"another model in {end - start - 3:.1f} s with its fade: longest gap {gaps.max() * 1000:.0f} ms, "
+        f"median {np.median(gaps) * 1000:.0f} ms, memory {alone:.0f} MiB before, {after:.0f} after"
+    )
+    assert stage.engine("model") == str(other)
+    assert any(text.startswith(("reading", "warming")) for text in said), said
+    assert gaps.max() < 3 * np.median(gaps)
+    assert after < alone + 40, "one model again"
+    assert stage.show.supervisor.starts == 1
+    stage.send("/model", "pocket")
+    until(lambda: stage.engine("model") == "pocket" and stage.engine("fading") is False, 40)
+
+
+def wrong_models(folder: Path) -> Iterator[tuple[str, str]]:
+    """Model names that cannot be loaded, and what is said of each."""
+    yield str(folder / "missing"), "no such folder or file"
+    half = folder / "half"
+    shutil.copytree(POCKET, half)
+    for file in (half / "unet").glob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:1000])
+    yield str(half), "cannot be loaded"
+    other = folder / "class"
+    shutil.copytree(POCKET, other)
+    index = json.loads((other / "model_index.json").read_text())
+    (other / "model_index.json").write_text(json.dumps(index | {"unet": ["diffusers", "NoSuchModel"]}))
+    yield str(other), "NoSuchModel, which the installed diffusers does not have"
+    nan = folder / "nan"
+    shutil.copytree(POCKET, nan)
+    weights = next(nan.glob("text_encoder/*.safetensors"))
+    tensors = load_file(weights)
+    next(iter(tensors.values())).view(-1)[0] = float("nan")
+    save_file(tensors, weights, {"format": "pt"})
+    yield str(nan), "holds values that are not numbers"
+    large = folder / "large"
+    shutil.copytree(POCKET, large)
+    sparse(large / "unet" / "diffusion_pytorch_model.safetensors", 2**40)
+    yield str(large), "GiB are free on cpu"
+
+
+def sparse(path: Path, size: int) -> None:
+    """A weights file that says it holds ``size`` bytes, and takes none on the disk."""
+    header = json.dumps({"weight": {"dtype": "F16", "shape": [size // 2], "data_offsets": [0, size]}}).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)
+
+
+def test_a_model_that_cannot_be_loaded_is_one_line_and_the_stream_goes_on(stage: Stage, tmp_path: Path) -> None:
+    stage.audience.seen.clear()
+    start = time.monotonic()
+    for name, told in wrong_models(tmp_path):
+        errors = stage.show.supervisor.errors
+        stage.send("/model", name)
+        until(lambda errors=errors: stage.show.supervisor.errors > errors, 20, told)  # type: ignore[misc]
+        assert told in stage.show.supervisor.last_error
+        assert "\n" not in stage.show.supervisor.last_error
+        until(lambda: stage.state.snapshot().text("/model") == "pocket", 5, "the wish taken back")
+        assert stage.show.supervisor.errors == errors + 1
+    assert stage.engine("model") == "pocket"
+    assert stage.audience.gaps(start).max() < 0.5
+    assert stage.audience.fresh(start) > 10

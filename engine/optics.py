@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.motion import Motion
 from engine.parameters import Snapshot
 from engine.picture import Feedback, Grade, feathered, kaleidoscope, mirrored
 
@@ -24,7 +25,13 @@ class Optics:
 
     def __init__(self) -> None:
         self.last: Tensor | None = None
+        self._motion = Motion()
         self.apply(Snapshot())
+
+    def forget(self) -> None:
+        """The next picture has none before it."""
+        self.last = None
+        self._motion.forget()
 
     def apply(self, snapshot: Snapshot) -> None:
         """Takes the values of ``snapshot``."""
@@ -34,7 +41,7 @@ class Optics:
         moves = {name: get(f"/feedback/{name}") for name in ("zoom", "rotate", "x", "y", "hue")}
         self._feedback = Feedback(get("/feedback"), edge=snapshot.text("/feedback/edge"), **moves)
         self._mask, self._invert, self._feather = snapshot.text("/mask"), snapshot.flag("/mask/invert"), get("/mask/feather")
-        self._mix = get("/mix")
+        self._mix, self._carry = get("/mix"), get("/consistency/motion")
 
     def taken(self, rgba: Tensor, second: Tensor | None) -> Taken:
         """The input (B, 4, H, W) in 0..1, graded and folded, and its mask: its alpha or the second source's brightness."""
@@ -54,11 +61,12 @@ class Optics:
 
     def given(self, diffused: Tensor, taken: list[Taken]) -> Tensor:
         """What leaves, (B, 3, H, W) in 0..1: the diffused pictures, graded, where the masks say, mixed with their inputs."""
+        dry = torch.cat([one.pictures for one in taken])
+        diffused = self._motion.carried(diffused, dry, self._carry)
         self.last = diffused[-1:]
         out = self._after(diffused)
         if self._mix >= 1.0 and all(one.mask is None for one in taken):
             return out
-        dry = torch.cat([one.pictures for one in taken])
         wet = [
             one.pictures.new_ones(1, 1, 1, 1).expand(len(one.pictures), 1, *dry.shape[-2:]) if one.mask is None else one.mask
             for one in taken

@@ -67,6 +67,7 @@ _TIME = [
     Parameter("/feedback/edge", "choice", "mirror", "What shows beyond the last output", choices=("mirror", "wrap", "hold", "black")),
     Parameter("/smoothing", "float", 0.0, "How much of the last latent stays in the next, where the input stands still"),
     Parameter("/consistency", "float", 0.0, "How much the frames before are attended to"),
+    Parameter("/consistency/motion", "float", 0.0, "How much of the last output is carried along the input's motion"),
     Parameter("/consistency/frames", "int", 1, "How many frames before are remembered", low=1, high=4, unit="frames"),
     Parameter("/consistency/merge", "choice", "recent", "What is remembered: the last frames, or their mean", choices=("recent", "mean")),
     Parameter("/seed/travel", "float", 0.0, "Seeds that the noise walks through in a unit of time; 0 stands still", high=8.0),

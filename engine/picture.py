@@ -47,6 +47,11 @@ class Grade:
         return self.gain * (luma + self.saturation * (torch.eye(3) - luma)) @ turned
 
 
+def luminance(pictures: Tensor) -> Tensor:
+    """The brightness of each picture, three times, (B, 3, H, W)."""
+    return (pictures * pictures.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+
+
 def mirrored(pictures: Tensor, side: str) -> Tensor:
     """One half shown on both sides: ``left`` and its mirror image, ``top``, or the top left quarter in all four."""
     height, width = pictures.shape[-2:]

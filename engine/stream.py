@@ -136,7 +136,8 @@ class Stream:
     def restart(self) -> None:
         """Forgets the frames in flight and everything that was kept of earlier ones."""
         self.slots.clear()
-        self.similarity, self.optics.last, self._smoothed = SimilarityFilter(), None, None
+        self.similarity, self._smoothed = SimilarityFilter(), None
+        self.optics.forget()
         self.memory.begin(None)
 
     def close(self) -> None:

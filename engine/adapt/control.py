@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.parameters import BadValue
+from engine.picture import luminance
 
 SLOTS = 3
-_LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,6 @@ def read(path: Path, unet: Any) -> Any:
         if (list(theirs) if isinstance(theirs, list | tuple) else theirs) != (list(ours) if isinstance(ours, list | tuple) else ours):
             raise BadValue(f"ControlNet {path.name} is for another model: its {name} is {theirs}, this model's is {ours}")
     return net.to(unet.device, memory_format=torch.channels_last).requires_grad_(False).eval()
-
-
-def luminance(pictures: Tensor) -> Tensor:
-    """(B, 3, H, W) in 0..1 → the brightness of each, three times, (B, 3, H, W)."""
-    return (pictures * pictures.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True).expand(-1, 3, -1, -1)
 
 
 def _gradients(pictures: Tensor) -> tuple[Tensor, Tensor]:

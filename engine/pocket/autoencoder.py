@@ -27,7 +27,7 @@ def new_autoencoder() -> AutoencoderTiny:
         num_encoder_blocks=(0, 1, 2, 2),
         num_decoder_blocks=(3, 2, 1, 0),
         latent_channels=8,
-        scaling_factor=1.25,
+        scaling_factor=2.0,
     )
     _initialise(model)
     return model

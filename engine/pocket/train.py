@@ -66,7 +66,7 @@ def train_diffusion(work: Path, options: argparse.Namespace) -> None:
     tokenizer.save_pretrained(work / "tokenizer")
     minutes, data = options.minutes, drawn(work, options)
     diffusion.train(denoiser, encoder, data, minutes[1], options.seed, rows=(1, 12, 1), settle=0.05)
-    diffusion.train(denoiser, encoder, data, minutes[2], options.seed + 1, rows=(6, 4, 4), peak=8e-4, heads=0.05)
+    diffusion.train(denoiser, encoder, data, minutes[2], options.seed + 1, rows=(5, 3, 6), peak=8e-4, heads=0.05)
     text.save_pretrained(work / "text_encoder")
     denoiser.save_pretrained(work / "teacher")
 

@@ -95,10 +95,10 @@ def test_the_family_named_is_recognised_in_what_is_painted() -> None:
     assert np.mean([classifier.family(judge, picture) == prompt.family for picture, prompt in zip(pictures, prompts, strict=True)]) >= 0.75
 
 
-def test_the_layout_of_the_input_stays_at_a_third_of_the_strength() -> None:
+def test_the_layout_of_the_input_stays_at_half_the_strength() -> None:
     model = load("pocket", torch.device("cpu"), torch.float32)
     stream = Stream(model, 256, 256)
-    stream.apply(Snapshot({"/prompt": "blue ink", "/strength": 0.35, "/steps": 2}), wait=True)
+    stream.apply(Snapshot({"/prompt": "blue ink", "/strength": 0.5, "/steps": 2}), wait=True)
     pixels = np.full((256, 256, 4), 40, np.uint8)
     pixels[60:140, 30:120] = (240, 200, 90, 255)
     pixels[150:230, 150:235] = (90, 220, 240, 255)

@@ -1,0 +1,61 @@
+"""The last output carried along the input's motion, so that what moves keeps its paint and what stands still does not flicker.
+
+Temporal accumulation as renderers use it (Yang et al., "A Survey of Temporal Antialiasing Techniques", 2020), with the motion
+estimated from the input by dense inverse search (Kroeger et al., arXiv 1603.03590).
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from engine.picture import luminance
+
+#: Longer side at which motion is estimated, in pixels.
+SIDE = 256
+#: Mean difference of brightness along the motion, of 1, at which the motion is no longer believed.
+DOUBT = 0.06
+
+
+class Motion:
+    """The last output and the input it was made of."""
+
+    def __init__(self) -> None:
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._kept: tuple[Tensor, np.ndarray, Tensor] | None = None
+
+    def forget(self) -> None:
+        """The next picture has none before it."""
+        self._kept = None
+
+    def carried(self, diffused: Tensor, inputs: Tensor, share: float) -> Tensor:
+        """``diffused`` (B, 3, H, W) in 0..1, each with ``share`` of the one before it, moved as ``inputs`` moved, where that is sure."""
+        if share <= 0.0:
+            self.forget()
+            return diffused
+        return torch.cat([self._one(diffused[i : i + 1], inputs[i : i + 1], share) for i in range(len(diffused))])
+
+    def _one(self, picture: Tensor, source: Tensor, share: float) -> Tensor:
+        height, width = picture.shape[-2:]
+        scale = min(1.0, SIDE / max(height, width))
+        grey = luminance(source)[:, :1]
+        small = F.interpolate(grey, (max(32, round(height * scale)), max(32, round(width * scale))), mode="area")
+        eight = (small[0, 0] * 255).round().to(torch.uint8).cpu().numpy()
+        if self._kept is not None and self._kept[0].shape == picture.shape:
+            last, before, old = self._kept
+            moved = torch.from_numpy(np.asarray(self._flow.calc(eight, before, None))).permute(2, 0, 1)[None].to(picture.device)
+            # Pixels of the small picture → shares of a half picture, which is what grid_sample counts in.
+            moved = moved * moved.new_tensor([2 / eight.shape[1], 2 / eight.shape[0]]).view(1, 2, 1, 1)
+            moved = F.interpolate(moved, (height, width), mode="bilinear", align_corners=False)
+            grid = F.affine_grid(picture.new_tensor([[[1.0, 0, 0], [0, 1, 0]]]), list(picture.shape), align_corners=False) + moved.permute(
+                0, 2, 3, 1
+            )
+            then = F.grid_sample(torch.cat([last, old], 1), grid, mode="bicubic", padding_mode="border", align_corners=False).clamp(0, 1)
+            doubt = F.avg_pool2d((then[:, 3:] - grey).abs(), 5, 1, 2)
+            sure = torch.exp(-((doubt / DOUBT) ** 2)) * (grid.abs().amax(-1)[:, None] <= 1)
+            picture = torch.lerp(picture, then[:, :3], share * sure)
+        self._kept = (picture, eight, grey)
+        return picture

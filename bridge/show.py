@@ -63,6 +63,7 @@ class Show:
     def close(self) -> None:
         """Ends everything; recordings are finished."""
         self._stop.set()
+        self.state.on_trigger("/reference/capture", lambda: None)
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(3)

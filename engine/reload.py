@@ -126,7 +126,7 @@ class Reloader:
 
 def described(values: dict[str, Value]) -> str:
     """``model pocket, size 512x512, dtype auto``."""
-    return ", ".join(f"{name.strip('/')} {value}" for name, value in values.items())
+    return ", ".join(f"{name.strip('/')} {value}" for name, value in values.items() if value != "")
 
 
 def free_memory() -> None:

@@ -60,6 +60,7 @@ class Worker:
         self.fade: Fade | None = None
         self.last_input = time.monotonic()
         self.failures = 0
+        self._told = ""
         self._send("ready", self._status())
 
     def loop(self) -> None:
@@ -75,7 +76,8 @@ class Worker:
             for notes in (self.stream.adapters.notes, self.hooks.notes):
                 while notes:
                     self._send("error", notes.pop(0))
-            if self.metrics.due():
+            if self.metrics.due() or self.reloader.progress != self._told:
+                self._told = self.reloader.progress
                 self._send("status", self._status())
 
     def _tick(self, frames: list[Frame]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+from engine.models.loading import ONE_AT_A_TIME
 from engine.parameters import BadValue
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Background(Generic[Wish, Made]):
                 if wish == self._asked:
                     return made
                 self._asked = wish
-                self._running = (wish, self._executor.submit(self._make, wish))
+                self._running = (wish, self._executor.submit(self._made, wish))
             asked, future = self._running
             if not wait and not future.done():
                 return None
@@ -48,6 +49,10 @@ class Background(Generic[Wish, Made]):
                 self._errors.append(str(error))
             except (RuntimeError, MemoryError, OSError) as error:
                 self._errors.append(f"an adapter could not be loaded: {str(error).splitlines()[0]}")
+
+    def _made(self, wish: Wish) -> Made:
+        with ONE_AT_A_TIME:
+            return self._make(wish)
 
     def told(self) -> list[str]:
         """The errors since the last call, one line each."""

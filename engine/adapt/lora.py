@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import diffusers.loaders
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -83,7 +82,9 @@ def read(path: Path, mixin: str, targets: Mapping[str, nn.Module], config: Any =
 
 def _weights(path: Path, mixin: str, config: Any) -> tuple[dict[str, Tensor], dict[str, float], dict[str, Any]]:
     """The file under diffusers' names, the alphas that it gives by layer, and the settings that it carries."""
-    loader = getattr(diffusers.loaders.lora_pipeline, mixin)
+    from diffusers.loaders import lora_pipeline
+
+    loader = getattr(lora_pipeline, mixin)
     options: dict[str, Any] = {"return_lora_metadata": True, "use_safetensors": True, "local_files_only": True}
     if mixin.startswith("Stable"):
         options["unet_config"] = config

@@ -9,7 +9,6 @@ import math
 from typing import Any
 
 import torch
-from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
 from torch import Tensor
 
 from engine.adapt.control import Controls
@@ -54,6 +53,8 @@ class LuminaNext(Family):
         """Rotary places of the grid's cells, stretched for ``area`` pixels from the size that the checkpoint was trained at."""
         stretch = math.sqrt(area) / self._side
         if stretch not in self._rotary:
+            from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
+
             made = get_2d_rotary_pos_embed_lumina(self.denoiser.head_dim, 384, 384, linear_factor=stretch, ntk_factor=1.0)
             self._rotary[stretch] = made.to(self.device)
         return self._rotary[stretch]

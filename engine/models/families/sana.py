@@ -11,7 +11,6 @@ import math
 from typing import Any
 
 import torch
-from diffusers import SanaSprintPipeline
 from torch import Tensor
 
 from engine.adapt.control import Controls
@@ -27,6 +26,8 @@ class SanaSprint(Family):
     title, needs, lora_mixin = "SANA-Sprint", ("text_encoder", "tokenizer"), "SanaLoraLoaderMixin"
 
     def __init__(self, parts: dict[str, Any], device: torch.device, dtype: torch.dtype) -> None:
+        from diffusers import SanaSprintPipeline
+
         super().__init__(parts, device, dtype)
         self.built_in = 4.5 if self.denoiser.config["guidance_embeds"] else 0.0
         parts["tokenizer"].padding_side = "right"

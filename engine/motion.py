@@ -17,7 +17,11 @@ from engine.picture import luminance
 #: Longer side at which motion is estimated, in pixels.
 SIDE = 256
 #: Mean difference of brightness along the motion, of 1, at which the motion is no longer believed.
-DOUBT = 0.06
+DOUBT = 0.08
+#: How far from home going there and back may end, in pixels of the small picture.
+ASTRAY = 2.0
+#: Share of the picture that must be sure; below it the input was cut, and nothing is carried over.
+CUT = 0.4
 
 
 class Motion:
@@ -46,16 +50,24 @@ class Motion:
         eight = (small[0, 0] * 255).round().to(torch.uint8).cpu().numpy()
         if self._kept is not None and self._kept[0].shape == picture.shape:
             last, before, old = self._kept
-            moved = torch.from_numpy(np.asarray(self._flow.calc(eight, before, None))).permute(2, 0, 1)[None].to(picture.device)
+            back, astray = self._estimated(eight, before)
             # Pixels of the small picture → shares of a half picture, which is what grid_sample counts in.
-            moved = moved * moved.new_tensor([2 / eight.shape[1], 2 / eight.shape[0]]).view(1, 2, 1, 1)
-            moved = F.interpolate(moved, (height, width), mode="bilinear", align_corners=False)
-            grid = F.affine_grid(picture.new_tensor([[[1.0, 0, 0], [0, 1, 0]]]), list(picture.shape), align_corners=False) + moved.permute(
-                0, 2, 3, 1
-            )
+            shares = back * np.array([2 / eight.shape[1], 2 / eight.shape[0]], np.float32)
+            both = torch.from_numpy(np.dstack([shares, astray])).permute(2, 0, 1)[None].to(picture.device)
+            both = F.interpolate(both, (height, width), mode="bilinear", align_corners=False)
+            still = F.affine_grid(picture.new_tensor([[[1.0, 0, 0], [0, 1, 0]]]), list(picture.shape), align_corners=False)
+            grid = still + both[:, :2].permute(0, 2, 3, 1)
             then = F.grid_sample(torch.cat([last, old], 1), grid, mode="bicubic", padding_mode="border", align_corners=False).clamp(0, 1)
             doubt = F.avg_pool2d((then[:, 3:] - grey).abs(), 5, 1, 2)
-            sure = torch.exp(-((doubt / DOUBT) ** 2)) * (grid.abs().amax(-1)[:, None] <= 1)
-            picture = torch.lerp(picture, then[:, :3], share * sure)
+            sure = torch.exp(-((doubt / DOUBT) ** 2) - (both[:, 2:] / ASTRAY) ** 2) * (grid.abs().amax(-1)[:, None] <= 1)
+            cut = (sure.mean() < CUT).to(sure.dtype)
+            picture = torch.lerp(picture, then[:, :3], share * sure * (1 - cut))
         self._kept = (picture, eight, grey)
         return picture
+
+    def _estimated(self, present: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where each pixel was in the picture before, (H, W, 2) in pixels, and how far from home the way there and back ends, (H, W)."""
+        back, there = (np.asarray(self._flow.calc(a, b, None)) for a, b in ((present, before), (before, present)))
+        y, x = np.mgrid[: present.shape[0], : present.shape[1]].astype(np.float32)
+        returned = cv2.remap(there, x + back[..., 0], y + back[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return back, np.asarray(np.linalg.norm(back + returned, axis=2), np.float32)

@@ -1,0 +1,55 @@
+"""The last output carried along the input's motion: where it goes, and when it is not believed."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+
+from engine.motion import Motion
+
+
+def texture(seed: int, size: int = 192) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return cv2.GaussianBlur(rng.random((size, size, 3), dtype=np.float32), (0, 0), 3) * 4 - 1.5
+
+
+def window(picture: np.ndarray, k: int) -> torch.Tensor:
+    """A window that moves by 3 pixels to the right and 1 down each frame, (1, 3, 96, 128) in 0..1."""
+    y, x = 10 + k, 10 + 3 * k
+    return torch.from_numpy(picture[y : y + 96, x : x + 128].clip(0, 1)).permute(2, 0, 1)[None]
+
+
+def test_no_share_is_nothing_carried() -> None:
+    motion, picture = Motion(), torch.rand(1, 3, 32, 32)
+    assert motion.carried(picture, picture, 0.0) is picture
+
+
+def test_paint_moves_with_what_it_is_on() -> None:
+    source, paint = texture(0), texture(1)
+    motion, rng = Motion(), torch.Generator().manual_seed(2)
+    plain, steady = [], []
+    for k in range(10):
+        noisy = window(paint, k) + 0.15 * torch.randn(1, 3, 96, 128, generator=rng)
+        out = motion.carried(noisy, window(source, k), 0.8)
+        inner = (slice(None), slice(None), slice(12, -12), slice(16, -16))
+        plain.append((noisy - window(paint, k))[inner].abs().mean().item())
+        steady.append((out - window(paint, k))[inner].abs().mean().item())
+    assert np.mean(steady[4:]) < 0.6 * np.mean(plain[4:])
+
+
+def test_a_cut_carries_nothing_over() -> None:
+    motion = Motion()
+    motion.carried(torch.zeros(1, 3, 96, 128), window(texture(3), 0), 0.9)
+    after = torch.ones(1, 3, 96, 128)
+    out = motion.carried(after, 1 - window(texture(4), 0), 0.9)
+    assert (after - out).mean() < 0.1
+    motion.forget()
+    assert torch.equal(motion.carried(after, window(texture(3), 0), 0.9), after)
+
+
+def test_another_size_begins_anew() -> None:
+    motion = Motion()
+    motion.carried(torch.zeros(1, 3, 64, 64), torch.rand(1, 3, 64, 64), 0.9)
+    picture = torch.rand(1, 3, 48, 80)
+    assert torch.equal(motion.carried(picture, torch.rand(1, 3, 48, 80), 0.9), picture)

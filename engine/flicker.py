@@ -32,10 +32,9 @@ MEANS: dict[str, dict[str, Value]] = {
     "smoothing 0.5": {"/smoothing": 0.5},
     "smoothing 0.8": {"/smoothing": 0.8},
     "feedback 0.5": {"/feedback": 0.5},
-    "motion 0.5": {"/consistency/motion": 0.5},
     "motion 0.8": {"/consistency/motion": 0.8},
     "motion 0.9": {"/consistency/motion": 0.9},
-    "consistency 1, motion 0.8": {"/consistency": 1.0, "/consistency/frames": 2, "/consistency/motion": 0.8},
+    "consistency 1, motion 0.9": {"/consistency": 1.0, "/consistency/frames": 2, "/consistency/motion": 0.9},
 }
 
 

@@ -17,18 +17,20 @@ from engine.picture import luminance
 #: Longer side at which motion is estimated, in pixels.
 SIDE = 256
 #: Mean difference of brightness along the motion, of 1, at which the motion is no longer believed.
-DOUBT = 0.08
+DOUBT = 0.15
 #: How far from home going there and back may end, in pixels of the small picture.
-ASTRAY = 2.0
-#: Share of the picture that must be sure; below it the input was cut, and nothing is carried over.
+ASTRAY = 8.0
+#: Share of the picture that must be found again closely; below it the input was cut, and nothing is carried over.
 CUT = 0.4
+#: Sharpness given back for what each move takes away, at most; less towards a share of 1, where it would grow.
+CRISP = 0.15
 
 
 class Motion:
     """The last output and the input it was made of."""
 
     def __init__(self) -> None:
-        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         self._kept: tuple[Tensor, np.ndarray, Tensor] | None = None
 
     def forget(self) -> None:
@@ -60,8 +62,12 @@ class Motion:
             then = F.grid_sample(torch.cat([last, old], 1), grid, mode="bicubic", padding_mode="border", align_corners=False).clamp(0, 1)
             doubt = F.avg_pool2d((then[:, 3:] - grey).abs(), 5, 1, 2)
             sure = torch.exp(-((doubt / DOUBT) ** 2) - (both[:, 2:] / ASTRAY) ** 2) * (grid.abs().amax(-1)[:, None] <= 1)
-            cut = (sure.mean() < CUT).to(sure.dtype)
-            picture = torch.lerp(picture, then[:, :3], share * sure * (1 - cut))
+            # After a cut there is always something that looks alike; that it also lies where it came from is rare.
+            cut = (torch.exp(-((doubt / 0.06) ** 2) - (both[:, 2:] / 2) ** 2).mean() < CUT).to(sure.dtype)
+            carried = then[:, :3]
+            crisp = min(CRISP, 1.2 * (1 - share))
+            carried = carried + crisp * (carried - F.avg_pool2d(F.pad(carried, (1, 1, 1, 1), mode="replicate"), 3, 1))
+            picture = torch.lerp(picture, carried.clamp(0, 1), share * sure * (1 - cut))
         self._kept = (picture, eight, grey)
         return picture
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from diffusers import ControlNetModel, EulerDiscreteScheduler
 from PIL import Image
-from transformers import CLIPVisionModelWithProjection
+from transformers import CLIPVisionModelWithProjection, DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
 from engine.adapt import control
 from engine.mailbox import Frame
@@ -195,5 +195,39 @@ def test_a_family_without_controls_says_so(tmp_path: Path) -> None:
     stream = Stream(model, 64, 64)
     stream.apply(Snapshot({"/control/1": "edges"}), wait=True)
     assert stream.adapters.notes == ["ControlNet edges: a FLUX.1 model takes none here"]
+    stream.adapters.close()
+    stream.close()
+
+
+def test_depth_through_a_model(pocket: Model, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    backbone = Dinov2Config(
+        hidden_size=24, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14, out_indices=[1, 2, 3, 4],
+        reshape_hidden_states=False,
+    )  # fmt: skip
+    settings = DepthAnythingConfig(
+        backbone_config=backbone, reassemble_hidden_size=24, neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8
+    )
+    estimator = DepthAnythingForDepthEstimation(settings)
+    for parameter in estimator.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    estimator.save_pretrained(tmp_path / "depth")
+    net = save_controlnet(tmp_path / "net", pocket.denoiser)
+    stream = Stream(pocket, 64, 64)
+    values = {"/steps": 1, "/control/1": str(net), "/control/1/from": "depth"}
+    stream.apply(Snapshot(values), wait=True)
+    without = stream.step([Frame(picture(64))])
+    stream.apply(Snapshot(values | {"/control/depth": str(tmp_path / "depth")}), wait=True)
+    assert stream.adapters.notes == []
+    found = stream.step([Frame(picture(64))])
+    assert without
+    assert found
+    assert not np.array_equal(without[0].pixels, found[0].pixels)
+    depth = stream.adapters.depth(torch.rand(2, 3, 60, 90))
+    assert depth.shape == (2, 3, 60, 90)
+    assert depth.amin((1, 2, 3)).tolist() == [0.0, 0.0]
+    assert depth.amax((1, 2, 3)).tolist() == [1.0, 1.0]
+    stream.apply(Snapshot({"/control/depth": "nowhere"}), wait=True)
+    assert stream.adapters.notes[0].startswith("depth model nowhere cannot be read")
     stream.adapters.close()
     stream.close()

@@ -1,0 +1,52 @@
+"""A steady output rate, a captured reference, and effects of the user's own, in a running show."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pythonosc.udp_client import SimpleUDPClient
+
+from tests.show.stage import Command, Stage, until
+
+
+def test_a_steady_rate_and_a_captured_reference() -> None:
+    with Stage(source="pattern:ball") as stage:
+        stage.live()
+        stage.send("/output/rate", 60)
+        until(lambda: stage.state.snapshot().whole("/output/rate") == 60, 5)
+        time.sleep(1.0)
+        start = time.monotonic()
+        time.sleep(6.0)
+        gaps = stage.audience.gaps(start)
+        print(f"at a rate of 60: {len(gaps) / 6:.1f} frames a second, longest gap {gaps.max() * 1000:.0f} ms")
+        assert len(gaps) / 6 > 30
+        assert gaps.max() < 0.25
+        stage.send("/reference/capture")
+        until(lambda: stage.state.snapshot().text("/reference") != "", 5)
+        path = Path(stage.state.snapshot().text("/reference"))
+        captured = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+        assert captured.shape == (256, 256, 3)
+        assert captured.max() > 200, "the ball"
+        assert np.median(captured) < 60, "on its dark ground"
+        path.unlink()
+
+
+def test_an_effect_is_loaded_changed_and_switched_off_while_running(tmp_path: Path) -> None:
+    hook = tmp_path / "dim.py"
+    declared = 'PARAMETERS = {"light": (1.0, 0.0, 1.0, "How bright")}\n'
+    hook.write_text(declared + 'def after(pictures, values, seconds):\n    return pictures * values["light"]\n')
+    options = ("--source", "pattern:bars", "--sink", "null:", "--device", "cpu", "--steps", "1")
+    with Command(*options, "--hooks", str(tmp_path)) as show:
+        desk = SimpleUDPClient("127.0.0.1", show.osc_port())
+        show.found("first transformed frame", 60)
+        desk.send_message("/phosphene/hook/dim/light", 0.25)
+        until(lambda: show.status()["parameters"].get("/hook/dim/light") == 0.25, 10)
+        assert show.status()["refused"] == 0
+        hook.write_text("def after(pictures, values, seconds):\n    return pictures[0]\n")
+        until(lambda: show.status()["errors"] == 1, 15, "the effect switched off")
+        assert show.status()["last_error"].startswith("hook dim is switched off: after: TypeError: it answered a tensor")
+        frames = show.status()["frames"]
+        until(lambda: show.status()["frames"] > frames + 3, 10, "the show going on")

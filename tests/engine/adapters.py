@@ -46,8 +46,8 @@ def save_controlnet(folder: Path, unet: UNet2DConditionModel, seed: int = 0) -> 
     return folder
 
 
-def save_image_adapter(folder: Path, unet: UNet2DConditionModel, seed: int = 0, tokens: int = 4) -> tuple[Path, Path]:
-    """An IP-Adapter of the plain kind for ``unet``, in its published layout, and the folder of its image encoder."""
+def save_image_adapter(folder: Path, unet: UNet2DConditionModel, seed: int = 0, tokens: int = 4, plus: bool = False) -> tuple[Path, Path]:
+    """An IP-Adapter of the plain or the "plus" kind for ``unet``, in its published layout, and the folder of its image encoder."""
     torch.manual_seed(seed)
     encoder = CLIPVisionModelWithProjection(
         CLIPVisionConfig(
@@ -63,6 +63,19 @@ def save_image_adapter(folder: Path, unet: UNet2DConditionModel, seed: int = 0, 
         "image_proj.norm.weight": torch.ones(width),
         "image_proj.norm.bias": torch.zeros(width),
     }
+    if plus:
+        inner = 64
+        shapes = {
+            "latents": (1, tokens, inner), "proj_in.weight": (inner, 32), "proj_in.bias": (inner,), "proj_out.weight": (width, inner),
+            "proj_out.bias": (width,), "norm_out.weight": (width,), "norm_out.bias": (width,),
+        }  # fmt: skip
+        for layer in range(4):
+            root = f"layers.{layer}."
+            shapes |= {f"{root}0.to_q.weight": (inner, inner), f"{root}0.to_kv.weight": (2 * inner, inner)}
+            shapes |= {f"{root}0.to_out.weight": (inner, inner), f"{root}1.1.weight": (4 * inner, inner)}
+            shapes |= {f"{root}1.3.weight": (inner, 4 * inner)}
+            shapes |= {f"{root}{norm}.{side}": (inner,) for norm in ("0.norm1", "0.norm2", "1.0") for side in ("weight", "bias")}
+        weights = {f"image_proj.{name}": torch.randn(shape) * 0.2 for name, shape in shapes.items()}
     names = [name.removesuffix(".processor") for name in unet.attn_processors]
     for number, name in enumerate(name for name in names if name.endswith("attn2")):
         for which in "kv":

@@ -15,7 +15,13 @@ import pytest
 import torch
 from diffusers import ControlNetModel, EulerDiscreteScheduler
 from PIL import Image
-from transformers import CLIPVisionModelWithProjection, DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionModelWithProjection,
+    DepthAnythingConfig,
+    DepthAnythingForDepthEstimation,
+    Dinov2Config,
+)
 
 from engine.adapt import control
 from engine.mailbox import Frame
@@ -69,17 +75,24 @@ def test_two_controlnets_are_what_diffusers_makes_of_them(kind: str, guided: boo
 
 
 @pytest.mark.parametrize("guided", [False, True])
-def test_an_image_prompt_is_what_diffusers_makes_of_it(guided: bool, tmp_path: Path, theirs: Any) -> None:  # noqa: F811
-    folder, model = saved("StableDiffusion", tmp_path / "model")
-    adapter, encoder = save_image_adapter(tmp_path, model.denoiser)
+@pytest.mark.parametrize(("kind", "plus"), [("StableDiffusion", False), ("StableDiffusion", True), ("StableDiffusionXL", False)])
+def test_an_image_prompt_is_what_diffusers_makes_of_it(
+    kind: str,
+    plus: bool,
+    guided: bool,
+    tmp_path: Path,
+    theirs: Any,  # noqa: F811
+) -> None:
+    folder, model = saved(kind, tmp_path / "model")
+    adapter, encoder = save_image_adapter(tmp_path, model.denoiser, plus=plus)
     reference = picture(32)[..., :3]
     cv2.imwrite(str(tmp_path / "reference.png"), cv2.cvtColor(reference, cv2.COLOR_RGB2BGR))
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
-        folder, image_encoder=CLIPVisionModelWithProjection.from_pretrained(encoder), safety_checker=None, feature_extractor=None
+    pipeline = getattr(diffusers, kind + "Pipeline").from_pretrained(
+        folder,
+        image_encoder=CLIPVisionModelWithProjection.from_pretrained(encoder),
+        feature_extractor=CLIPImageProcessor.from_pretrained(encoder),
+        **({"safety_checker": None} if kind == "StableDiffusion" else {}),
     )
-    from transformers import CLIPImageProcessor
-
-    pipeline.feature_extractor = CLIPImageProcessor.from_pretrained(encoder)
     pipeline.load_ip_adapter(str(tmp_path), subfolder="", weight_name=adapter.name, image_encoder_folder=None)
     pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, **TRAILING)
     arguments: dict[str, Any] = {"guidance_scale": 2.0, "negative_prompt": NEGATIVE} if guided else {"guidance_scale": 1.0}

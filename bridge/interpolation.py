@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from engine.mailbox import Frame, Pixels
 
-WAYS = ("none", "blend", "flow")
 #: Side at which motion is estimated, in pixels: enough for the large motions that are seen, and quick.
 SIDE = 192
 #: An interval longer than this is no motion but a stop: nothing is drawn between, in seconds.

@@ -94,10 +94,11 @@ def render(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     width, height = parse_size(snapshot.text("/size"))
     size = parse_size(snapshot.text("/output/size")) if snapshot.text("/output/size") else None
     count, start = 0, time.monotonic()
-    inputs = (Frame(fitted(p, width, height, snapshot.text("/fit")), i) for i, p in enumerate(reel))
+    # The clock is the video's own, so that what moves with time is the same at every rendering.
+    inputs = (Frame(fitted(p, width, height, snapshot.text("/fit")), i, float(i / reel.rate)) for i, p in enumerate(reel))
     try:
         for frame in tqdm(rendered(inputs, snapshot, engine_options(options)), total=reel.count or None, unit="frame", desc="render"):
-            writer.write(resized(frame.pixels, *size) if size else frame.pixels)
+            writer.write(resized(frame.pixels, *size, snapshot.real("/output/sharpen")) if size else frame.pixels)
             count += 1
     finally:
         writer.close()

@@ -1,7 +1,7 @@
 """Picture and latent effects that users write: Python files in a folder, loaded and loaded again while frames pass.
 
 A file declares its parameters as plain text, ``PARAMETERS = {"amount": (0.5, 0.0, 1.0, "How much")}`` (default, least, most, help), and
-any of three functions, each of which returns a tensor of the shape it was given:
+any of three functions, each of which returns a tensor of the shape it was given; ``seconds`` is when the frame was captured:
 
     def before(pictures, values, seconds): ...   # (B, 3, H, W) in 0..1, ahead of the encoder
     def latent(latents, values, seconds): ...    # (B, C, h, w), ahead of the decoder
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -76,14 +75,14 @@ class Hooks:
             found.append(hook if hook is not None and hook.stamp == stamp else self._loaded(path, stamp))
         self._hooks = tuple(found)
 
-    def run(self, stage: str, tensor: Tensor, snapshot: Snapshot) -> Tensor:
-        """``tensor`` through every hook that has a function for ``stage`` and is on."""
+    def run(self, stage: str, tensor: Tensor, snapshot: Snapshot, seconds: float = 0.0) -> Tensor:
+        """``tensor`` through every hook that has a function for ``stage`` and is on; ``seconds`` is when its frame was captured."""
         for hook in self._hooks:
             function = hook.functions.get(stage)
             if function is None or hook.broken or not snapshot.get(f"/hook/{hook.name}/on", True):
                 continue
             try:
-                changed = function(tensor, hook.values(snapshot), time.monotonic())
+                changed = function(tensor, hook.values(snapshot), seconds)
                 if not isinstance(changed, Tensor) or changed.shape != tensor.shape:
                     raise TypeError(f"it answered {_described(changed)} for {_described(tensor)}")
                 if not bool(changed.isfinite().all()):

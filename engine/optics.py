@@ -67,10 +67,7 @@ class Optics:
         out = self._after(diffused)
         if self._mix >= 1.0 and all(one.mask is None for one in taken):
             return out
-        wet = [
-            one.pictures.new_ones(1, 1, 1, 1).expand(len(one.pictures), 1, *dry.shape[-2:]) if one.mask is None else one.mask
-            for one in taken
-        ]
+        wet = [dry.new_ones(len(one.pictures), 1, *dry.shape[-2:]) if one.mask is None else one.mask for one in taken]
         return torch.lerp(dry, out, self._mix * torch.cat(wet))
 
 

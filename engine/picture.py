@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MIRRORS = ("none", "left", "top", "both")
-EDGES = ("mirror", "wrap", "hold", "black")
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -88,7 +86,7 @@ class Feedback:
     x: float = 0.0
     y: float = 0.0
     hue: float = 0.0
-    edge: str = EDGES[0]
+    edge: str = "mirror"
 
     def __call__(self, pictures: Tensor, last: Tensor | None) -> Tensor:
         """``pictures`` with ``last`` (1, 3, H, W) mixed in. At amount 0, or without a last one, as they are."""

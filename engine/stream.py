@@ -79,6 +79,7 @@ class Stream:
         self.similarity, self.optics, self.memory = SimilarityFilter(), Optics(), Memory()
         self.slots: list[Slot] = []
         self.second: Frame | None = None
+        self._second: tuple[Frame, Tensor] | None = None
         self.rows = self.superseded = 0
         self._tables = Precomputed(model, width, height)
         self._travel = Travel(self._tables)
@@ -96,12 +97,13 @@ class Stream:
         wrong: BadValue | None = None
         self.snapshot, self._text = snapshot, snapshot.text("/mode") == "text"
         strength = 1.0 if self._text else snapshot.real("/strength")
+        steps, eta, explicit = snapshot.whole("/steps"), snapshot.real("/eta"), snapshot.text("/schedule")
         seeds = (snapshot.whole("/seed"), snapshot.whole("/seed/2"))
-        key = (snapshot.whole("/steps"), strength, snapshot.real("/eta"), snapshot.text("/schedule"), seeds, snapshot.real("/seed/mix"))
+        key = (steps, strength, eta, explicit, seeds, snapshot.real("/seed/mix"))
         if key != self._plan_key:
             self._plan_key = key
             try:
-                made = plan(self.model.noising, *key[:2], key[3], self.model.tokens(self.width, self.height), key[2])
+                made = plan(self.model.noising, steps, strength, explicit, self.model.tokens(self.width, self.height), eta)
             except BadValue as error:
                 made, wrong = self.plan.steps, error
             self.plan = Plan(made, self._tables.noises(seeds, snapshot.real("/seed/mix"), len(made)))
@@ -155,9 +157,8 @@ class Stream:
     def _taken(self, frames: Sequence[Frame]) -> Taken | None:
         if not frames:
             return None
-        second = None if self.second is None else self._tensor(self.second)
-        taken = self.optics.taken(torch.cat([self._tensor(frame) for frame in frames]), second)
-        return Taken(self.hooks.run("before", taken.pictures, self.snapshot), taken.mask)
+        taken = self.optics.taken(torch.cat([self._tensor(frame) for frame in frames]), self._beside())
+        return Taken(self.hooks.run("before", taken.pictures, self.snapshot, frames[-1].captured_at), taken.mask)
 
     def _skips(self, taken: Taken | None) -> bool:
         get = self.snapshot
@@ -186,7 +187,7 @@ class Stream:
         else:
             z = self.model.encode(self.optics.fed_back(taken.pictures) * 2 - 1)
             x = first.a * z + first.b * epsilon
-        maps = self.adapters.maps(self.snapshot, taken.pictures, None if self.second is None else self._tensor(self.second))
+        maps = self.adapters.maps(self.snapshot, taken.pictures, self._beside())
         self.slots.append(Slot(frames, taken, z, x, z, self.plan, self._number, maps))
 
     def _denoise(self) -> Tensor:
@@ -252,8 +253,9 @@ class Stream:
     def _decode(self, finished: list[tuple[Slot, Tensor]]) -> list[Frame]:
         if not finished:
             return []
-        latents = self.hooks.run("latent", torch.cat([self._steadied(slot.z, D) for slot, D in finished]), self.snapshot)
-        pictures = self.hooks.run("after", (self.model.decode(latents).float() * 0.5 + 0.5).clamp(0, 1), self.snapshot)
+        now = finished[-1][0].frames[-1].captured_at
+        latents = self.hooks.run("latent", torch.cat([self._steadied(slot.z, D) for slot, D in finished]), self.snapshot, now)
+        pictures = self.hooks.run("after", (self.model.decode(latents).float() * 0.5 + 0.5).clamp(0, 1), self.snapshot, now)
         pixels = to_pixels(self.optics.given(pictures.clamp(0, 1), [slot.taken for slot, _ in finished]))
         frames = [(frame, slot.number) for slot, _ in finished for frame in slot.frames]
         return [Frame(p, f.sequence, f.captured_at, number) for p, (f, number) in zip(pixels, frames, strict=True)]
@@ -273,6 +275,14 @@ class Stream:
             self._smoothed = (one, latent)
             steady.append(latent)
         return torch.stack(steady)
+
+    def _beside(self) -> Tensor | None:
+        """The newest frame of the second source, (1, 4, H, W) in 0..1, made a tensor once."""
+        if self.second is None:
+            return None
+        if self._second is None or self._second[0] is not self.second:
+            self._second = (self.second, self._tensor(self.second))
+        return self._second[1]
 
     def _tensor(self, frame: Frame) -> Tensor:
         """RGBA pixels → (1, 4, H, W) float32 in 0..1 on the device, at the working size."""

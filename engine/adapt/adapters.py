@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.adapt import control, lora, reference
+from engine.adapt import control, image_prompt, lora
 from engine.adapt.attention import AttentionState, ImagePrompt, Memory, equip
 from engine.adapt.background import Background
 from engine.adapt.control import Controls, ControlSetting
@@ -28,7 +28,7 @@ EVERY = 15
 class Adapters:
     """What the parameters ask to be added to ``model``. ``update`` belongs to the frame loop and never loads anything itself.
 
-    ``nets`` are the ControlNets by their number, 1 to 3; ``errors`` counts what could not be loaded.
+    ``nets`` are the ControlNets by their number, 1 to 3; ``notes`` are lines for the user on what could not be loaded.
     """
 
     def __init__(self, model: Model) -> None:
@@ -50,7 +50,7 @@ class Adapters:
         self._wanted_nets = Background(self._read_nets, ("",) * (control.SLOTS + 1))
         self._wanted_prompt: Background[tuple[str, str, str], ImagePrompt | None] = Background(self._read_prompt, ("", "", ""))
         self._second: Frame | None = None
-        self._image_adapter: tuple[tuple[str, str], reference.ImageAdapter] | None = None
+        self._image_adapter: tuple[tuple[str, str], image_prompt.ImageAdapter] | None = None
         self._dressed: tuple[str, ...] = ()
         self._dressing = threading.Lock()
         self._names: tuple[str, ...] = ("",) * lora.SLOTS
@@ -154,6 +154,8 @@ class Adapters:
             except BadValue as error:  # the others go on
                 adapters.append(None)
                 self.notes.append(str(error))
+        # What is not asked for any more is let go of: a long night asks for many.
+        self._lora_files = {key: adapter for key, adapter in self._lora_files.items() if any(adapter is one for one in adapters)}
         return adapters
 
     def _read_lora(self, name: str) -> lora.Adapter:
@@ -174,6 +176,7 @@ class Adapters:
                     found[number] = self._read_net(name)
             except BadValue as error:
                 self.notes.append(str(error))
+        self._net_files = {name: self._net_files[name] for name in nets if name in self._net_files}
         return found, control.read_depth(depth, self._model.denoiser) if depth else None
 
     def _read_net(self, name: str) -> Any:
@@ -191,7 +194,7 @@ class Adapters:
             raise BadValue(f"image adapter {model}: a {self._family.title} model takes none here")
         if self._image_adapter is None or self._image_adapter[0] != (model, encoder):
             paths = located(model, "adapters", "image adapter"), located(encoder, "adapters", "image encoder")
-            self._image_adapter = ((model, encoder), reference.read(*paths, self._model.denoiser))
+            self._image_adapter = ((model, encoder), image_prompt.read(*paths, self._model.denoiser))
         second = self._second
         if picture.startswith("source ") and second is not None:
             return self._image_adapter[1].prompt(torch.from_numpy(second.pixels[..., :3]).permute(2, 0, 1).float() / 255)

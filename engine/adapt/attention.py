@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 KeysValues = tuple[Tensor, Tensor]
-MERGES = ("recent", "mean")
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Memory:
     """
 
     def __init__(self) -> None:
-        self.strength, self.length, self.merge = 0.0, 1, MERGES[0]
+        self.strength, self.length, self.merge = 0.0, 1, "recent"
         self._kept: dict[str, list[KeysValues]] = {}
         self._rows: Hashable = None
 

@@ -92,12 +92,12 @@ def edges(picture: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)), (0, 0), 2)
 
 
-def layout(model: Model, pictures: list[np.ndarray], prompts: list[str]) -> tuple[float, float]:
-    """Mean edge correlation of outputs at strength 0.5 with their own input, and with the other clip's frames (chance)."""
+def layout(model: Model, pictures: list[np.ndarray], prompts: list[str], strength: float, steps: int) -> tuple[float, float]:
+    """Mean edge correlation of outputs with their own input, and with the other clip's frames (chance)."""
     stream = Stream(model, SIZE, SIZE)
     own, chance = [], []
     for i, picture in enumerate(pictures):
-        stream.apply(Snapshot({"/prompt": prompts[i % len(prompts)], "/strength": 0.5, "/steps": 2}), wait=True)
+        stream.apply(Snapshot({"/prompt": prompts[i % len(prompts)], "/strength": strength, "/steps": steps}), wait=True)
         outputs = stream.step([Frame(cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA))])
         while not outputs:
             outputs = stream.step([])
@@ -135,10 +135,10 @@ def main() -> None:
     wrong = {c: sum(not ok for ok, p in zip(colours, prompts, strict=True) if p.colour == c) for c in COLOURS}
     print("colours missed: " + ", ".join(f"{name} {count}" for name, count in wrong.items() if count))
     if frames:
-        own, chance = layout(
-            model, [p for clip in frames.values() for p in clip], ["neon tunnel, magenta and cyan", "orange fire", "blue ink"]
-        )
-        print(f"edge correlation at strength 0.5: {own:.2f} with the own input, {chance:.2f} with another")
+        shown, words = [p for clip in frames.values() for p in clip], ["neon tunnel, magenta and cyan", "orange fire", "blue ink"]
+        for strength, steps in ((0.5, 2), (0.3, 2), (0.4, 2), (0.6, 2), (0.5, 1), (0.5, 4)):
+            own, chance = layout(model, shown, words, strength, steps)
+            print(f"edge correlation at strength {strength}, steps {steps}: {own:.2f} with the own input, {chance:.2f} with another")
     if options.sheet:
         rows = [np.concatenate(pictures[i : i + 8], 1) for i in range(0, 64, 8)]
         sheet = cv2.resize(np.concatenate(rows), (1024, 1024), interpolation=cv2.INTER_AREA)

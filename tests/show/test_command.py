@@ -205,9 +205,9 @@ def test_render_makes_every_frame_and_repeats_itself(tmp_path: Path, capfd: pyte
         picture[:, i * 10 : i * 10 + 30] = (40, 160, 250)
         cv2.imwrite(str(source / f"{i:03d}.png"), picture)
 
-    def rendered(name: str, prompt: str) -> np.ndarray:
+    def rendered(name: str, prompt: str, *more: str) -> np.ndarray:
         arguments = ["render", str(source), str(tmp_path / name), "--prompt", prompt, "--seed", "3", "--steps", "2", "--size", "128x128"]
-        assert main([*arguments, "--device", "cpu"]) == 0
+        assert main([*arguments, "--device", "cpu", *more]) == 0
         with av.open(str(tmp_path / name)) as container:
             return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
@@ -217,6 +217,13 @@ def test_render_makes_every_frame_and_repeats_itself(tmp_path: Path, capfd: pyte
     assert np.array_equal(first, again)
     assert np.abs(first.astype(int) - other).mean() > 3
     assert "12 frames" in capfd.readouterr().out
+    hooks = tmp_path / "hooks"
+    hooks.mkdir()
+    (hooks / "pulse.py").write_text("def after(pictures, values, seconds):\n    return pictures * (0.5 + seconds % 0.5)\n")
+    moving = ("--set", "seed/travel=2", "--set", "feedback=0.3", "--set", "consistency/motion=0.7", "--hooks", str(hooks))
+    one, two = (rendered(name, "green fire", *moving) for name in ("d.mp4", "e.mp4"))
+    assert np.array_equal(one, two), "time is the video's own"
+    assert np.abs(one.astype(int) - other).mean() > 3
 
 
 def test_render_into_a_folder_is_lossless_and_numbered(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +42,7 @@ class Condition:
         return Condition(tokens, torch.cat(pooled) if pooled else None, torch.cat(masks) if masks else None)
 
 
-class Family:
+class Family(ABC):
     """An architecture with its parts loaded. ``denoise`` answers in the terms of its schedule's ``prediction``.
 
     ``patch`` is the side of the latent square that one token holds, ``built_in`` the guidance scale that a model distilled
@@ -63,16 +64,16 @@ class Family:
         self.parts, self.device, self.dtype = parts, device, dtype
         self.denoiser = parts[self.part]
 
+    @abstractmethod
     def encode_prompt(self, text: str) -> Condition:
         """A text as one row of condition: padded and truncated to the tokenizer's length."""
-        raise NotImplementedError
 
+    @abstractmethod
     def denoise(self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None) -> Tensor:
         """One denoiser call: x (rows, C, h, w), t (rows,), a condition of as many rows → the raw output (rows, C, h, w).
 
         ``controls`` only where the family is ``controllable``.
         """
-        raise NotImplementedError
 
     def tokens(self, tokenizer: str, text: str, length: int | None = None, **options: Any) -> Any:
         """Ids and mask of ``text`` under one of the tokenizers, on the device, (1, length) each."""

@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     render = commands.add_parser("render", help="transform a video or a folder of pictures, every frame, repeatably")
     render.add_argument("input", metavar="IN", help="a video, or a folder of pictures")
     render.add_argument("output", metavar="OUT", help="a video, or, ending in /, a folder for lossless PNGs")
+    render.add_argument("--control", metavar="IN", help="a second video or folder, for control pictures and masks, frame by frame")
     _common(render)
 
     commands.add_parser("doctor", help="say what works on this machine, and what makes the rest work")

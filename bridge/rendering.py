@@ -86,6 +86,7 @@ def render(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     """Renders IN to OUT and prints how many frames at what rate. Raises UserError, TextureError or BadValue."""
     snapshot = Snapshot(values, 1)
     reel = Reel(Path(options.input).expanduser())
+    second = Reel(Path(options.control).expanduser()) if options.control else None
     target = options.output
     writer = PngFolder(Path(target)) if target.endswith(("/", "\\")) else VideoWriter(Path(target).expanduser(), rate=reel.rate)
 
@@ -94,10 +95,15 @@ def render(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     width, height = parse_size(snapshot.text("/size"))
     size = parse_size(snapshot.text("/output/size")) if snapshot.text("/output/size") else None
     count, start = 0, time.monotonic()
-    # The clock is the video's own, so that what moves with time is the same at every rendering.
-    inputs = (Frame(fitted(p, width, height, snapshot.text("/fit")), i, float(i / reel.rate)) for i, p in enumerate(reel))
+
+    def frames(reel: Reel) -> Iterator[Frame]:
+        # The clock is the video's own, so that what moves with time is the same at every rendering.
+        for i, pixels in enumerate(reel):
+            yield Frame(fitted(pixels, width, height, snapshot.text("/fit")), i, float(i / reel.rate))
+
+    outputs = rendered(frames(reel), snapshot, engine_options(options), frames(second) if second else ())
     try:
-        for frame in tqdm(rendered(inputs, snapshot, engine_options(options)), total=reel.count or None, unit="frame", desc="render"):
+        for frame in tqdm(outputs, total=reel.count or None, unit="frame", desc="render"):
             writer.write(resized(frame.pixels, *size, snapshot.real("/output/sharpen")) if size else frame.pixels)
             count += 1
     finally:

@@ -22,8 +22,8 @@ DOUBT = 0.15
 ASTRAY = 8.0
 #: Share of the picture that must be found again closely; below it the input was cut, and nothing is carried over.
 CUT = 0.4
-#: Sharpness given back for what each move takes away, at most; less towards a share of 1, where it would grow.
-CRISP = 0.15
+#: Sharpness given back to what leaves, over a latent's cell, for what averaging takes away. What is kept stays as it is: it would ring.
+CRISP = 0.5
 
 
 class Motion:
@@ -64,10 +64,11 @@ class Motion:
             sure = torch.exp(-((doubt / DOUBT) ** 2) - (both[:, 2:] / ASTRAY) ** 2) * (grid.abs().amax(-1)[:, None] <= 1)
             # After a cut there is always something that looks alike; that it also lies where it came from is rare.
             cut = (torch.exp(-((doubt / 0.06) ** 2) - (both[:, 2:] / 2) ** 2).mean() < CUT).to(sure.dtype)
-            carried = then[:, :3]
-            crisp = min(CRISP, 1.2 * (1 - share))
-            carried = carried + crisp * (carried - F.avg_pool2d(F.pad(carried, (1, 1, 1, 1), mode="replicate"), 3, 1))
-            picture = torch.lerp(picture, carried.clamp(0, 1), share * sure * (1 - cut))
+            weight = share * sure * (1 - cut)
+            picture = torch.lerp(picture, then[:, :3], weight)
+            self._kept = (picture, eight, grey)
+            fine = picture - F.avg_pool2d(F.pad(picture, (4, 4, 4, 4), mode="replicate"), 9, 1)
+            return (picture + CRISP * weight * fine).clamp(0, 1)
         self._kept = (picture, eight, grey)
         return picture
 

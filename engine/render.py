@@ -14,8 +14,10 @@ from engine.parameters import Options, Snapshot
 from engine.reload import make_stream
 
 
-def render(frames: Iterable[Frame], snapshot: Snapshot, options: Options) -> Iterator[Frame]:
+def render(frames: Iterable[Frame], snapshot: Snapshot, options: Options, second: Iterable[Frame] = ()) -> Iterator[Frame]:
     """The transformed ``frames``, one for one and in order. Their ``sequence`` must count up from 0.
+
+    ``second`` are control pictures and masks, one for each frame; where they end before the frames do, the last one stays.
 
     The batch's lag of n − 1 ticks is made up for: what is still in flight at the end is drained. A frame that the
     similarity filter skips repeats the output of the frame before it. Raises BadValue where the model cannot be loaded.
@@ -49,7 +51,9 @@ def render(frames: Iterable[Frame], snapshot: Snapshot, options: Options) -> Ite
             yield output
 
     last: list[Frame] = []
+    beside = iter(second)
     for frame in frames:
+        stream.second = next(beside, stream.second)
         group.append(frame)
         if len(group) == snapshot.whole("/buffer"):
             yield from tick(group)

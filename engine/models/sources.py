@@ -49,7 +49,7 @@ def located(name: str, options: Options, progress: Progress | None = None) -> Pa
 
 def parts_of(path: Path, dtype: torch.dtype, options: Options) -> dict[str, Any]:
     """The checkpoint's components by their diffusers names, with ``scheduler`` and ``index`` as plain settings."""
-    return _from_folder(path, dtype, options) if path.is_dir() else _from_single_file(path, dtype)
+    return _from_folder(path, dtype, options) if path.is_dir() else _from_single_file(path, dtype, options)
 
 
 def autoencoder_of(name: str, family: str, dtype: torch.dtype, options: Options, progress: Progress | None = None) -> Any:
@@ -162,12 +162,13 @@ def _arguments(folder: Path, library: str, dtype: torch.dtype, options: Options)
     return arguments | {"use_safetensors": True}
 
 
-def _from_single_file(path: Path, dtype: torch.dtype) -> dict[str, Any]:
+def _from_single_file(path: Path, dtype: torch.dtype, options: Options) -> dict[str, Any]:
     """The components of an original-format checkpoint, recognised from its weights.
 
     Their settings and tokenizers come from a folder of the same name beside the file where there is one, else from the hub.
     """
     import diffusers
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
     from safetensors import safe_open
 
     with safe_open(path, "pt") as weights:
@@ -181,9 +182,20 @@ def _from_single_file(path: Path, dtype: torch.dtype) -> dict[str, Any]:
     if found is None:
         raise ModelError(f"model {path}: not recognised as SD, SDXL or SD3; give a diffusers folder (an adapter goes to /lora)")
     beside = path.with_suffix("")
-    settings = {"config": str(beside), "local_files_only": True} if beside.is_dir() else {}
-    pipeline = getattr(diffusers, found).from_single_file(str(path), torch_dtype=dtype, **settings)
+    settings: dict[str, Any] = {"config": str(beside)} if beside.is_dir() else {}
+    settings["local_files_only"] = beside.is_dir() or options.offline
+    try:
+        pipeline = getattr(diffusers, found).from_single_file(str(path), torch_dtype=dtype, **settings)
+    except SingleFileComponentError as error:
+        absent = str(error).split(".from_pretrained")[0].split("\n")[-1].split(" ")[0]
+        raise ModelError(f"model {path}: its {absent} is not in the file; give the diffusers folder of this model instead") from None
     parts = {name: part for name, part in pipeline.components.items() if part is not None}
+    for name, part in parts.items():
+        if isinstance(part, torch.nn.Module) and any(tensor.is_meta for tensor in part.parameters()):
+            getattr(part, "tie_weights", lambda: None)()  # two names of one tensor, of which the file has one
+            lacking = next((key for key, tensor in part.named_parameters() if tensor.is_meta), None)
+            if lacking is not None:
+                raise ModelError(f"model {path}: {name} has no {lacking}; the file is incomplete")
     parts["scheduler"] = dict(pipeline.scheduler.config) | {"_class_name": type(pipeline.scheduler).__name__}
     parts["index"] = dict(pipeline.config)
     return parts

@@ -12,6 +12,7 @@ from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
     AutoencoderKLFlux2,
+    AutoencoderTiny,
     FlowMatchEulerDiscreteScheduler,
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
@@ -96,18 +97,24 @@ def _t5(tokenizer: PreTrainedTokenizerFast, width: int) -> T5EncoderModel:
     return T5EncoderModel(T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=16, d_ff=64, num_layers=1, num_heads=2))
 
 
-def save_sd3(folder: Path, t5: bool = True) -> Path:
+def save_sd3(folder: Path, t5: bool = True, channels: int = 8, vae: torch.nn.Module | None = None) -> Path:
     parts = _clips()
     parts["transformer"] = SD3Transformer2DModel(
-        sample_size=16, patch_size=2, in_channels=8, out_channels=8, num_layers=2, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=96, caption_projection_dim=32, pooled_projection_dim=WIDTH + 48, pos_embed_max_size=16,
+        sample_size=16, patch_size=2, in_channels=channels, out_channels=channels, num_layers=2, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=96, caption_projection_dim=32, pooled_projection_dim=WIDTH + 48, pos_embed_max_size=16,
         qk_norm="rms_norm", dual_attention_layers=(0,),
     )  # fmt: skip
     if t5:
         parts["tokenizer_3"] = language_tokenizer(64)
         parts["text_encoder_3"] = _t5(parts["tokenizer_3"], 96)
-    parts |= {"vae": kl(8), "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0)}
+    parts |= {"vae": vae or kl(channels), "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0)}
     return save(folder, "StableDiffusion3Pipeline", parts)
+
+
+def save_sd3_tiny(folder: Path) -> Path:
+    """With 16 channels and the tiny autoencoder for them, as TAESD3 is."""
+    tiny = AutoencoderTiny(encoder_block_out_channels=(16,) * 4, decoder_block_out_channels=(16,) * 4, latent_channels=16, shift_factor=0.0)
+    return save_sd3(folder, channels=16, vae=tiny)
 
 
 def save_flux(folder: Path, dev: bool = False) -> Path:
@@ -196,5 +203,6 @@ def lively(module: torch.nn.Module) -> None:
 
 #: Family → how its folder is saved.
 FLOWS: dict[str, Callable[[Path], Path]] = {
-    "sd3": save_sd3, "flux": save_flux, "flux2": save_flux2, "lumina": save_lumina, "lumina2": save_lumina2, "sana": save_sana,
+    "sd3": save_sd3, "sd3-tiny": save_sd3_tiny,
+    "flux": save_flux, "flux2": save_flux2, "lumina": save_lumina, "lumina2": save_lumina2, "sana": save_sana,
 }  # fmt: skip

@@ -164,7 +164,8 @@ def test_lcm_with_its_guidance_built_in(mode: str, tmp_path: Path, theirs: Any) 
 
 SIZES = {"sana": 128}
 PIPELINES = {
-    "sd3": "StableDiffusion3", "flux": "Flux", "flux2": "Flux2Klein", "lumina": "Lumina", "lumina2": "Lumina2", "sana": "SanaSprint",
+    "sd3": "StableDiffusion3", "sd3-tiny": "StableDiffusion3",
+    "flux": "Flux", "flux2": "Flux2Klein", "lumina": "Lumina", "lumina2": "Lumina2", "sana": "SanaSprint",
 }  # fmt: skip
 #: What turns guidance off in each pipeline; where it is built in, the checkpoint's own scale.
 PLAIN = {"sana": {"guidance_scale": 4.5, "use_resolution_binning": False}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,20 @@ from engine.models.sources import PARTS, located
 from engine.parameters import Options, Snapshot
 from engine.stream import Stream
 from tests.engine.checkpoints import save_sd, save_sdxl
+from tests.engine.flows import save_sd3
 from tests.engine.original import as_one_file
 
 CPU = torch.device("cpu")
+
+
+def save_plain_sd3(folder: Path) -> Path:
+    """SD3 as its single files have it: the first text encoder's projection is the identity."""
+    save_sd3(folder)
+    path = folder / "text_encoder" / "model.safetensors"
+    weights = load_file(path)
+    weights["text_projection.weight"] = torch.eye(len(weights["text_projection.weight"]))
+    save_file(weights, path, {"format": "pt"})
+    return folder
 
 
 def one_frame(stream: Stream) -> Frame:
@@ -199,17 +211,29 @@ def test_another_autoencoder_takes_the_place_of_the_models_own(tmp_path: Path) -
         load(str(tmp_path / "model"), CPU, torch.float32, Options(offline=True), autoencoder="tiny")
 
 
-def test_one_original_file_is_the_same_model(tmp_path: Path) -> None:
-    folder = load(str(save_sd(tmp_path / "folder")), CPU, torch.float32)
+@pytest.mark.parametrize("save", [save_sd, save_sdxl, save_plain_sd3])
+def test_one_original_file_is_the_same_model(tmp_path: Path, save: Callable[[Path], Path]) -> None:
+    folder = load(str(save(tmp_path / "folder")), CPU, torch.float32)
     single = load(str(as_one_file(tmp_path / "folder", tmp_path / "single.safetensors")), CPU, torch.float32)
-    x, t = torch.randn(1, 4, 8, 8), torch.tensor([500.0])
+    assert single.family.title == folder.family.title
+    x, t = torch.randn(1, folder.latent_channels, 8, 8), torch.tensor([500.0])
     picture = torch.rand(1, 3, 64, 64) * 2 - 1
     with torch.inference_mode():
         assert torch.allclose(single.encode(picture), folder.encode(picture), atol=1e-5)
         assert torch.allclose(single.decode(x), folder.decode(x), atol=1e-4)
         expected = folder.denoise(x, t, folder.encode_prompt("green spiral"))
         assert torch.allclose(single.denoise(x, t, single.encode_prompt("green spiral")), expected, atol=1e-4)
+        assert not torch.allclose(single.denoise(x, t, single.encode_prompt("fire")), expected, atol=1e-4)
+
+
+def test_one_file_that_is_no_whole_model_is_one_line(tmp_path: Path) -> None:
     foreign = tmp_path / "foreign.safetensors"
     save_file({"some.weight": torch.zeros(2)}, foreign)
     with pytest.raises(ModelError, match="not recognised as SD, SDXL or SD3"):
         load(str(foreign), CPU, torch.float32)
+    # SD3.5 is passed around without its text encoders.
+    path = as_one_file(save_plain_sd3(tmp_path / "folder"), tmp_path / "single.safetensors")
+    save_file({key: tensor for key, tensor in load_file(path).items() if not key.startswith("text_encoders.")}, path)
+    with pytest.raises(ModelError, match="text_encoder") as caught:
+        load(str(path), CPU, torch.float32)
+    assert "\n" not in str(caught.value)

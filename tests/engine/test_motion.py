@@ -55,3 +55,21 @@ def test_another_size_begins_anew() -> None:
     motion.carried(torch.zeros(1, 3, 64, 64), torch.rand(1, 3, 64, 64), 0.9)
     picture = torch.rand(1, 3, 48, 80)
     assert torch.equal(motion.carried(picture, torch.rand(1, 3, 48, 80), 0.9), picture)
+
+
+def test_carried_paint_keeps_its_sharpness_and_never_gains() -> None:
+    """Over a long pan by half pixels and over a long stand: what is given back must not feed on itself."""
+
+    def edges(picture: torch.Tensor) -> float:
+        return float((picture[..., 12:-12, 13:-12] - picture[..., 12:-12, 12:-13]).abs().mean())
+
+    large, paint = texture(0, 384), texture(1, 384)
+    for pace in (0.0, 0.5):
+        motion, found = Motion(), []
+        for k in range(60):
+            shift = np.array([[1, 0, -pace * k], [0, 1, 0]], np.float32)
+            views = [cv2.warpAffine(p, shift, (384, 384), flags=cv2.INTER_CUBIC)[40:136, 40:168].clip(0, 1) for p in (paint, large)]
+            fresh, source = (torch.from_numpy(view).permute(2, 0, 1)[None] for view in views)
+            found.append(edges(motion.carried(fresh, source, 0.9)) / edges(fresh))
+        assert all(0.9 < ratio < 1.4 for ratio in found)
+        assert np.mean(found[-10:]) < 1.05 * np.mean(found[10:20])

@@ -45,3 +45,16 @@ def test_output_k_belongs_to_input_k_whatever_the_lag() -> None:
         for k, output in enumerate(outputs):
             errors = [np.abs(output.pixels.astype(int) - other.pixels).mean() for other in source]
             assert int(np.argmin(errors)) == k
+
+
+def test_a_second_source_is_read_frame_by_frame() -> None:
+    """Where its mask is black the input stays, frame by frame; after its end the last mask stands."""
+    half = [Frame(np.zeros((64, 64, 4), np.uint8), k) for k in range(3)]
+    for k, mask in enumerate(half):
+        mask.pixels[:, 16 * (k + 1) :] = 255
+    source = list(frames(5))
+    outputs = list(render(iter(source), Snapshot({"/size": "64x64", "/mask": "source"}), Options("cpu"), iter(half)))
+    for k, (given, output) in enumerate(zip(source, outputs, strict=True)):
+        edge = 16 * (min(k, 2) + 1)
+        assert np.array_equal(given.pixels[:, :edge, :3], output.pixels[:, :edge, :3])
+        assert np.abs(given.pixels[:, edge:, :3].astype(int) - output.pixels[:, edge:, :3]).mean() > 5

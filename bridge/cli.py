@@ -76,7 +76,7 @@ def values_of(options: argparse.Namespace) -> dict[str, Value]:
 
 def engine_options(options: argparse.Namespace) -> Options:
     """What the command line says about the engine process itself."""
-    return Options(options.device, options.offline, options.allow_pickle, options.hooks or "")
+    return Options(options.device, options.offline, options.allow_pickle, options.hooks or "", options.accelerate)
 
 
 def _version() -> str:
@@ -116,6 +116,12 @@ def _parser() -> argparse.ArgumentParser:
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="NAME", help="a look to start from, by name or as a .toml file")
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--accelerate",
+        default="auto",
+        choices=("auto", "eager", "compile"),
+        help="compile the model beside the running stream, or leave it as it is (auto: run compiles where a C++ compiler is there)",
+    )
     parser.add_argument("--hooks", metavar="DIR", help="a folder of your own effects, Python files that are run")
     parser.add_argument("--offline", action="store_true", help="take models from the cache alone, never from the network")
     parser.add_argument(

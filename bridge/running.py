@@ -126,4 +126,6 @@ def text(status: Mapping[str, Any]) -> str:
         line += "  engine restarting, output held"
     elif engine["loading"]:
         line += "  loading …"
+    elif engine["accelerator"].startswith("compiling"):
+        line += f"  {engine['accelerator']} …"
     return line

@@ -130,6 +130,8 @@ class Supervisor:
                 self.refused = payload
             else:
                 self._error(payload)
+        elif kind == "note":
+            log.info("%s", payload)
         elif kind == "reloaded":
             log.info("engine now runs %s", payload)
         elif kind == "kept":

@@ -22,12 +22,16 @@ HOOK_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 @dataclass(frozen=True)
 class Options:
-    """What holds for the life of an engine process and is no parameter: the device, how models are read, the folder of hooks."""
+    """What holds for the life of an engine process and is no parameter.
+
+    ``device``; how models are read; the folder of ``hooks``; what makes the model fast, ``accelerate`` auto, eager or compile.
+    """
 
     device: str = "auto"
     offline: bool = False
     allow_pickle: bool = False
     hooks: str = ""
+    accelerate: str = "auto"
 
 
 _LAST_SEED = 2**31 - 1

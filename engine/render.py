@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from engine.accelerate import Accelerator
 from engine.hooks import Hooks
 from engine.mailbox import Frame
 from engine.models import pick_device
@@ -24,7 +25,11 @@ def render(frames: Iterable[Frame], snapshot: Snapshot, options: Options, second
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
     hooks = Hooks(Path(options.hooks) if options.hooks else None)
-    stream = make_stream(snapshot, pick_device(options.device), options, hooks=hooks)
+    device = pick_device(options.device)
+    stream = make_stream(snapshot, device, options, hooks=hooks)
+    # A swap in the middle would not be repeatable: compiled only where that is asked for, and then from the first frame on.
+    accelerator = Accelerator("compile" if options.accelerate == "compile" else "eager", device)
+    accelerator.settle(lambda: [*stream.model.parts, *stream.adapters.parts])
     group: list[Frame] = []
     held: dict[int, list[Frame]] = {}  # sequence of a processed frame → the skipped ones after it
     entered = -1

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.accelerate import Accelerator
 from engine.fade import Fade
 from engine.hooks import Hooks
 from engine.mailbox import Boxes, Frame
@@ -28,7 +29,7 @@ FAILURES = 20
 
 
 def run(pipe: Connection, boxes: Boxes, options: Options, snapshot: Snapshot) -> None:
-    """The whole life of the process. Sends ("ready" | "refused" | "status" | "reloaded" | "kept" | "error", payload) through ``pipe``."""
+    """The whole life of the process. Sends ("ready" | "refused" | "status" | "note" | "reloaded" | "kept" | "error", payload)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the bridge's to handle
     try:
         worker = Worker(pipe, boxes, options, snapshot)
@@ -37,6 +38,7 @@ def run(pipe: Connection, boxes: Boxes, options: Options, snapshot: Snapshot) ->
         return
     try:
         worker.loop()
+        worker.accelerator.close()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the bridge is gone, and so are we
     except (RuntimeError, MemoryError) as error:
@@ -55,6 +57,7 @@ class Worker:
         self.stream = make_stream(snapshot, device, options, hooks=self.hooks)
         self.values = reload_values(snapshot)
         self.reloader = Reloader(device, options)
+        self.accelerator = Accelerator(options.accelerate, device)
         self.metrics = Metrics()
         self.waiting: list[Frame] = []
         self.fade: Fade | None = None
@@ -73,9 +76,12 @@ class Worker:
             if len(self.waiting) >= self.snapshot.whole("/buffer"):
                 frames, self.waiting = self.waiting, []
                 self._tick(frames)
-            for notes in (self.stream.adapters.notes, self.hooks.notes):
-                while notes:
-                    self._send("error", notes.pop(0))
+            self.accelerator.poll([*self.stream.model.parts, *self.stream.adapters.parts])
+            told = {"error": (self.stream.adapters.notes, self.hooks.notes), "note": (self.accelerator.notes,)}
+            for kind, lists in told.items():
+                for notes in lists:
+                    while notes:
+                        self._send(kind, notes.pop(0))
             if self.metrics.due() or self.reloader.progress != self._told:
                 self._told = self.reloader.progress
                 self._send("status", self._status())
@@ -166,6 +172,7 @@ class Worker:
             "dtype": str(stream.model.dtype).removeprefix("torch."),
             "model": stream.model.name,
             "size": f"{stream.width}x{stream.height}",
+            "accelerator": self.accelerator.state,
             "loading": self.reloader.busy,
             "progress": self.reloader.progress,
             "fading": self.fade is not None,

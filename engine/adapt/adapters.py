@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.accelerate.part import Part
 from engine.adapt import control, image_prompt, lora
 from engine.adapt.attention import AttentionState, ImagePrompt, Memory, equip
 from engine.adapt.background import Background
@@ -37,15 +38,18 @@ class Adapters:
         self._denoiser = {self._family.part: parts[self._family.part]}
         self._texts = {name: part for name, part in parts.items() if name.startswith("text_encoder")}
         self.loras, self._text_loras = lora.Loras(self._denoiser), lora.Loras(self._texts)
-        self.nets: dict[int, Any] = {}
+        self.nets: dict[int, Part] = {}
         self.settings: dict[int, ControlSetting] = {}
         self.depth: Any = None
-        self._attention = equip(model.denoiser) if self._family.controllable else AttentionState()
+        self._attention = AttentionState()
+        if self._family.controllable:
+            self._attention = equip(model.denoiser)
+            self._family.run.plain = self._attention.plain
         self.prompt: ImagePrompt | None = None
         self.prompt_weight = 0.0
         self.notes: list[str] = []
         self._lora_files: dict[tuple[str, float], lora.Adapter] = {}
-        self._net_files: dict[str, Any] = {}
+        self._net_files: dict[str, Part] = {}
         self._wanted = Background(self._read_loras, ("",) * lora.SLOTS)
         self._wanted_nets = Background(self._read_nets, ("",) * (control.SLOTS + 1))
         self._wanted_prompt: Background[tuple[str, str, str], ImagePrompt | None] = Background(self._read_prompt, ("", "", ""))
@@ -55,6 +59,11 @@ class Adapters:
         self._dressing = threading.Lock()
         self._names: tuple[str, ...] = ("",) * lora.SLOTS
         self._text_files: list[lora.Adapter | None] = []
+
+    @property
+    def parts(self) -> list[Part]:
+        """What an accelerator may run."""
+        return list(self.nets.values())
 
     @property
     def busy(self) -> bool:
@@ -167,7 +176,7 @@ class Adapters:
             self._lora_files[key] = lora.read(path, self._family.lora_mixin, self._denoiser | self._texts, self._model.denoiser.config)
         return self._lora_files[key]
 
-    def _read_nets(self, names: tuple[str, ...]) -> tuple[dict[int, Any], Any]:
+    def _read_nets(self, names: tuple[str, ...]) -> tuple[dict[int, Part], Any]:
         *nets, depth = names
         found = {}
         for number, name in enumerate(nets, 1):
@@ -179,11 +188,11 @@ class Adapters:
         self._net_files = {name: self._net_files[name] for name in nets if name in self._net_files}
         return found, control.read_depth(depth, self._model.denoiser) if depth else None
 
-    def _read_net(self, name: str) -> Any:
+    def _read_net(self, name: str) -> Part:
         if not self._family.controllable:
             raise BadValue(f"ControlNet {name}: a {self._family.title} model takes none here")
         if name not in self._net_files:
-            self._net_files[name] = control.read(located(name, "controlnets", "ControlNet"), self._model.denoiser)
+            self._net_files[name] = Part("control", control.read(located(name, "controlnets", "ControlNet"), self._model.denoiser))
         return self._net_files[name]
 
     def _read_prompt(self, keys: tuple[str, str, str]) -> ImagePrompt | None:

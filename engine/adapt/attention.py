@@ -79,6 +79,10 @@ class AttentionState(threading.local):
         self.weight = 0.0
         self.negatives = 0
 
+    def plain(self) -> bool:
+        """Whether this attention does now what diffusers' own does."""
+        return self.memory.strength == 0.0 and (self.prompt is None or self.weight == 0.0)
+
 
 class StreamAttention:
     """diffusers' attention processor for the blocks' ``attn1`` and ``attn2``, equal to its own where the state asks nothing."""

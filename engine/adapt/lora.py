@@ -1,7 +1,6 @@
 """LoRA: several low-rank adapters on one model at once, each weight live (Hu et al., arXiv 2106.09685).
 
-y = W·x + Σᵢ wᵢ·(αᵢ/rᵢ)·Bᵢ·Aᵢ·x. The adapters of a layer are stacked along their ranks into one pair of products, and the weights of
-all ranks of all layers lie in one vector: a new weight is one small copy, no layer is touched and nothing is compiled again.
+W' = W + Σᵢ wᵢ·(αᵢ/rᵢ)·Bᵢ·Aᵢ. The adapters of a layer are stacked along their ranks into one product.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from engine.parameters import BadValue
 
@@ -129,55 +127,49 @@ def _pair(file: str, layer: str, module: nn.Linear | nn.Conv2d, A: Tensor, B: Te
 
 
 class Loras:
-    """The adapters on one model. ``install`` puts a new set on at once; ``weigh`` sets their weights. Both belong to the frame loop."""
+    """The adapters on one model. ``install`` puts a new set on at once; ``weigh`` sets their weights. Both belong to the frame loop.
+
+    What is added goes into the layers' own weights, in place: a frame costs what it costs without, and nothing is compiled again.
+    """
 
     def __init__(self, targets: Mapping[str, nn.Module]) -> None:
         self._targets = targets
-        self._hooks: list[Any] = []
+        self._layers: list[_Merged] = []
         self.weights: tuple[float, ...] = ()
-        self._scales = torch.empty(0)
-        self._index = torch.empty(0, dtype=torch.long)
 
     @torch.inference_mode()
     def install(self, adapters: Sequence[Adapter | None]) -> None:
         """Puts ``adapters`` in the place of those before, all at weight 0; None leaves a slot empty."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks, self.weights = [], ()
-        layers = list(dict.fromkeys(key for adapter in adapters if adapter for key in adapter))
-        if not layers:
-            return
-        pairs = {key: [(i, a[key]) for i, a in enumerate(adapters) if a and key in a] for key in layers}
-        index = [i for key in layers for i, pair in pairs[key] for _ in range(len(pair.A))]
-        device = next(iter(self._targets.values())).parameters().__next__().device
-        self._index = torch.tensor(index, device=device)
-        self._scales = torch.zeros(len(index), device=device)
-        start = 0
-        for part, name in layers:
-            stacked = [pair for _, pair in pairs[part, name]]
-            A, B = torch.cat([p.A for p in stacked]), torch.cat([p.B for p in stacked], 1)
+        for layer in self._layers:
+            layer.restore()
+        self._layers, self.weights = [], ()
+        for part, name in dict.fromkeys(key for adapter in adapters if adapter for key in adapter):
             module = _layer(self._targets[part], name)
             assert module is not None
-            self._hooks.append(module.register_forward_hook(self._update(A, B, self._scales[start : start + len(A)])))
-            start += len(A)
+            self._layers.append(_Merged(module, {i: a[part, name] for i, a in enumerate(adapters) if a and (part, name) in a}))
 
     @torch.inference_mode()
     def weigh(self, weights: Sequence[float]) -> None:
         """Sets the weight of each slot. All at 0 is as if there were none."""
-        if tuple(weights) != self.weights and len(self._index):
-            self._scales.copy_(torch.tensor(weights, device=self._index.device)[self._index])
+        if tuple(weights) != self.weights:
+            for layer in self._layers:
+                layer.weigh(weights)
         self.weights = tuple(weights)
 
-    def _update(self, A: Tensor, B: Tensor, scales: Tensor) -> Any:
-        def linear(_module: nn.Linear, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
-            if not any(self.weights):
-                return None
-            return output + F.linear(F.linear(inputs[0], A) * scales.to(A.dtype), B)
 
-        def convolution(module: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
-            if not any(self.weights):
-                return None
-            low = F.conv2d(inputs[0], A, None, module.stride, module.padding, module.dilation)
-            return output + F.conv2d(low * scales.to(A.dtype).view(1, -1, 1, 1), B)
+class _Merged:
+    """One layer with its pairs stacked along their ranks, and its own weight as it was."""
 
-        return linear if A.dim() == 2 else convolution
+    def __init__(self, module: nn.Linear | nn.Conv2d, pairs: Mapping[int, Pair]) -> None:
+        self._weight = module.weight
+        self._own = module.weight.detach().flatten(1).clone()
+        self._A = torch.cat([pair.A.flatten(1) for pair in pairs.values()])
+        self._B = torch.cat([pair.B.flatten(1) for pair in pairs.values()], 1)
+        self._slots = [slot for slot, pair in pairs.items() for _ in range(len(pair.A))]
+
+    def weigh(self, weights: Sequence[float]) -> None:
+        scales = torch.tensor([weights[slot] for slot in self._slots]).to(self._B)
+        self._weight.copy_(torch.addmm(self._own, self._B * scales, self._A).view(self._weight.shape))
+
+    def restore(self) -> None:
+        self._weight.copy_(self._own.view(self._weight.shape))

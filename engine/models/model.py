@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.accelerate.part import Part
 from engine.adapt.control import Controls
 from engine.models.autoencoders import codec
 from engine.models.families import Condition, Family
@@ -26,6 +27,11 @@ class Model:
         self.codec = codec(autoencoder, self.dtype)
         self.encode, self.decode = self.codec.encode, self.codec.decode
         self.latent_channels, self.factor = self.codec.channels, self.codec.factor
+
+    @property
+    def parts(self) -> list[Part]:
+        """What an accelerator may run, the slowest first."""
+        return [self.family.run, self.codec.decoder, self.codec.encoder]
 
     @property
     def multiple(self) -> int:

@@ -91,7 +91,21 @@ def test_everything_ends_when_the_bridge_is_killed() -> None:
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], told: str) -> None:
-    command = [sys.executable, "-m", "bridge", "run", "--osc-port", "0", "--http-port", "0", "--seconds", "60", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "bridge",
+        "run",
+        "--osc-port",
+        "0",
+        "--http-port",
+        "0",
+        "--seconds",
+        "60",
+        "--accelerate",
+        "eager",
+        *arguments,
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.accelerate.part import Part
 from engine.adapt.control import Controls
 
 
@@ -48,7 +49,7 @@ class Family(ABC):
     ``patch`` is the side of the latent square that one token holds, ``built_in`` the guidance scale that a model distilled
     from guidance was made for (0: it takes none). ``encode_negative`` is None where a negative prompt reads as any other.
     ``controllable`` families take ControlNets, image prompts and the memory of earlier frames; ``lora_mixin`` is the class
-    of diffusers that knows their LoRA files.
+    of diffusers that knows their LoRA files. ``run`` is the denoiser as ``denoise`` calls it.
     """
 
     title = ""
@@ -63,6 +64,7 @@ class Family(ABC):
     def __init__(self, parts: dict[str, Any], device: torch.device, dtype: torch.dtype) -> None:
         self.parts, self.device, self.dtype = parts, device, dtype
         self.denoiser = parts[self.part]
+        self.run = Part("denoiser", self.denoiser)
 
     @abstractmethod
     def encode_prompt(self, text: str) -> Condition:

@@ -34,7 +34,7 @@ class Flux(Family):
         rows, _, height, width = x.shape
         packed = torch.nn.functional.pixel_unshuffle(x, 2).flatten(2).transpose(1, 2)
         scale = x.new_full((rows,), guidance or self.built_in, dtype=torch.float32) if self.built_in else None
-        output = self.denoiser(
+        output = self.run(
             hidden_states=packed,
             timestep=t / 1000,
             guidance=scale,
@@ -79,7 +79,7 @@ class Flux2(Family):
     def denoise(self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None) -> Tensor:
         rows, _, height, width = x.shape
         scale = x.new_full((rows,), guidance or self.built_in, dtype=torch.float32) if self.built_in else None
-        output = self.denoiser(
+        output = self.run(
             hidden_states=x.flatten(2).transpose(1, 2),
             timestep=t / 1000,
             guidance=scale,

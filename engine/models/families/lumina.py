@@ -38,7 +38,7 @@ class LuminaNext(Family):
         return Condition(states.hidden_states[-2], mask=found.attention_mask)
 
     def denoise(self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None) -> Tensor:
-        output = self.denoiser(
+        output = self.run(
             hidden_states=x,
             timestep=1 - t / 1000,
             encoder_hidden_states=condition.tokens,
@@ -78,7 +78,7 @@ class Lumina2(LuminaNext):
         return self.penultimate(self.instruction + text)
 
     def denoise(self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None) -> Tensor:
-        return -self.denoiser(
+        return -self.run(
             hidden_states=x,
             timestep=1 - t / 1000,
             encoder_hidden_states=condition.tokens,

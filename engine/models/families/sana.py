@@ -51,7 +51,7 @@ class SanaSprint(Family):
         scale = (s**2 + (1 - s) ** 2).sqrt()
         scaled = x.float() * scale
         strength = torch.full_like(time, (guidance or self.built_in) * float(self.denoiser.config["guidance_embeds_scale"]))
-        output = self.denoiser(
+        output = self.run(
             scaled.to(self.dtype),
             encoder_hidden_states=condition.tokens,
             encoder_attention_mask=condition.mask,

@@ -36,7 +36,7 @@ class StableDiffusion3(Family):
         return Condition(torch.cat([clip, t5], 1), torch.cat([side[0] for side in sides], -1))
 
     def denoise(self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None) -> Tensor:
-        return self.denoiser(
+        return self.run(
             hidden_states=x,
             timestep=t,
             encoder_hidden_states=condition.tokens,

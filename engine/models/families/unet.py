@@ -35,7 +35,7 @@ class StableDiffusion(Family):
             extra |= controls.residuals(x, t, condition.tokens, dict(extra))
         if self.built_in:
             extra["timestep_cond"] = self._embedded(guidance or self.built_in).expand(len(x), -1)
-        return self.denoiser(x, t, condition.tokens, return_dict=False, **extra)[0]
+        return self.run(x, t, condition.tokens, return_dict=False, **extra)[0]
 
     def added(self, x: Tensor, condition: Condition) -> dict[str, Any]:
         """What the denoiser takes beside the tokens."""

@@ -1,0 +1,193 @@
+"""Makes the parts of a running stream fast: found in the cache or built beside it, checked, and put in the place of the modules."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from platformdirs import user_cache_path
+from torch import Tensor
+
+from engine.accelerate.graphs import Graphed
+from engine.accelerate.part import Part, Run, Shape, examples, put_together
+from engine.parameters import BadValue
+
+log = logging.getLogger(__name__)
+#: Part of the cache's key: raised when what is built, or how it is called, changes.
+FORMAT = 1
+#: How far a fast run may be from the module, as a share of the module's output (root mean square), by dtype.
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.04}
+#: Seconds after which a build is given up.
+LONGEST = 1800.0
+KINDS = ("auto", "eager", "compile")
+
+
+class Accelerator:
+    """Runs on one device for one process. ``poll`` belongs to the frame loop and never waits; the work is done on a thread.
+
+    ``state`` says where it is, in words; ``notes`` are lines for the user, among them why a part stays as it is.
+    """
+
+    def __init__(self, kind: str, device: torch.device, folder: Path | None = None) -> None:
+        if kind not in KINDS:
+            raise BadValue(f"--accelerate takes {', '.join(KINDS)}, got {kind!r}")
+        self._device = device
+        self._folder = folder or user_cache_path("phosphene", appauthor=False) / "accelerate"
+        self._thread: threading.Thread | None = None
+        self._builder: subprocess.Popen[bytes] | None = None
+        self._since = time.monotonic()
+        self._threads = torch.get_num_threads()
+        self.state, self.notes = "eager", list[str]()
+        lacking = missing(device) if kind != "eager" else ""
+        self.on = kind != "eager" and not lacking
+        if lacking:
+            self.notes.append(f"not compiled: {lacking}")
+
+    def poll(self, parts: Iterable[Part]) -> None:
+        """Begins the next piece of work where a part wants one and none is under way."""
+        if not self.on:
+            return
+        self._share_cores()
+        if self._thread is not None and self._thread.is_alive():
+            return
+        parts = list(parts)
+        part = next((part for part in parts if part.wanted is not None), None)
+        if part is None:
+            if self.state.startswith("compiling"):
+                self.state = "compiled" if any(part.runs for part in parts) else "eager"
+                self.notes.append(f"{self.state}, {time.monotonic() - self._since:.0f} s after it was asked for")
+            return
+        if not self.state.startswith("compiling"):
+            self._since = time.monotonic()
+        shape, part.wanted = part.wanted, None
+        assert shape is not None
+        self.state = f"compiling {part.name}"
+        self._thread = threading.Thread(target=self._equip, args=(part, shape), name="accelerate", daemon=True)
+        self._thread.start()
+
+    def settle(self, parts: Callable[[], Iterable[Part]]) -> None:
+        """Does everything that the parts want now, and waits for it."""
+        while self.on:
+            self.poll(parts())
+            if self._thread is None or not self.state.startswith("compiling"):
+                return
+            self._thread.join()
+
+    def close(self) -> None:
+        """Ends a build that is under way."""
+        self.on = False
+        if self._builder is not None:
+            self._builder.kill()
+
+    def _share_cores(self) -> None:
+        """Leaves a core to the compiler while it works: two threads on one core wait for each other at every operation."""
+        threads = max(1, self._threads - 1) if self._builder is not None and self._device.type == "cpu" else self._threads
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+    def _equip(self, part: Part, shape: Shape) -> None:
+        try:
+            part.runs[shape] = self._checked(part, shape, self._found(part, shape))
+        except Exception as error:  # whatever it is, the stream goes on as it was
+            part.refused.add(shape)
+            if self.on:
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                self.notes.append(f"the {part.name} is not compiled and goes on as it is: {reason[0]}")
+
+    def _found(self, part: Part, shape: Shape) -> Run:
+        """A fast run from the cache, built first where it is not there. Raises RuntimeError."""
+        from engine.accelerate.builder import recipe
+
+        dtype = next(part.module.parameters()).dtype
+        wish = recipe(part.name, part.module, shape, dtype, self._device, self._threads)
+        key = json.dumps([wish, FORMAT, *_surroundings(self._device)], sort_keys=True)
+        path = self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.pt2"
+        if not path.exists():
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._build(wish, path)
+        run = Compiled(path, part)
+        return Graphed(run) if self._device.type == "cuda" else run
+
+    def _build(self, wish: dict[str, Any], path: Path) -> None:
+        command = [sys.executable, "-m", "engine.accelerate.builder"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as builder:
+            self._builder = builder
+            assert builder.stdin is not None
+            assert builder.stderr is not None
+            builder.stdin.write(json.dumps({"recipe": wish, "path": str(path)}).encode() + b"\n")
+            builder.stdin.flush()
+            timer = threading.Timer(LONGEST, builder.kill)
+            timer.start()
+            told = builder.stderr.read().decode(errors="replace")
+            timer.cancel()
+        self._builder = None
+        if builder.returncode:
+            lines = [line for line in told.splitlines() if line.strip()]
+            raise RuntimeError(lines[-1] if lines else f"the compiler ended with {builder.returncode}")
+
+    @torch.inference_mode()
+    def _checked(self, part: Part, shape: Shape, run: Run) -> Run:
+        """``run``, where it gives what the module gives. Raises RuntimeError."""
+        tensors = examples(shape, 2, self._device)
+        arguments, options = put_together(shape.form, iter(tensors))
+        expected, found = _flat(part.module(*arguments, **options)), _flat(run(tensors))
+        error = ((found - expected).square().mean() / expected.square().mean().clamp(min=1e-12)).sqrt().item()
+        tolerance = TOLERANCE[next(part.module.parameters()).dtype]
+        if not error <= tolerance:
+            raise RuntimeError(f"its output is off by {error:.1%}, more than {tolerance:.1%}")
+        return run
+
+
+class Compiled:
+    """A compiled part, on the weights of the module that it stands for: what changes them changes it."""
+
+    def __init__(self, path: Path, part: Part) -> None:
+        from safetensors.torch import load_file
+
+        self._form = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        self._run = torch._inductor.aoti_load_package(str(path))
+        device = next(part.module.parameters()).device
+        held = {name: tensor.to(device) for name, tensor in load_file(path.with_suffix(".safetensors")).items()}
+        held |= {f"module.{name}": tensor for name, tensor in (*part.module.named_parameters(), *part.module.named_buffers())}
+        self._held = {name: held[name] for name in self._run.get_constant_fqns()}
+        self._run.load_constants(self._held, check_full_update=True, user_managed=True)
+
+    def __call__(self, tensors: Sequence[Tensor]) -> Any:
+        return put_together(self._form, iter(self._run(*tensors)))
+
+
+def missing(device: torch.device) -> str:
+    """What is not here and is needed to compile; empty where all is."""
+    if not hasattr(torch._inductor, "aoti_load_package") or tuple(int(n) for n in torch.__version__.split(".")[:2]) < (2, 8):
+        return "torch 2.8 or newer is needed"
+    if device.type not in ("cpu", "cuda"):
+        return f"{device.type} is not supported"
+    compiler = "cl" if platform.system() == "Windows" else "clang++" if platform.system() == "Darwin" else "g++"
+    if shutil.which(compiler) is None:
+        mends = {"cl": "Visual Studio's build tools", "clang++": "xcode-select --install", "g++": "apt install g++"}
+        return f"there is no C++ compiler {compiler}; {mends[compiler]}"
+    return ""
+
+
+def _surroundings(device: torch.device) -> tuple[str, ...]:
+    """What a compiled part depends on beside the part: libraries and machine."""
+    import diffusers
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return torch.__version__, diffusers.__version__, platform.system(), platform.machine(), name
+
+
+def _flat(value: Any) -> Tensor:
+    tensors = [value] if isinstance(value, Tensor) else list(value)
+    return torch.cat([_flat(tensor) if not isinstance(tensor, Tensor) else tensor.float().flatten() for tensor in tensors])

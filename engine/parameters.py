@@ -31,7 +31,7 @@ class Options:
     offline: bool = False
     allow_pickle: bool = False
     hooks: str = ""
-    accelerate: str = "auto"
+    accelerate: str = "eager"
 
 
 _LAST_SEED = 2**31 - 1

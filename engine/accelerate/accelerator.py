@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import platform
 import shutil
 import subprocess
@@ -43,7 +44,7 @@ class Accelerator:
         if kind not in KINDS:
             raise BadValue(f"--accelerate takes {', '.join(KINDS)}, got {kind!r}")
         self._device = device
-        self._folder = folder or user_cache_path("phosphene", appauthor=False) / "accelerate"
+        self._folder = folder or cache_folder()
         self._thread: threading.Thread | None = None
         self._builder: subprocess.Popen[bytes] | None = None
         self._since = time.monotonic()
@@ -89,6 +90,8 @@ class Accelerator:
         self.on = False
         if self._builder is not None:
             self._builder.kill()
+        if self._thread is not None:
+            self._thread.join(3)
 
     def _share_cores(self) -> None:
         """Leaves a core to the compiler while it works: two threads on one core wait for each other at every operation."""
@@ -154,22 +157,29 @@ class Compiled:
 
     def __init__(self, path: Path, part: Part) -> None:
         from safetensors.torch import load_file
+        from torch._C._aoti import AOTIModelPackageLoader  # torch.export.load's own, without the seconds that the compiler takes to import
 
         self._form = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        self._run = torch._inductor.aoti_load_package(str(path))
+        self._run = AOTIModelPackageLoader(str(path), "model", False, 1, -1)
         device = next(part.module.parameters()).device
         held = {name: tensor.to(device) for name, tensor in load_file(path.with_suffix(".safetensors")).items()}
         held |= {f"module.{name}": tensor for name, tensor in (*part.module.named_parameters(), *part.module.named_buffers())}
         self._held = {name: held[name] for name in self._run.get_constant_fqns()}
-        self._run.load_constants(self._held, check_full_update=True, user_managed=True)
+        self._run.load_constants(self._held, False, True, True)  # not the inactive ones, all of them, kept alive here
 
     def __call__(self, tensors: Sequence[Tensor]) -> Any:
-        return put_together(self._form, iter(self._run(*tensors)))
+        return put_together(self._form, iter(self._run.boxed_run(list(tensors))))
+
+
+def cache_folder() -> Path:
+    """Where what was compiled is kept: in PHOSPHENE_CACHE, or where the system keeps such things."""
+    own = os.environ.get("PHOSPHENE_CACHE")
+    return (Path(own) if own else user_cache_path("phosphene", appauthor=False)) / "compiled"
 
 
 def missing(device: torch.device) -> str:
     """What is not here and is needed to compile; empty where all is."""
-    if not hasattr(torch._inductor, "aoti_load_package") or tuple(int(n) for n in torch.__version__.split(".")[:2]) < (2, 8):
+    if tuple(int(n) for n in torch.__version__.split(".")[:2]) < (2, 8):
         return "torch 2.8 or newer is needed"
     if device.type not in ("cpu", "cuda"):
         return f"{device.type} is not supported"

@@ -57,12 +57,12 @@ class Audience(Sink):
 class Stage:
     """A running show, its audience, and a desk that talks to it over UDP."""
 
-    def __init__(self, source: str = "pattern:plasma", control: str = "", **values: str) -> None:
+    def __init__(self, source: str = "pattern:plasma", control: str = "", accelerate: str = "eager", **values: str) -> None:
         names = {name.replace("_", "/"): value for name, value in values.items()}
         self.state = State(changed({"size": "256x256", "steps": "1"} | names))
         self.audience = Audience()
         second = open_source(control) if control else None
-        self.show = Show(self.state, open_source(source), [self.audience], Options("cpu"), second)
+        self.show = Show(self.state, open_source(source), [self.audience], Options("cpu", accelerate=accelerate), second)
         self.server = UdpServer(self.show.osc, "127.0.0.1", 0)
         self.desk = SimpleUDPClient("127.0.0.1", self.server.port)
         self.show.open()

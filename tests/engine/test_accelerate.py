@@ -1,0 +1,208 @@
+"""Parts and what runs them: shapes, fusions, a real build on live weights, and everything that keeps a part as it is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from torch import nn
+
+from engine.accelerate import Accelerator
+from engine.accelerate.accelerator import TOLERANCE, Compiled, missing
+from engine.accelerate.fusions import DoublingConvolution, fuse_doubling
+from engine.accelerate.part import MOST_ROWS, Part, examples, put_together, shape_of, taken_apart
+from engine.adapt.lora import Loras, read
+from engine.models import POCKET, load
+from engine.parameters import BadValue, Options, Snapshot
+from engine.render import render
+from tests.engine.adapters import save_lora
+from tests.engine.checkpoints import save_sd
+from tests.engine.test_render import frames
+
+CPU = torch.device("cpu")
+compiler = pytest.mark.skipif(bool(missing(CPU)), reason="needs a C++ compiler")
+
+
+class Double(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([2.0]), requires_grad=False)
+
+    def forward(self, x: torch.Tensor, added: dict[str, torch.Tensor] | None = None, return_dict: bool = True) -> Any:
+        return (x * self.scale + (added["more"] if added else 0.0),)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (16, 16)])
+def test_a_doubling_and_a_convolution_are_one_transposed_convolution(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(6, 5, 3, padding=1))
+    x = torch.randn(2, 6, *size)
+    expected = plain(x)
+    fuse_doubling(nn.ModuleList([plain]))
+    assert isinstance(plain[0], DoublingConvolution)
+    assert torch.allclose(plain(x), expected, atol=1e-5)
+
+
+def test_a_whole_autoencoder_is_the_same_with_its_doublings_fused() -> None:
+    torch.manual_seed(0)
+    small = AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4
+    )
+    pocket = AutoencoderTiny.from_pretrained(POCKET / "vae")
+    with torch.inference_mode():
+        for autoencoder, count in ((small, 1), (pocket, 3)):
+            latents = torch.randn(1, autoencoder.config.latent_channels, 8, 12)
+            expected = autoencoder.decode(latents).sample
+            fuse_doubling(autoencoder.decoder)
+            assert sum(isinstance(module, DoublingConvolution) for module in autoencoder.decoder.modules()) == count
+            assert torch.allclose(autoencoder.decode(latents).sample, expected, atol=1e-5)
+
+
+def test_a_call_is_taken_apart_and_put_together() -> None:
+    call = ((torch.zeros(2, 3), [torch.ones(2)], None), {"added": {"more": torch.ones(4, 1)}, "return_dict": False})
+    tensors: list[torch.Tensor] = []
+    form = taken_apart(call, tensors)
+    assert [tuple(tensor.shape) for tensor in tensors] == [(2, 3), (2,), (4, 1)]
+    again = put_together(json.loads(json.dumps(form)), iter(tensors))
+    assert again[1]["return_dict"] is False
+    assert again[0][2] is None
+    assert again[1]["added"]["more"] is tensors[2]
+    shape = shape_of(form, tensors)
+    assert shape.tensors == (("float32", (3,), True), ("float32", (), True), ("float32", (4, 1), False))
+    tensors = [torch.zeros(7, 3), torch.ones(7), torch.ones(4, 1)]
+    assert shape_of(form, tensors) == shape, "another batch is the same shape"
+    assert [tuple(tensor.shape) for tensor in examples(shape, 5, CPU)] == [(5, 3), (5,), (4, 1)]
+
+
+def test_a_part_is_its_module_until_something_faster_is_there() -> None:
+    plain = [True]
+    part = Part("denoiser", Double(), lambda: plain[0])
+    x = torch.ones(2, 3)
+    assert torch.equal(part(x, return_dict=False)[0], 2 * x)
+    shape = part.wanted
+    assert shape is not None
+    part.runs[shape] = lambda tensors: (tensors[0] * 5,)
+    assert torch.equal(part(x, return_dict=False)[0], 5 * x)
+    assert torch.equal(part(torch.ones(9, 3), return_dict=False)[0], torch.full((9, 3), 5.0)), "any number of rows"
+    assert torch.equal(part(torch.ones(MOST_ROWS + 1, 3), return_dict=False)[0], torch.full((MOST_ROWS + 1, 3), 2.0))
+    assert torch.equal(part(x)[0], 2 * x), "another call is another shape"
+    assert part.wanted != shape
+    part.refused.add(part.wanted)  # type: ignore[arg-type]
+    part(x)
+    assert part.wanted is None, "what was refused is not asked for again"
+    plain[0] = False
+    assert torch.equal(part(x, return_dict=False)[0], 2 * x), "what its configuration does not say is the module's to do"
+
+
+def test_a_kind_that_does_not_exist_and_a_missing_compiler_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadValue, match="auto, eager, compile"):
+        Accelerator("warp", CPU)
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+    accelerator = Accelerator("auto", CPU)
+    assert not accelerator.on
+    assert len(accelerator.notes) == 1
+    assert "no C++ compiler" in accelerator.notes[0]
+    part = Part("denoiser", Double())
+    part(torch.ones(1, 2))
+    accelerator.poll([part])
+    assert accelerator.state == "eager"
+
+
+def test_a_run_that_is_off_and_a_build_that_fails_leave_the_part_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.accelerate.accelerator.missing", lambda _device: "")
+    model = load(str(save_sd(tmp_path / "model", tiny=True)), CPU, torch.float32)
+    decoder = model.codec.decoder
+    latents = torch.randn(1, 4, 8, 8)
+    expected = model.decode(latents)
+    accelerator = Accelerator("compile", CPU, tmp_path / "cache")
+    for answer, told in ((lambda tensors: tensors[0] * 0 + 0.3, "its output is off by"), (None, "the compiler ended|no such|cannot")):
+        decoder.refused.clear()
+        decoder.wanted = shape_of(taken_apart(((latents,), {}), []), [latents])
+        if answer is None:
+            monkeypatch.undo()
+            monkeypatch.setattr(accelerator, "_folder", Path("/proc/none"))
+        else:
+            monkeypatch.setattr(accelerator, "_found", lambda *_, answer=answer: answer)
+        accelerator.settle(lambda: [decoder])
+        assert not decoder.runs
+        assert len(accelerator.notes) == 2, "why, and how it ended"
+        assert told.split("|")[0] in accelerator.notes[0] or "goes on as it is" in accelerator.notes[0]
+        accelerator.notes.clear()
+    assert torch.equal(model.decode(latents), expected)
+
+
+@compiler
+def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Path) -> None:
+    folder = save_sd(tmp_path / "model")
+    model = load(str(folder), CPU, torch.float32)
+    condition = model.encode_prompt("green spiral")
+    accelerator = Accelerator("compile", CPU, tmp_path / "cache")
+
+    def both(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x, t = torch.randn(rows, 4, 8, 8), torch.full((rows,), 400.0)
+        with torch.inference_mode():
+            fast = model.denoise(x, t, condition)
+            runs, model.family.run.runs = model.family.run.runs, {}
+            plain = model.denoise(x, t, condition)
+            model.family.run.runs = runs
+        return fast, plain
+
+    both(2)
+    accelerator.settle(lambda: [model.family.run])
+    assert accelerator.state == "compiled", accelerator.notes
+    assert [type(run) for run in model.family.run.runs.values()] == [Compiled]
+    for rows in (1, 2, 5):
+        fast, plain = both(rows)
+        assert not torch.equal(fast, plain), "it is not the module itself"
+        assert float((fast - plain).square().mean().sqrt() / plain.square().mean().sqrt()) < TOLERANCE[torch.float32]
+
+    before = both(1)[0]
+    loras = Loras({"unet": model.denoiser})
+    loras.install([read(save_lora(tmp_path / "l.safetensors", {"unet": model.denoiser}), "StableDiffusionLoraLoaderMixin", loras._targets)])
+    loras.weigh([1.0])
+    fast, plain = both(1)
+    assert float((fast - before).abs().max()) > 1e-3, "a LoRA shows"
+    assert float((fast - plain).abs().max()) < 1e-3
+    loras.weigh([0.0])
+
+    # Another model of the same make, with other weights, is served from the cache.
+    files = sorted((tmp_path / "cache").glob("*.pt2"))
+    assert len(files) == 1
+    written = files[0].stat().st_mtime_ns
+    other = load(str(folder), CPU, torch.float32)
+    with torch.inference_mode():
+        other.denoiser.conv_out.weight.mul_(3.0)
+        other.denoise(torch.randn(2, 4, 8, 8), torch.full((2,), 400.0), condition)
+        accelerator.settle(lambda: [other.family.run])
+        assert other.family.run.runs
+    assert [file.stat().st_mtime_ns for file in (tmp_path / "cache").glob("*.pt2")] == [written]
+
+
+@compiler
+def test_a_compiled_rendering_is_repeatable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+
+    save_sd(tmp_path / "model", tiny=True)
+    monkeypatch.setenv("PHOSPHENE_CACHE", str(tmp_path / "cache"))
+    snapshot = Snapshot({"/model": str(tmp_path / "model"), "/size": "64x64", "/dtype": "float32"})
+    plain, *fast = (
+        np.stack([frame.pixels for frame in render(frames(4), snapshot, Options("cpu", accelerate=kind))])
+        for kind in ("auto", "compile", "compile")
+    )
+    assert np.array_equal(*fast)
+    assert np.abs(plain.astype(int) - fast[0]).max() <= 2
+    assert len(list((tmp_path / "cache").rglob("*.pt2"))) == 3, "denoiser, encoder and decoder"
+
+
+def test_a_builder_ends_with_who_asked() -> None:
+    builder = subprocess.Popen([sys.executable, "-m", "engine.accelerate.builder"], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert builder.stdin is not None
+    builder.stdin.close()
+    assert builder.wait(60) != 0
+    builder.stderr.close()  # type: ignore[union-attr]

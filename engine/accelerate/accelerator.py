@@ -65,6 +65,8 @@ class Accelerator:
         parts = list(parts)
         part = next((part for part in parts if part.wanted is not None), None)
         if part is None:
+            self._dismiss()
+            self._share_cores()
             if self.state.startswith("compiling"):
                 self.state = "compiled" if any(part.runs for part in parts) else "eager"
                 self.notes.append(f"{self.state}, {time.monotonic() - self._since:.0f} s after it was asked for")
@@ -92,6 +94,8 @@ class Accelerator:
             self._builder.kill()
         if self._thread is not None:
             self._thread.join(3)
+        self._dismiss()
+        self._share_cores()
 
     def _share_cores(self) -> None:
         """Leaves a core to the compiler while it works: two threads on one core wait for each other at every operation."""
@@ -123,21 +127,33 @@ class Accelerator:
         return Graphed(run) if self._device.type == "cuda" else run
 
     def _build(self, wish: dict[str, Any], path: Path) -> None:
-        command = [sys.executable, "-m", "engine.accelerate.builder"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as builder:
-            self._builder = builder
-            assert builder.stdin is not None
-            assert builder.stderr is not None
-            builder.stdin.write(json.dumps({"recipe": wish, "path": str(path)}).encode() + b"\n")
-            builder.stdin.flush()
-            timer = threading.Timer(LONGEST, builder.kill)
-            timer.start()
-            told = builder.stderr.read().decode(errors="replace")
-            timer.cancel()
-        self._builder = None
-        if builder.returncode:
-            lines = [line for line in told.splitlines() if line.strip()]
-            raise RuntimeError(lines[-1] if lines else f"the compiler ended with {builder.returncode}")
+        if self._builder is None:
+            command = [sys.executable, "-m", "engine.accelerate.builder"]
+            self._builder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        builder = self._builder
+        assert builder.stdin is not None
+        assert builder.stdout is not None
+        builder.stdin.write(json.dumps({"recipe": wish, "path": str(path)}).encode() + b"\n")
+        builder.stdin.flush()
+        timer = threading.Timer(LONGEST, builder.kill)
+        timer.start()
+        answer = builder.stdout.readline().decode(errors="replace")
+        timer.cancel()
+        if not answer.endswith("\n"):
+            self._dismiss()
+            raise RuntimeError("the compiler died")
+        if answer.strip():
+            raise RuntimeError(answer.strip())
+
+    def _dismiss(self) -> None:
+        """Ends the builder."""
+        builder, self._builder = self._builder, None
+        if builder is not None:
+            builder.kill()
+            builder.wait()
+            for pipe in (builder.stdin, builder.stdout):
+                if pipe is not None:
+                    pipe.close()
 
     @torch.inference_mode()
     def _checked(self, part: Part, shape: Shape, run: Run) -> Run:

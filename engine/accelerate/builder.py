@@ -1,13 +1,14 @@
-"""``python -m engine.accelerate.builder``: compiles one part of a model, in a process of its own, so that the stream loses no frame.
+"""``python -m engine.accelerate.builder``: compiles parts of a model, in a process of its own, so that the stream loses no frame.
 
-Reads one line of JSON, the recipe, on standard input; ends when that is closed. The part is made of its configuration alone: what is
-compiled holds no weights, so that all checkpoints of one architecture share it, and a live LoRA changes them under its feet.
+Reads a line of JSON for each, the recipe, on standard input, and ends when that is closed. A part is made of its configuration alone: what
+is compiled holds no weights, so that all checkpoints of one architecture share it, and a live LoRA changes them under its feet.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import queue
 import sys
 import threading
 from collections.abc import Callable
@@ -104,18 +105,27 @@ def build(recipe: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    """The process."""
-    told = json.loads(sys.stdin.readline())
+    """The process: an answer for each line, empty where all went well."""
+    wishes: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
-    def watch() -> None:
-        sys.stdin.read()  # closed when the engine ends, in whatever way
-        os._exit(1)
+    def listen() -> None:
+        for line in sys.stdin:
+            wishes.put(json.loads(line))
+        os._exit(0)  # whoever asked is gone, in whatever way, or wants no more
 
-    threading.Thread(target=watch, daemon=True).start()
-    torch.set_num_threads(told["recipe"]["threads"])  # written into the code
-    build(told["recipe"], Path(told["path"]))
-    os._exit(0)  # what the libraries left running has nothing to say
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        wish = wishes.get()
+        torch.set_num_threads(wish["recipe"]["threads"])  # written into the code
+        try:
+            build(wish["recipe"], Path(wish["path"]))
+            answer = ""
+        except Exception as error:
+            answer = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        os.write(ANSWERS, answer.encode() + b"\n")
 
 
 if __name__ == "__main__":
+    ANSWERS = os.dup(1)
+    os.dup2(2, 1)  # compilers print what they like
     main()

@@ -1,4 +1,4 @@
-"""The commands: run, render, doctor, sources. A command's module is imported when it is called."""
+"""The commands: run, render, bench, doctor, sources. A command's module is imported when it is called."""
 
 from __future__ import annotations
 
@@ -44,6 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
             from bridge.rendering import render
 
             return render(options, values_of(options))
+        if options.command == "bench":
+            from bridge.benching import bench
+
+            return bench(options, values_of(options))
         from bridge import inspection
 
         return inspection.doctor() if options.command == "doctor" else inspection.sources()
@@ -107,6 +111,15 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("output", metavar="OUT", help="a video, or, ending in /, a folder for lossless PNGs")
     render.add_argument("--control", metavar="IN", help="a second video or folder, for control pictures and masks, frame by frame")
     _common(render)
+
+    bench = commands.add_parser("bench", help="measure this machine: the paper's comparisons as tables, JSON and plots")
+    bench.add_argument("--architecture", choices=("pocket", "sd15", "sd-turbo", "sdxl-turbo", "sd3"), help="random weights of that size")
+    bench.add_argument("--quick", action="store_true", help="fewer rounds and rows, within two minutes on a small machine")
+    bench.add_argument("--clip", metavar="VIDEO", action="append", help="a video for the similarity filter; may be given several times")
+    bench.add_argument("--only", metavar="TABLES", help="only these tables, separated by commas")
+    bench.add_argument("--side", type=int, default=0, metavar="N", help="working size N x N (the model's own)")
+    bench.add_argument("--output", metavar="DIR", default="bench", help="where bench.json and the plots go (bench)")
+    _common(bench)
 
     commands.add_parser("doctor", help="say what works on this machine, and what makes the rest work")
     commands.add_parser("sources", help="list the sources that can be opened now")

@@ -63,7 +63,7 @@ def load(
     Raises ModelError where it is missing, incomplete, too large, damaged or of a kind that is not supported.
     """
     options = options or Options()
-    _quiet()
+    quiet()
     try:
         path = located(name, options, progress)
         _check_memory(name, path, device, dtype)
@@ -80,7 +80,12 @@ def load(
         raise ModelError(f"model {name!r} cannot be loaded: {reason[0]}") from error
 
 
-def _quiet() -> None:
+def assembled(name: str, parts: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Model:
+    """The model of parts that are there already. Raises ModelError where they make none."""
+    return _assemble(name, _family(name, parts), parts, "", device, dtype)
+
+
+def quiet() -> None:
     """One clear line of ours is enough: the libraries' bars and hints stay off the terminal."""
     import diffusers
     import transformers

@@ -1,0 +1,1 @@
+"""``phosphene bench``: the paper's comparisons on this machine, any model."""

@@ -35,9 +35,10 @@ def doctor() -> int:
     # Asked in a process of its own: this one stays without torch, and a broken driver cannot take it down.
     probe = subprocess.run([sys.executable, "-m", "engine.probe"], capture_output=True, text=True, timeout=300)
     told = probe.stdout.splitlines()
-    if probe.returncode == 0 and len(told) == 3:
+    if probe.returncode == 0 and len(told) == 4:
         line(True, "device", told[1])
         line(True, "model", f"pocket loads on {told[2]}")
+        line(told[3] == "-", "compile", "usable" if told[3] == "-" else f"optional, for speed: {told[3]}")
     else:
         reason = (probe.stderr.strip().splitlines() or ["no answer"])[-1]
         line(False, "device", f"torch or the pocket model does not work: {reason}")

@@ -1,14 +1,15 @@
-"""``python -m engine.probe``: torch, the device, and whether the pocket model loads on it. Three lines, for ``phosphene doctor``."""
+"""``python -m engine.probe``: torch, the device, and whether the pocket model loads on it and can be compiled. Four lines, for ``phosphene doctor``."""
 
 from __future__ import annotations
 
 import torch
 
+from engine.accelerate.accelerator import missing
 from engine.models import load, pick_device, pick_dtype
 
 
 def main() -> None:
-    """Prints torch's version, the device, and how the pocket model was loaded."""
+    """Prints torch's version, the device, how the pocket model was loaded, and what is lacking to compile it."""
     device = pick_device()
     dtype = pick_dtype("auto", device)
     names = {
@@ -20,6 +21,7 @@ def main() -> None:
     print(f"{device.type}: {names[device.type]()}")
     load("pocket", device, dtype)
     print(f"{device.type}, {str(dtype).removeprefix('torch.')}")
+    print(missing(device) or "-")
 
 
 if __name__ == "__main__":

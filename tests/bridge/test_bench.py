@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -33,7 +34,7 @@ def test_what_is_compared_runs_in_turns() -> None:
 
 def test_the_clip_with_still_passages_moves_and_stands() -> None:
     pictures = with_still_passages(32, 80)
-    same = [bool((one == two).all()) for one, two in zip(pictures, pictures[1:], strict=False)]
+    same = [bool((one == two).all()) for one, two in pairwise(pictures)]
     assert not any(same[:20])
     assert all(same[20:39])
     assert not any(same[41:59])

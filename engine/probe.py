@@ -1,4 +1,4 @@
-"""``python -m engine.probe``: torch, the device, and whether the pocket model loads and compiles there. Four lines, for ``phosphene doctor``."""
+"""``python -m engine.probe``: torch, the device, whether the pocket model loads and compiles there; four lines for ``phosphene doctor``."""
 
 from __future__ import annotations
 

@@ -120,11 +120,23 @@ class Accelerator:
         wish = recipe(part.name, part.module, shape, dtype, self._device, self._threads)
         key = json.dumps([wish, FORMAT, *_surroundings(self._device)], sort_keys=True)
         path = self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.pt2"
-        if not path.exists():
+        run = self._kept(path, part)
+        if run is None:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._build(wish, path)
-        run = Compiled(path, part)
+            run = Compiled(path, part)
         return Graphed(run) if self._device.type == "cuda" else run
+
+    def _kept(self, path: Path, part: Part) -> Run | None:
+        """What the cache has, where it can be used; what is damaged is thrown away."""
+        if not path.exists():
+            return None
+        try:
+            return Compiled(path, part)
+        except Exception as error:
+            log.warning("%s is built again: it is damaged (%s)", path.name, str(error).splitlines()[0])
+            path.unlink(missing_ok=True)
+            return None
 
     def _build(self, wish: dict[str, Any], path: Path) -> None:
         if self._builder is None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
@@ -21,7 +22,8 @@ from engine.adapt.lora import Loras, read
 from engine.models import POCKET, load
 from engine.parameters import BadValue, Options, Snapshot
 from engine.render import render
-from tests.engine.adapters import save_lora
+from engine.stream import Stream
+from tests.engine.adapters import save_controlnet, save_lora
 from tests.engine.checkpoints import save_sd
 from tests.engine.test_render import frames
 
@@ -182,12 +184,13 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
         accelerator.settle(lambda: [other.family.run])
         assert other.family.run.runs
     assert [file.stat().st_mtime_ns for file in (tmp_path / "cache").glob("*.pt2")] == [written]
+    files[0].write_bytes(files[0].read_bytes()[:1000])
+    assert accelerator._kept(files[0], other.family.run) is None, "damaged: to be built again"
+    assert not files[0].exists()
 
 
 @compiler
 def test_a_compiled_rendering_is_repeatable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import numpy as np
-
     save_sd(tmp_path / "model", tiny=True)
     monkeypatch.setenv("PHOSPHENE_CACHE", str(tmp_path / "cache"))
     snapshot, threads = Snapshot({"/model": str(tmp_path / "model"), "/size": "64x64", "/dtype": "float32"}), torch.get_num_threads()
@@ -206,3 +209,29 @@ def test_a_builder_ends_with_who_asked() -> None:
     assert builder.stdin is not None
     builder.stdin.close()
     assert builder.wait(60) == 0
+
+
+@compiler
+def test_a_compiled_control_steers_a_compiled_denoiser(tmp_path: Path) -> None:
+    model = load(str(save_sd(tmp_path / "model")), CPU, torch.float32)
+    save_controlnet(tmp_path / "control", model.denoiser)
+    values = {"/control/1": str(tmp_path / "control"), "/control/1/from": "input", "/guidance/mode": "none", "/steps": 1}
+    stream = Stream(model, 64, 64)
+    stream.apply(Snapshot(values), wait=True)
+    frame = next(iter(frames(1)))
+    plain = stream.step([frame])
+    accelerator = Accelerator("compile", CPU, tmp_path / "cache")
+    parts = [model.family.run, *stream.adapters.parts]
+    accelerator.settle(lambda: parts)
+    assert [len(part.runs) for part in parts] == [1, 1], accelerator.notes
+    fast = stream.step([frame])
+    assert plain
+    assert fast
+    assert np.abs(plain[0].pixels.astype(int) - fast[0].pixels).max() <= 2
+    # Another weight and another picture need no other build.
+    stream.apply(Snapshot(values | {"/control/1/weight": 0.3}), wait=True)
+    weaker = stream.step([frame])
+    assert weaker
+    assert model.family.run.wanted is None
+    assert np.abs(fast[0].pixels.astype(int) - weaker[0].pixels).max() > 2
+    stream.close()

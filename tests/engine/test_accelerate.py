@@ -16,15 +16,18 @@ from torch import nn
 
 from engine.accelerate import Accelerator
 from engine.accelerate.accelerator import TOLERANCE, Compiled, missing
+from engine.accelerate.builder import exported, recipe
 from engine.accelerate.fusions import DoublingConvolution, fuse_doubling
 from engine.accelerate.part import MOST_ROWS, Part, examples, put_together, shape_of, taken_apart
 from engine.adapt.lora import Loras, read
+from engine.mailbox import Frame
 from engine.models import POCKET, load
 from engine.parameters import BadValue, Options, Snapshot
 from engine.render import render
 from engine.stream import Stream
 from tests.engine.adapters import save_controlnet, save_lora
-from tests.engine.checkpoints import save_sd
+from tests.engine.checkpoints import save_sd, save_sdxl
+from tests.engine.flows import FLOWS
 from tests.engine.test_render import frames
 
 CPU = torch.device("cpu")
@@ -234,4 +237,53 @@ def test_a_compiled_control_steers_a_compiled_denoiser(tmp_path: Path) -> None:
     assert weaker
     assert model.family.run.wanted is None
     assert np.abs(fast[0].pixels.astype(int) - weaker[0].pixels).max() > 2
+    stream.close()
+
+
+GRAPHS = {"sdxl": save_sdxl} | {name: save for name, save in FLOWS.items() if not name.startswith("lumina")}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_the_graph_of_every_family_equals_its_module(name: str, tmp_path: Path) -> None:
+    """What would be compiled, run as it is: made of the configuration alone, then given the weights."""
+    model = load(str(GRAPHS[name](tmp_path)), CPU, torch.float32)
+    side = 128 if name == "sana" else 64
+    stream = Stream(model, side, side)
+    stream.apply(Snapshot({"/steps": 2}), wait=True)
+    for frame in (Frame(np.full((side, side, 4), 90, np.uint8), i) for i in range(2)):
+        stream.step([frame])
+    stream.close()
+    for part in model.parts:
+        assert part.wanted is not None
+        program, form = exported(json.loads(json.dumps(recipe(part.name, part.module, part.wanted, model.dtype, CPU, 2))))
+        graph = program.module()
+        state = {f"module.{key}": tensor for key, tensor in (*part.module.named_parameters(), *part.module.named_buffers())}
+        # An encoder's graph also carries its autoencoder's decoder, unused and without its doublings fused.
+        own = {key: state[key] for key, tensor in graph.state_dict().items() if key in state and state[key].shape == tensor.shape}
+        graph.load_state_dict(own, strict=False)
+        for rows in (1, 2, 5):
+            tensors = examples(part.wanted, rows, CPU)
+            arguments, options = put_together(part.wanted.form, iter(tensors))
+            with torch.inference_mode():
+                expected, found = part.module(*arguments, **options), put_together(form, iter(graph(*tensors)))
+            expected, found = (value if isinstance(value, torch.Tensor) else value[0] for value in (expected, found))
+            assert expected.std() > 1e-4
+            assert torch.allclose(found, expected, atol=1e-4, rtol=1e-3), part.name
+
+
+@pytest.mark.parametrize("name", ["lumina", "lumina2"])
+def test_a_family_that_cannot_be_compiled_goes_on_as_it_is(name: str, tmp_path: Path) -> None:
+    model = load(str(FLOWS[name](tmp_path / "model")), CPU, torch.float32)
+    stream = Stream(model, 64, 64)
+    frame = Frame(np.full((64, 64, 4), 90, np.uint8))
+    plain = stream.step([frame])
+    accelerator = Accelerator("compile", CPU, tmp_path / "cache")
+    accelerator.on = True  # with or without a compiler here: it does not come to that
+    accelerator.settle(lambda: [model.family.run])
+    assert accelerator.state == "eager"
+    assert sum("the denoiser is not compiled and goes on as it is" in note for note in accelerator.notes) == 1
+    stream.restart()
+    again = stream.step([frame])
+    assert (plain is None) == (again is None)
+    assert model.family.run.wanted is None
     stream.close()

@@ -7,7 +7,7 @@ import logging
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from engine.parameters import TABLE, BadValue, Options, Value, canonical, changed
+from engine.parameters import ACCELERATORS, TABLE, BadValue, Options, Value, canonical, changed
 
 #: Options that stand for a parameter, in both run and render.
 SHORT = {
@@ -132,7 +132,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accelerate",
         default="auto",
-        choices=("auto", "eager", "compile"),
+        choices=ACCELERATORS,
         help="compile the model beside the running stream, or leave it as it is (auto: run compiles where a C++ compiler is there)",
     )
     parser.add_argument("--hooks", metavar="DIR", help="a folder of your own effects, Python files that are run")

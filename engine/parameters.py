@@ -20,6 +20,10 @@ ROOT = "/phosphene"
 HOOK_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
+#: What may make a model fast: compiling it where that can be done, nothing, or compiling it.
+ACCELERATORS = ("auto", "eager", "compile")
+
+
 @dataclass(frozen=True)
 class Options:
     """What holds for the life of an engine process and is no parameter.

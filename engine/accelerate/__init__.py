@@ -1,5 +1,5 @@
 """What runs the parts of a model: the modules themselves, or something compiled that is put in their place while the stream runs."""
 
-from engine.accelerate.accelerator import KINDS, Accelerator
+from engine.accelerate.accelerator import Accelerator
 
-__all__ = ["KINDS", "Accelerator"]
+__all__ = ["Accelerator"]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from engine.accelerate.graphs import Graphed
 from engine.accelerate.part import Part, Run, Shape, examples, put_together
-from engine.parameters import BadValue
+from engine.parameters import ACCELERATORS, BadValue
 
 log = logging.getLogger(__name__)
 #: Part of the cache's key: raised when what is built, or how it is called, changes.
@@ -31,7 +31,6 @@ FORMAT = 1
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.04}
 #: Seconds after which a build is given up.
 LONGEST = 1800.0
-KINDS = ("auto", "eager", "compile")
 
 
 class Accelerator:
@@ -41,8 +40,8 @@ class Accelerator:
     """
 
     def __init__(self, kind: str, device: torch.device, folder: Path | None = None) -> None:
-        if kind not in KINDS:
-            raise BadValue(f"--accelerate takes {', '.join(KINDS)}, got {kind!r}")
+        if kind not in ACCELERATORS:
+            raise BadValue(f"--accelerate takes {', '.join(ACCELERATORS)}, got {kind!r}")
         self._device = device
         self._folder = folder or cache_folder()
         self._thread: threading.Thread | None = None
@@ -63,7 +62,8 @@ class Accelerator:
         if self._thread is not None and self._thread.is_alive():
             return
         parts = list(parts)
-        part = next((part for part in parts if part.wanted is not None), None)
+        # A call that was under way while its shape was equipped or refused still asks for it.
+        part = next((part for part in parts if part.wanted not in (None, *part.runs, *part.refused)), None)
         if part is None:
             self._dismiss()
             self._share_cores()
@@ -185,7 +185,7 @@ class Compiled:
 
     def __init__(self, path: Path, part: Part) -> None:
         from safetensors.torch import load_file
-        from torch._C._aoti import AOTIModelPackageLoader  # torch.export.load's own, without the seconds that the compiler takes to import
+        from torch._C._aoti import AOTIModelPackageLoader  # what aoti_load_package uses, without importing the compiler
 
         self._form = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         self._run = AOTIModelPackageLoader(str(path), "model", False, 1, -1)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.accelerate.part import Run
+from engine.accelerate.part import Run, put_together, taken_apart
 
 #: Held by whoever records: two recordings at once spoil each other.
 ONE_AT_A_TIME = threading.Lock()
@@ -18,7 +18,7 @@ WARM = 2
 
 
 class Graphed:
-    """A run with inputs and outputs in fixed places. The outputs are overwritten by the next call with as many rows."""
+    """A run with inputs and outputs in fixed places; what it gives is copied out of them, for the next call overwrites it."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -33,7 +33,9 @@ class Graphed:
         for place, tensor in zip(inputs, tensors, strict=True):
             place.copy_(tensor, non_blocking=True)
         graph.replay()
-        return outputs
+        made: list[Tensor] = []
+        form = taken_apart(outputs, made)
+        return put_together(form, iter([tensor.clone() for tensor in made]))
 
     def _recorded(self, tensors: Sequence[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Any]:
         inputs = [tensor.clone() for tensor in tensors]

@@ -48,8 +48,8 @@ class Part:
         form = taken_apart((arguments, options), tensors)
         shape = shape_of(form, tensors)
         run = self.runs.get(shape)
+        self.wanted = shape if run is None and shape not in self.refused else None
         if run is None or len(tensors[0]) > MOST_ROWS:
-            self.wanted = None if shape in self.refused else shape
             return self.module(*arguments, **options)
         return run([laid_out(tensor) for tensor in tensors])
 

@@ -92,7 +92,7 @@ def sd3() -> Parts:
 
 ARCHITECTURES: dict[str, Callable[[], Parts]] = {"sd15": sd15, "sd-turbo": sd_turbo, "sdxl-turbo": sdxl_turbo, "sd3": sd3}
 #: Working side of each; that of a checkpoint that is not listed is 512.
-SIDES = {"pocket": 256, "sdxl-turbo": 512}
+SIDES = {"pocket": 256}
 
 
 def parts(name: str, dtype: torch.dtype, device: torch.device, options: Options) -> Parts:

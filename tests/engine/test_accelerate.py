@@ -96,6 +96,12 @@ def test_a_part_is_its_module_until_something_faster_is_there() -> None:
     assert torch.equal(part(x, return_dict=False)[0], 5 * x)
     assert torch.equal(part(torch.ones(9, 3), return_dict=False)[0], torch.full((9, 3), 5.0)), "any number of rows"
     assert torch.equal(part(torch.ones(MOST_ROWS + 1, 3), return_dict=False)[0], torch.full((MOST_ROWS + 1, 3), 2.0))
+    assert part.wanted is None, "more rows than a run takes are no reason to build it again"
+    part.wanted = shape  # by a call that was under way when the run came
+    accelerator = Accelerator("eager", CPU)
+    accelerator.on = True
+    accelerator.poll([part])
+    assert accelerator.state == "eager", "it is not equipped twice"
     assert torch.equal(part(x)[0], 2 * x), "another call is another shape"
     assert part.wanted != shape
     part.refused.add(part.wanted)  # type: ignore[arg-type]

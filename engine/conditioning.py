@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from engine.kept import Kept
 from engine.models import Condition
 from engine.parameters import Snapshot
 from engine.schedule import slerp
@@ -73,6 +74,7 @@ class Conditioner:
         self.condition: Condition | None = None
         self.negative: Condition | None = None
         self.failed = 0
+        self._rows: Kept[Condition] = Kept()
         self._thread: threading.Thread | None = None
 
     def update(self, snapshot: Snapshot, wait: bool = False, style: Style = ()) -> None:
@@ -104,12 +106,11 @@ class Conditioner:
         return not self._asked or self._asked == self._given_up
 
     def rows(self, count: int, negatives: int) -> Condition:
-        """The condition for ``count`` rows followed by the negative one for ``negatives`` rows; one row stands for all where it can."""
+        """The condition for ``count`` rows, then the negative one for ``negatives`` rows: the same tensors until the prompts change."""
         assert self.condition is not None
         assert self.negative is not None
-        if not negatives:
-            return self.condition
-        return Condition.joined([self.condition.rows(count), self.negative.rows(negatives)])
+        parts = [self.condition.rows(count), *([self.negative.rows(negatives)] if negatives else [])]
+        return self._rows.get(lambda: Condition.joined(parts), self.condition.tokens, self.negative.tokens, count, negatives)
 
     def close(self) -> None:
         """Ends the thread."""

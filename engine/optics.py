@@ -45,7 +45,8 @@ class Optics:
 
     def taken(self, rgba: Tensor, second: Tensor | None) -> Taken:
         """The input (B, 4, H, W) in 0..1, graded and folded, and its mask: its alpha or the second source's brightness."""
-        pictures = kaleidoscope(mirrored(self._before(rgba[:, :3]), self._mirror), self._segments)
+        rgb = rgba[:, :3].contiguous(memory_format=torch.channels_last)
+        pictures = kaleidoscope(mirrored(self._before(rgb), self._mirror), self._segments)
         mask: Tensor | None = None
         if self._mask == "alpha":
             mask = kaleidoscope(mirrored(rgba[:, 3:], self._mirror), self._segments)
@@ -61,7 +62,7 @@ class Optics:
 
     def given(self, diffused: Tensor, taken: list[Taken]) -> Tensor:
         """What leaves, (B, 3, H, W) in 0..1: the diffused pictures, graded, where the masks say, mixed with their inputs."""
-        dry = torch.cat([one.pictures for one in taken])
+        dry = torch.cat([one.pictures for one in taken]) if len(taken) > 1 else taken[0].pictures
         diffused = self._motion.carried(diffused, dry, self._carry)
         self.last = diffused[-1:]
         out = self._after(diffused)

@@ -157,7 +157,8 @@ class Stream:
     def _taken(self, frames: Sequence[Frame]) -> Taken | None:
         if not frames:
             return None
-        taken = self.optics.taken(torch.cat([self._tensor(frame) for frame in frames]), self._beside())
+        tensors = [self._tensor(frame) for frame in frames]
+        taken = self.optics.taken(torch.cat(tensors) if len(tensors) > 1 else tensors[0], self._beside())
         return Taken(self.hooks.run("before", taken.pictures, self.snapshot, frames[-1].captured_at), taken.mask)
 
     def _skips(self, taken: Taken | None) -> bool:
@@ -185,7 +186,7 @@ class Stream:
             x = epsilon.expand(len(frames), -1, -1, -1)
             z = torch.zeros_like(x)
         else:
-            z = self.model.encode(self.optics.fed_back(taken.pictures) * 2 - 1)
+            z = self.model.encode(self.optics.fed_back(taken.pictures))
             x = first.a * z + first.b * epsilon
         maps = self.adapters.maps(self.snapshot, taken.pictures, self._beside())
         self.slots.append(Slot(frames, taken, z, x, z, self.plan, self._number, maps))
@@ -194,25 +195,23 @@ class Stream:
         """D for every row in flight, (rows, C, h, w) float32: one denoiser call, guided, with the model's boundary."""
         sizes = tuple(len(slot.frames) for slot in self.slots)
         x = torch.cat([slot.x for slot in self.slots])
-        t, a, b, c_skip, c_out = self._tables.coefficients(tuple(slot.step for slot in self.slots), sizes)
-        negatives = self._negative_rows(sizes)
         # The rows that also need the negative prompt are the last ones: the frames that have just entered, or all.
-        every = torch.arange(len(x), device=x.device)
-        rows = torch.cat([every, every[len(x) - negatives :]]) if negatives else slice(None)
+        negatives = self._negative_rows(sizes)
+        rows = self._tables.rows(tuple(slot.step for slot in self.slots), sizes, negatives)
         self.adapters.begin(self.memory, tuple((slot.position, len(slot.plan.steps), len(slot.frames)) for slot in self.slots), negatives)
         steering = controls(
             self.adapters.nets, [(s.maps, self.adapters.weights(s.position, len(s.plan.steps)), len(s.frames)) for s in self.slots]
         )
         output = self.model.denoise(
-            x[rows],
-            t[rows].flatten(),
+            x[rows.index],
+            rows.t,
             self.conditioner.rows(len(x), negatives),
             self.snapshot.real("/guidance/embedded"),
-            steering and steering.rows(rows),
+            steering and steering.rows(rows.index),
         )
-        F = clean(self.model.noising.prediction, output, x[rows], a[rows], b[rows])
+        F = clean(self.model.noising.prediction, output, x[rows.index], rows.a, rows.b)
         self.rows = len(F)
-        return c_out * self._guided(F[: len(x)], F[len(x) :], x, a) + c_skip * x
+        return rows.c_out * self._guided(F[: len(x)], F[len(x) :], x, rows.own_a) + rows.c_skip * x
 
     def _negative_rows(self, sizes: tuple[int, ...]) -> int:
         """How many rows are denoised once more under the negative prompt."""
@@ -255,8 +254,10 @@ class Stream:
             return []
         now = finished[-1][0].frames[-1].captured_at
         latents = self.hooks.run("latent", torch.cat([self._steadied(slot.z, D) for slot, D in finished]), self.snapshot, now)
-        pictures = self.hooks.run("after", (self.model.decode(latents).float() * 0.5 + 0.5).clamp(0, 1), self.snapshot, now)
-        pixels = to_pixels(self.optics.given(pictures.clamp(0, 1), [slot.taken for slot, _ in finished]))
+        decoded = self.model.decode(latents)
+        pictures = self.hooks.run("after", decoded, self.snapshot, now)
+        pictures = pictures if pictures is decoded else pictures.clamp(0, 1)
+        pixels = to_pixels(self.optics.given(pictures, [slot.taken for slot, _ in finished]))
         frames = [(frame, slot.number) for slot, _ in finished for frame in slot.frames]
         return [Frame(p, f.sequence, f.captured_at, number) for p, (f, number) in zip(pixels, frames, strict=True)]
 
@@ -289,10 +290,11 @@ class Stream:
         picture = torch.from_numpy(frame.pixels).to(self.model.device).permute(2, 0, 1)[None].float()
         if frame.size != (self.width, self.height):
             picture = torch.nn.functional.interpolate(picture, (self.height, self.width), mode="bilinear", antialias=True)
-        return picture / 255.0
+        return picture.div_(255.0)
 
 
 def to_pixels(pictures: Tensor) -> list[Pixels]:
     """(B, 3, H, W) in 0..1 → B pictures RGBA uint8 (H, W, 4), opaque."""
-    opaque = torch.nn.functional.pad(pictures * 255.0, (0, 0, 0, 0, 0, 1), value=255.0)
-    return list(opaque.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy())
+    opaque = torch.full((len(pictures), *pictures.shape[-2:], 4), 255, dtype=torch.uint8, device=pictures.device)
+    opaque[..., :3] = (pictures * 255.0).round_().permute(0, 2, 3, 1)
+    return list(opaque.cpu().numpy())

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,13 @@ import torch
 from platformdirs import user_cache_path
 from torch import Tensor
 
-from engine.accelerate.graphs import Graphed
+from engine.accelerate.compiled import BESIDE, Compiled
 from engine.accelerate.part import Part, Run, Shape, examples, put_together
 from engine.parameters import ACCELERATORS, BadValue
 
 log = logging.getLogger(__name__)
 #: Part of the cache's key: raised when what is built, or how it is called, changes.
-FORMAT = 1
+FORMAT = 2
 #: How far a fast run may be from the module, as a share of the module's output (root mean square), by dtype.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.04}
 #: Seconds after which a build is given up.
@@ -125,7 +125,7 @@ class Accelerator:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._build(wish, path)
             run = Compiled(path, part)
-        return Graphed(run) if self._device.type == "cuda" else run
+        return run
 
     def _kept(self, path: Path, part: Part) -> Run | None:
         """What the cache has, where it can be used; what is damaged is thrown away."""
@@ -135,7 +135,8 @@ class Accelerator:
             return Compiled(path, part)
         except Exception as error:
             log.warning("%s is built again: it is damaged (%s)", path.name, str(error).splitlines()[0])
-            path.unlink(missing_ok=True)
+            for ending in (".pt2", *BESIDE):
+                path.with_suffix(ending).unlink(missing_ok=True)
             return None
 
     def _build(self, wish: dict[str, Any], path: Path) -> None:
@@ -178,25 +179,6 @@ class Accelerator:
         if not error <= tolerance:
             raise RuntimeError(f"its output is off by {error:.1%}, more than {tolerance:.1%}")
         return run
-
-
-class Compiled:
-    """A compiled part, on the weights of the module that it stands for: what changes them changes it."""
-
-    def __init__(self, path: Path, part: Part) -> None:
-        from safetensors.torch import load_file
-        from torch._C._aoti import AOTIModelPackageLoader  # what aoti_load_package uses, without importing the compiler
-
-        self._form = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        self._run = AOTIModelPackageLoader(str(path), "model", False, 1, -1)
-        device = next(part.module.parameters()).device
-        held = {name: tensor.to(device) for name, tensor in load_file(path.with_suffix(".safetensors")).items()}
-        held |= {f"module.{name}": tensor for name, tensor in (*part.module.named_parameters(), *part.module.named_buffers())}
-        self._held = {name: held[name] for name in self._run.get_constant_fqns()}
-        self._run.load_constants(self._held, False, True, True)  # not the inactive ones, all of them, kept alive here
-
-    def __call__(self, tensors: Sequence[Tensor]) -> Any:
-        return put_together(self._form, iter(self._run.boxed_run(list(tensors))))
 
 
 def cache_folder() -> Path:

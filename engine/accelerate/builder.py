@@ -11,14 +11,16 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from engine.accelerate.part import MOST_ROWS, Form, Shape, examples, put_together, taken_apart
+from engine.accelerate.split import moving, split
 from engine.models.autoencoders import Decoder, Encoder
 
 #: Rows of the call that is traced; the batch stays open. Neither 0 nor 1, which tracing takes for constants.
@@ -72,35 +74,58 @@ def made(recipe: dict[str, Any]) -> nn.Module:
     return wrapper(module) if wrapper else module
 
 
-def exported(recipe: dict[str, Any]) -> tuple[Any, Form]:
-    """The part as a graph with an open batch, and the form of what it gives."""
+@dataclass(frozen=True)
+class Exported:
+    """A part as a graph with an open batch: the ``form`` of what it gives, and the ``steady`` part that was cut out of it, if any."""
+
+    program: Any
+    form: Form
+    steady: fx.GraphModule | None = None
+
+
+def exported(recipe: dict[str, Any]) -> Exported:
+    """The part of a recipe, exported (see ``split`` for what is cut out)."""
     shape = Shape(recipe["form"], tuple((dtype, tuple(sizes), batched) for dtype, sizes, batched in recipe["tensors"]))
     results: list[Form] = []
     flat = Flat(made(recipe), shape.form, results.append)
-    batch = torch.export.Dim("batch", min=1, max=MOST_ROWS)
+    tensors, batched = examples(shape, ROWS, recipe["device"]), [batched for *_, batched in shape.tensors]
     with torch.no_grad():
-        program = torch.export.export(
-            flat,
-            tuple(examples(shape, ROWS, recipe["device"])),
-            dynamic_shapes={"tensors": tuple({0: batch} if batched else None for *_, batched in shape.tensors)},
-        )
-    return program, results[-1]
+        whole = torch.export.export(flat, tuple(tensors), dynamic_shapes={"tensors": _open(batched)})
+        changing = moving(shape.tensors)
+        parts = split(whole.module(check_guards=False), changing, batched)
+        if parts is None:
+            return Exported(whole, results[-1])
+        steady, rest = parts
+        others = [i for i in range(len(tensors)) if i not in changing]
+        given = steady(*(tensors[i] for i in others))
+        places = [node for node in rest.graph.nodes if node.op == "placeholder"][len(changing) :]
+        sides = [*(batched[i] for i in changing), *(not isinstance(node.meta["val"].shape[0], int) for node in places)]
+        program = torch.export.export(rest, (*(tensors[i] for i in changing), *given), dynamic_shapes=_open(sides))
+    return Exported(program, results[-1], steady)
+
+
+def _open(batched: Sequence[bool]) -> tuple[dict[int, Any] | None, ...]:
+    """The first dimension of batched tensors, as open."""
+    batch = torch.export.Dim("batch", min=1, max=MOST_ROWS)
+    return tuple({0: batch} if one else None for one in batched)
 
 
 def build(recipe: dict[str, Any], path: Path) -> None:
-    """Compiles the recipe's part to ``path``, with the form of its result and its own constants beside it."""
+    """Compiles the recipe's part to ``path``; its own constants, its steady part's source, and the form of its result lie beside it."""
     from safetensors.torch import save_file
 
-    program, result = exported(recipe)
+    made = exported(recipe)
+    program, steady = made.program, made.steady
     own = {name: value for name, value in program.constants.items() if name not in program.state_dict and isinstance(value, Tensor)}
+    if steady is not None:
+        own |= {
+            node.target: getattr(steady, node.target) for node in steady.graph.nodes if node.op == "get_attr" and "." not in node.target
+        }
     save_file({name: value.detach().cpu().contiguous().clone() for name, value in own.items()}, path.with_suffix(".safetensors"))
+    told = {"result": made.form, "changing": moving(recipe["tensors"]), "steady": steady and steady.code}
+    path.with_suffix(".json").write_text(json.dumps(told), encoding="utf-8")
     unfinished = path.with_suffix(f".{os.getpid()}.pt2")
-    torch._inductor.aoti_compile_and_package(
-        program,
-        package_path=str(unfinished),
-        inductor_configs=SETTINGS,
-    )
-    path.with_suffix(".json").write_text(json.dumps(result), encoding="utf-8")
+    torch._inductor.aoti_compile_and_package(program, package_path=str(unfinished), inductor_configs=SETTINGS)
     unfinished.replace(path)
 
 

@@ -2,14 +2,24 @@
 
 A picture doubled by repeating its pixels and then convolved by 3×3 is one transposed convolution of stride 2 with a 4×4 kernel: of the nine
 taps of an output pixel several fall on the same input pixel. That is 4/9 of the arithmetic, and the doubled picture is never written.
+
+Two convolutions with nothing between are one, and where a picture is on one side that has far fewer channels than what lies between. Only
+along the edges they are not: there the first one's results outside the picture count as nothing, which the one kernel cannot know, so what
+they would have added is taken off again. All of these kernels are read off what the two answer to single ones.
 """
 
 from __future__ import annotations
 
+import copy
+import itertools
 from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d, conv_transpose2d, pad, pixel_shuffle, pixel_unshuffle
+
+#: Channels of a picture at most.
+FEW = 4
 
 
 class DoublingConvolution(nn.Module):
@@ -21,7 +31,7 @@ class DoublingConvolution(nn.Module):
         self.bias = convolution.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.conv_transpose2d(x, self.weight, self.bias, stride=2, padding=1)
+        return conv_transpose2d(x, self.weight, self.bias, stride=2, padding=1)
 
 
 @torch.no_grad()
@@ -33,6 +43,91 @@ def _spread(kernel: Tensor) -> Tensor:
         for x in (0, 1):
             spread[:, :, y : y + 3, x : x + 3] += turned
     return spread.to(kernel.dtype).contiguous(memory_format=torch.channels_last)
+
+
+class Composed(nn.Module):
+    """Two convolutions as one of 3×3 between cells: 2×2 pixels of the finer side against one of the coarser, (B, C, h, w) → (B, C', h, w).
+
+    Row, column and corner kernels take off what the first convolution would have added outside the picture.
+    """
+
+    def __init__(self, first: nn.Module, second: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.halves = isinstance(second, nn.Conv2d) and second.stride == (2, 2)
+        run = copy.deepcopy(nn.Sequential(first, second)).float()
+        like = next(second.parameters())
+
+        @torch.no_grad()
+        def answer(y: int, x: int) -> Tensor:
+            """What 5×5 cells answer to one in cell (y, x), for each of the channels, (channels, C', 5, 5)."""
+            impulse = pad(torch.eye(channels, device=like.device)[..., None, None], (x, 4 - x, y, 4 - y))
+            return self._cells(run, impulse) - nothing
+
+        with torch.no_grad():
+            nothing = self._cells(run, torch.zeros(1, channels, 5, 5, device=like.device))
+        kernel = answer(2, 2)[:, :, 1:4, 1:4].flip(2, 3).transpose(0, 1)
+        bias = nothing[0, :, 2, 2]
+        rows = [answer(y, 2)[:, :, y : y + 1, 1:4].flip(3).transpose(0, 1) - kernel[:, :, 1:2] for y in (0, 4)]
+        columns = [answer(2, x)[:, :, 1:4, x : x + 1].flip(2).transpose(0, 1) - kernel[..., 1:2] for x in (0, 4)]
+        row_biases, column_biases = [nothing[0, :, y, 2] - bias for y in (0, 4)], [nothing[0, :, 2, x] - bias for x in (0, 4)]
+        corners, corner_biases = [], []
+        for i, j in _CORNERS:
+            y, x = 4 * i, 4 * j
+            explained = kernel[:, :, 1, 1] + rows[i][:, :, 0, 1] + columns[j][:, :, 1, 0]
+            corners.append(answer(y, x)[:, :, y, x].T - explained)
+            corner_biases.append(nothing[0, :, y, x] - bias - row_biases[i] - column_biases[j])
+        self.kernel, self.bias = _parameter(kernel, like), _parameter(bias, like)
+        self.rows, self.row_bias = _parameter(torch.cat(rows), like), _parameter(torch.cat(row_biases), like)
+        self.columns, self.column_bias = _parameter(torch.cat(columns), like), _parameter(torch.cat(column_biases), like)
+        self.corners, self.corner_bias = _parameter(torch.cat(corners), like), _parameter(torch.cat(corner_biases), like)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.halves:
+            x = pixel_unshuffle(x, 2)
+        whole = conv2d(x, self.kernel, self.bias, padding=1)
+        height, width = x.shape[-2:]
+        top, bottom = conv2d(_ends(x, 2), self.rows, self.row_bias, padding=(0, 1)).chunk(2, 1)
+        left, right = conv2d(_ends(x, 3), self.columns, self.column_bias, padding=(1, 0)).chunk(2, 1)
+        whole = whole + pad(top[:, :, :1], (0, 0, 0, height - 1)) + pad(bottom[:, :, 1:], (0, 0, height - 1, 0))
+        whole = whole + pad(left[..., :1], (0, width - 1)) + pad(right[..., 1:], (width - 1, 0))
+        corners = conv2d(_ends(_ends(x, 2), 3), self.corners[..., None, None], self.corner_bias).chunk(4, 1)
+        for corner, (i, j) in zip(corners, _CORNERS, strict=True):
+            beside = (j * (width - 1), (1 - j) * (width - 1), i * (height - 1), (1 - i) * (height - 1))
+            whole = whole + pad(corner[:, :, i : i + 1, j : j + 1], beside)
+        return whole if self.halves else pixel_shuffle(whole, 2)
+
+    def _cells(self, run: nn.Module, x: Tensor) -> Tensor:
+        """What the two convolutions make of cells."""
+        return run(pixel_shuffle(x, 2)) if self.halves else pixel_unshuffle(run(x), 2)
+
+
+#: Top or bottom, left or right.
+_CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
+
+
+def _ends(x: Tensor, dimension: int) -> Tensor:
+    """The first and the last of a dimension."""
+    size = x.shape[dimension]
+    return torch.cat([x.narrow(dimension, 0, 1), x.narrow(dimension, size - 1, 1)], dimension)
+
+
+def _parameter(value: Tensor, like: Tensor) -> nn.Parameter:
+    if value.dim() == 4:
+        value = value.contiguous(memory_format=torch.channels_last)
+    return nn.Parameter(value.to(like.dtype), requires_grad=False)
+
+
+def fuse_neighbours(module: nn.Module) -> None:
+    """Replaces two convolutions in a row by one, where one of them meets the picture itself; ``fuse_doubling`` goes before."""
+    for parent in module.modules():
+        if not isinstance(parent, nn.Sequential):
+            continue
+        layers = [(i, layer) for i, layer in enumerate(parent) if not isinstance(layer, nn.Identity)]
+        for (i, first), (j, second) in itertools.pairwise(layers):
+            if isinstance(first, DoublingConvolution) and _plain(second) and second.out_channels <= FEW:
+                parent[i], parent[j] = Composed(first, second, first.weight.shape[0]), nn.Identity()
+            elif _plain(first) and first.in_channels <= FEW and _plain(second, stride=2):
+                parent[i], parent[j] = Composed(first, second, 4 * first.in_channels), nn.Identity()
 
 
 def fuse_doubling(module: nn.Module) -> None:
@@ -51,7 +146,7 @@ def _doubles(module: nn.Module) -> bool:
     return isinstance(module, nn.Upsample) and module.mode == "nearest" and module.scale_factor in (2, 2.0)
 
 
-def _plain(module: nn.Module | None) -> TypeGuard[nn.Conv2d]:
+def _plain(module: nn.Module | None, stride: int = 1) -> TypeGuard[nn.Conv2d]:
     if not isinstance(module, nn.Conv2d) or module.groups != 1:
         return False
-    return (module.kernel_size, module.stride, module.padding, module.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
+    return (module.kernel_size, module.stride, module.padding, module.dilation) == ((3, 3), (stride, stride), (1, 1), (1, 1))

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-
-from engine.accelerate.part import Run, put_together, taken_apart
 
 #: Held by whoever records: two recordings at once spoil each other.
 ONE_AT_A_TIME = threading.Lock()
@@ -17,35 +14,42 @@ ONE_AT_A_TIME = threading.Lock()
 WARM = 2
 
 
-class Graphed:
-    """A run with inputs and outputs in fixed places; what it gives is copied out of them, for the next call overwrites it."""
+class Recording:
+    """A graph with its inputs and outputs in fixed places. ``given`` is what was last copied in."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._kept: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, list[Tensor], Any]] = {}
-
-    def __call__(self, tensors: Sequence[Tensor]) -> Any:
-        key = tuple(len(tensor) if tensor.dim() else 0 for tensor in tensors)
-        if key not in self._kept:
-            with ONE_AT_A_TIME:
-                self._kept[key] = self._recorded(tensors)
-        graph, inputs, outputs = self._kept[key]
-        for place, tensor in zip(inputs, tensors, strict=True):
-            place.copy_(tensor, non_blocking=True)
-        graph.replay()
-        made: list[Tensor] = []
-        form = taken_apart(outputs, made)
-        return put_together(form, iter([tensor.clone() for tensor in made]))
-
-    def _recorded(self, tensors: Sequence[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Any]:
-        inputs = [tensor.clone() for tensor in tensors]
+    def __init__(self, run: Callable[[Sequence[Tensor]], list[Tensor]], tensors: Sequence[Tensor]) -> None:
+        self.inputs = [tensor.clone() for tensor in tensors]
+        self.given: list[Tensor | None] = [None] * len(tensors)
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(WARM):
-                self._run(inputs)
+                run(self.inputs)
         torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            outputs = self._run(inputs)
-        return graph, inputs, outputs
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            self.outputs = run(self.inputs)
+
+
+class Graphed:
+    """A run, recorded. What it gives is copied out of its fixed places, for the next call overwrites them.
+
+    A tensor that is the same object as at the call before is not copied in again: nobody changes one in place.
+    """
+
+    def __init__(self, run: Callable[[Sequence[Tensor]], list[Tensor]]) -> None:
+        self._run = run
+        self._kept: dict[tuple[int, ...], Recording] = {}
+
+    def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        key = tuple(len(tensor) if tensor.dim() else 0 for tensor in tensors)
+        if key not in self._kept:
+            with ONE_AT_A_TIME:
+                self._kept[key] = Recording(self._run, tensors)
+        recording = self._kept[key]
+        for i, tensor in enumerate(tensors):
+            if recording.given[i] is not tensor:
+                recording.inputs[i].copy_(tensor, non_blocking=True)
+                recording.given[i] = tensor
+        recording.graph.replay()
+        return [output.clone() for output in recording.outputs]

@@ -40,6 +40,7 @@ class Part:
         self.runs: dict[Shape, Run] = {}
         self.refused: set[Shape] = set()
         self.wanted: Shape | None = None
+        self.version = 0
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         if not self.plain():
@@ -51,7 +52,11 @@ class Part:
         self.wanted = shape if run is None and shape not in self.refused else None
         if run is None or len(tensors[0]) > MOST_ROWS:
             return self.module(*arguments, **options)
-        return run([laid_out(tensor) for tensor in tensors])
+        return run(tensors)
+
+    def changed(self) -> None:
+        """The module's weights are others now: nothing that was computed from them holds."""
+        self.version += 1
 
 
 def shape_of(form: Form, tensors: Sequence[Tensor]) -> Shape:

@@ -37,7 +37,7 @@ class Adapters:
         parts = {name: part for name, part in self._family.parts.items() if isinstance(part, torch.nn.Module)}
         self._denoiser = {self._family.part: parts[self._family.part]}
         self._texts = {name: part for name, part in parts.items() if name.startswith("text_encoder")}
-        self.loras, self._text_loras = lora.Loras(self._denoiser), lora.Loras(self._texts)
+        self.loras, self._text_loras = lora.Loras(self._denoiser, self._family.run.changed), lora.Loras(self._texts)
         self.nets: dict[int, Part] = {}
         self.settings: dict[int, ControlSetting] = {}
         self.depth: Any = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,12 +128,13 @@ def _pair(file: str, layer: str, module: nn.Linear | nn.Conv2d, A: Tensor, B: Te
 
 class Loras:
     """The adapters on one model. ``install`` puts a new set on at once; ``weigh`` sets their weights. Both belong to the frame loop.
+    ``changed`` is called after the model's weights became others.
 
     What is added goes into the layers' own weights, in place: a frame costs what it costs without, and nothing is compiled again.
     """
 
-    def __init__(self, targets: Mapping[str, nn.Module]) -> None:
-        self._targets = targets
+    def __init__(self, targets: Mapping[str, nn.Module], changed: Callable[[], None] = lambda: None) -> None:
+        self._targets, self._changed = targets, changed
         self._layers: list[_Merged] = []
         self.weights: tuple[float, ...] = ()
 
@@ -143,6 +144,7 @@ class Loras:
         for layer in self._layers:
             layer.restore()
         self._layers, self.weights = [], ()
+        self._changed()
         for part, name in dict.fromkeys(key for adapter in adapters if adapter for key in adapter):
             module = _layer(self._targets[part], name)
             assert module is not None
@@ -154,6 +156,7 @@ class Loras:
         if tuple(weights) != self.weights:
             for layer in self._layers:
                 layer.weigh(weights)
+            self._changed()
         self.weights = tuple(weights)
 
 

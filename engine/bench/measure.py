@@ -1,4 +1,7 @@
-"""Times that can be compared: what is compared runs in turns, round by round, so that a slow moment of the machine meets all alike."""
+"""Times that can be compared: what is compared runs in turns, so that a slow moment of the machine meets all alike.
+
+A turn is several runs in a row, as a stream runs, and the first of them is not counted: it finds caches and memory as the other left them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ import numpy as np
 import torch
 
 Row = dict[str, Any]
+#: Runs of a turn that count.
+TURN = 4
 
 
 @dataclass(frozen=True)
@@ -34,17 +39,20 @@ class Times:
         return self.percentile(75) - self.percentile(25)
 
 
-def in_turns(runs: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warm: int = 2) -> dict[str, Times]:
-    """Runs each in turn, ``warm`` times untimed and then ``rounds`` times. On a GPU each time ends when the device is done."""
+def in_turns(runs: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, Times]:
+    """Times ``rounds`` runs of each, a turn at a time. On a GPU each time ends when the device is done."""
     taken: dict[str, list[float]] = {name: [] for name in runs}
-    for index in range(warm + rounds):
+    for run in runs.values():
+        run()
+    while any(len(times) < rounds for times in taken.values()):
         for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if index >= warm:
-                taken[name].append(time.perf_counter() - start)
+            for index in range(1 + TURN):
+                start = time.perf_counter()
+                run()
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                if index > 0 and len(taken[name]) < rounds:
+                    taken[name].append(time.perf_counter() - start)
     return {name: Times(seconds) for name, seconds in taken.items()}
 
 

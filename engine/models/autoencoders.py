@@ -8,32 +8,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from engine.accelerate.fusions import fuse_doubling
+from engine.accelerate.fusions import fuse_doubling, fuse_neighbours
 from engine.accelerate.part import Part
 
 
 class Encoder(nn.Module):
-    """The first half of an autoencoder as one function of pictures; of a KL autoencoder the mean."""
+    """The first half of an autoencoder as one function of pictures; of a KL autoencoder the mean. On a CPU fused where it can be."""
 
     def __init__(self, autoencoder: Any) -> None:
         super().__init__()
         self.autoencoder = autoencoder
+        if autoencoder.device.type == "cpu":
+            fuse_neighbours(autoencoder.encoder)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return _latents(self.autoencoder.encode(pictures))
+        pictures = (pictures * 2 - 1).to(self.autoencoder.dtype, memory_format=torch.channels_last)
+        return _latents(self.autoencoder.encode(pictures)).float()
 
 
 class Decoder(nn.Module):
-    """The second half, as one function of latents; on a CPU with its doublings fused."""
+    """The second half, as one function of latents. On a CPU fused where it can be."""
 
     def __init__(self, autoencoder: Any) -> None:
         super().__init__()
         self.autoencoder = autoencoder
         if autoencoder.device.type == "cpu":
             fuse_doubling(autoencoder.decoder)
+            fuse_neighbours(autoencoder.decoder)
 
     def forward(self, latents: Tensor) -> Tensor:
-        return self.autoencoder.decode(latents, return_dict=False)[0]
+        latents = latents.to(self.autoencoder.dtype, memory_format=torch.channels_last)
+        pictures = self.autoencoder.decode(latents, return_dict=False)[0]
+        return (pictures.float() * 0.5 + 0.5).clamp(0, 1)
 
 
 class Codec:
@@ -42,8 +48,7 @@ class Codec:
     ``channels`` and ``factor``: a picture (B, 3, H, W) becomes a latent (B, channels, H/factor, W/factor).
     """
 
-    def __init__(self, autoencoder: Any, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def __init__(self, autoencoder: Any) -> None:
         self.encoder, self.decoder = Part("encoder", Encoder(autoencoder)), Part("decoder", Decoder(autoencoder))
         config = autoencoder.config
         self.channels = int(config.latent_channels)
@@ -53,14 +58,12 @@ class Codec:
         self._shift = float(config.get("shift_factor") or 0.0)
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """(B, 3, H, W) in -1..1 → (B, channels, h, w) float32."""
-        pictures = pictures.to(self.dtype, memory_format=torch.channels_last)
-        return self.normalised(self.encoder(pictures).float())
+        """(B, 3, H, W) float32 in 0..1 → (B, channels, h, w) float32."""
+        return self.normalised(self.encoder(pictures))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, channels, h, w) → (B, 3, H, W), about -1..1."""
-        plain = self.plain(latents).to(self.dtype, memory_format=torch.channels_last)
-        return self.decoder(plain)
+        """(B, channels, h, w) → (B, 3, H, W) float32 in 0..1."""
+        return self.decoder(self.plain(latents))
 
     def normalised(self, latents: Tensor) -> Tensor:
         """The autoencoder's latents as the denoiser knows them."""
@@ -74,8 +77,8 @@ class Codec:
 class PatchedCodec(Codec):
     """FLUX.2's: each 2×2 square of latents becomes one of four times the channels, normalised by kept statistics."""
 
-    def __init__(self, autoencoder: Any, dtype: torch.dtype) -> None:
-        super().__init__(autoencoder, dtype)
+    def __init__(self, autoencoder: Any) -> None:
+        super().__init__(autoencoder)
         self.channels, self.factor = self.channels * 4, self.factor * 2
         self._mean = autoencoder.bn.running_mean.float().view(1, -1, 1, 1)
         self._deviation = (autoencoder.bn.running_var.float().view(1, -1, 1, 1) + autoencoder.config.batch_norm_eps).sqrt()
@@ -87,10 +90,10 @@ class PatchedCodec(Codec):
         return pixel_shuffle(latents * self._deviation + self._mean, 2)
 
 
-def codec(autoencoder: Any, dtype: torch.dtype) -> Codec:
+def codec(autoencoder: Any) -> Codec:
     """The codec of an autoencoder's class."""
     patched = type(autoencoder).__name__ == "AutoencoderKLFlux2"
-    return (PatchedCodec if patched else Codec)(autoencoder, dtype)
+    return (PatchedCodec if patched else Codec)(autoencoder)
 
 
 def _latents(encoded: Any) -> Tensor:

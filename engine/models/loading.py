@@ -125,7 +125,7 @@ def _check_memory(name: str, path: Path, device: torch.device, dtype: torch.dtyp
 
 def _matching(name: str, own: Any, other: Any) -> Any:
     """``other``, where its latents are of the shape of the model's ``own`` autoencoder."""
-    ours, theirs = (codec(vae, torch.float32) for vae in (own, other))
+    ours, theirs = (codec(vae) for vae in (own, other))
     if (ours.channels, ours.factor) != (theirs.channels, theirs.factor):
         raise ModelError(
             f"autoencoder {name!r} has {theirs.channels} channels at 1/{theirs.factor}, this model {ours.channels} at 1/{ours.factor}"

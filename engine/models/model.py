@@ -15,7 +15,7 @@ from engine.schedule import Noising
 
 
 class Model:
-    """A loaded checkpoint on one device. Latents are scaled to the denoiser's range; pictures are (B, 3, H, W) in -1..1.
+    """A loaded checkpoint on one device. Latents are scaled to the denoiser's range; pictures are (B, 3, H, W) in 0..1.
 
     ``autoencoder_name`` is that of another autoencoder than its own.
     """
@@ -24,7 +24,7 @@ class Model:
         self.name, self.family, self.noising, self.autoencoder_name = name, family, noising, autoencoder_name
         self.device, self.dtype = family.device, family.dtype
         self.denoiser, self.autoencoder, self.encode_prompt = family.denoiser, autoencoder, family.encode_prompt
-        self.codec = codec(autoencoder, self.dtype)
+        self.codec = codec(autoencoder)
         self.encode, self.decode = self.codec.encode, self.codec.decode
         self.latent_channels, self.factor = self.codec.channels, self.codec.factor
 

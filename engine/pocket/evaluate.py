@@ -67,8 +67,8 @@ def psnr(model: Model, pictures: list[np.ndarray]) -> float:
     """Mean peak signal-to-noise ratio of the autoencoder's reconstructions, in dB."""
     values = []
     for picture in pictures:
-        x = torch.from_numpy(picture).to(model.device).permute(2, 0, 1)[None].float() / 127.5 - 1
-        error = (model.decode(model.encode(x)).float().clamp(-1, 1) - x) / 2
+        x = torch.from_numpy(picture).to(model.device).permute(2, 0, 1)[None].float() / 255
+        error = model.decode(model.encode(x)) - x
         values.append(-10 * torch.log10(error.square().mean()).item())
     return float(np.mean(values))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from bridge.benching import TABLES, with_still_passages
-from engine.bench.measure import Times, compared, in_turns
+from engine.bench.measure import TURN, Times, compared, in_turns
 
 
 def test_what_is_compared_runs_in_turns() -> None:
@@ -22,8 +22,9 @@ def test_what_is_compared_runs_in_turns() -> None:
         order.append("slow")
         time.sleep(0.004)
 
-    times = in_turns({"slow": slow, "quick": lambda: order.append("quick")}, 5, torch.device("cpu"), warm=1)
-    assert order == ["slow", "quick"] * 6
+    times = in_turns({"slow": slow, "quick": lambda: order.append("quick")}, 5, torch.device("cpu"))
+    turn = ["slow"] * (1 + TURN) + ["quick"] * (1 + TURN)
+    assert order == ["slow", "quick", *turn, *turn], "once to warm up, then turns whose first run does not count"
     assert [len(found.seconds) for found in times.values()] == [5, 5]
     row = compared(times["quick"], times["slow"])
     assert row["ratio"] > 2, "theirs over ours: above 1 is faster"

@@ -15,10 +15,12 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import nn
 
 from engine.accelerate import Accelerator
-from engine.accelerate.accelerator import TOLERANCE, Compiled, missing
+from engine.accelerate.accelerator import TOLERANCE, missing
 from engine.accelerate.builder import exported, recipe
-from engine.accelerate.fusions import DoublingConvolution, fuse_doubling
+from engine.accelerate.compiled import Compiled, steady
+from engine.accelerate.fusions import Composed, DoublingConvolution, fuse_doubling, fuse_neighbours
 from engine.accelerate.part import MOST_ROWS, Part, examples, put_together, shape_of, taken_apart
+from engine.accelerate.split import moving
 from engine.adapt.lora import Loras, read
 from engine.mailbox import Frame
 from engine.models import POCKET, load
@@ -67,6 +69,26 @@ def test_a_whole_autoencoder_is_the_same_with_its_doublings_fused() -> None:
             fuse_doubling(autoencoder.decoder)
             assert sum(isinstance(module, DoublingConvolution) for module in autoencoder.decoder.modules()) == count
             assert torch.allclose(autoencoder.decode(latents).sample, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (4, 6), (16, 10)])
+def test_two_convolutions_in_a_row_are_one_up_to_the_last_pixel_of_the_edges(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 5, 3, stride=2, padding=1)
+    last = nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(5, 6, 3, padding=1), nn.Conv2d(6, 3, 3, padding=1)
+    for layers, channels in ((first, 3), (last, 5)):
+        plain = nn.Sequential(*layers)
+        x = torch.randn(2, channels, *size)
+        expected = plain(x)
+        fuse_doubling(nn.ModuleList([plain]))
+        fuse_neighbours(plain)
+        assert sum(isinstance(layer, Composed) for layer in plain) == 1
+        assert torch.allclose(plain(x), expected, atol=1e-5)
+        fuse_neighbours(plain)
+        assert torch.allclose(plain(x), expected, atol=1e-5), "once is enough"
+    between = nn.Sequential(first[0], nn.ReLU(), first[1])
+    fuse_neighbours(between)
+    assert isinstance(between[0], nn.Conv2d), "what has something between stays"
 
 
 def test_a_call_is_taken_apart_and_put_together() -> None:
@@ -174,7 +196,17 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
         assert float((fast - plain).square().mean().sqrt() / plain.square().mean().sqrt()) < TOLERANCE[torch.float32]
 
     before = both(1)[0]
-    loras = Loras({"unet": model.denoiser})
+    run = next(iter(model.family.run.runs.values()))
+    assert isinstance(run, Compiled)
+    t = torch.full((1,), 400.0)
+    with torch.inference_mode():
+        given = condition.rows(1)
+        counts = []
+        for _ in range(3):
+            model.denoise(torch.randn(1, 4, 8, 8), t, given)
+            counts.append(run.computed)
+    assert counts == [counts[0]] * 3, "what follows from prompt and timesteps is computed once"
+    loras = Loras({"unet": model.denoiser}, model.family.run.changed)
     loras.install([read(save_lora(tmp_path / "l.safetensors", {"unet": model.denoiser}), "StableDiffusionLoraLoaderMixin", loras._targets)])
     loras.weigh([1.0])
     fast, plain = both(1)
@@ -261,8 +293,9 @@ def test_the_graph_of_every_family_equals_its_module(name: str, tmp_path: Path) 
     stream.close()
     for part in model.parts:
         assert part.wanted is not None
-        program, form = exported(json.loads(json.dumps(recipe(part.name, part.module, part.wanted, model.dtype, CPU, 2))))
-        graph = program.module()
+        made = exported(json.loads(json.dumps(recipe(part.name, part.module, part.wanted, model.dtype, CPU, 2))))
+        assert (made.steady is not None) == (part.name == "denoiser")
+        graph = made.program.module()
         state = {f"module.{key}": tensor for key, tensor in (*part.module.named_parameters(), *part.module.named_buffers())}
         # An encoder's graph also carries its autoencoder's decoder, unused and without its doublings fused.
         own = {key: state[key] for key, tensor in graph.state_dict().items() if key in state and state[key].shape == tensor.shape}
@@ -270,8 +303,18 @@ def test_the_graph_of_every_family_equals_its_module(name: str, tmp_path: Path) 
         for rows in (1, 2, 5):
             tensors = examples(part.wanted, rows, CPU)
             arguments, options = put_together(part.wanted.form, iter(tensors))
+            changing = moving(part.wanted.tensors)
             with torch.inference_mode():
-                expected, found = part.module(*arguments, **options), put_together(form, iter(graph(*tensors)))
+                expected = part.module(*arguments, **options)
+                if made.steady is not None:
+                    constants = {name: value for name, value in vars(made.steady).items() if isinstance(value, torch.Tensor)}
+                    constants |= made.steady._buffers
+                    run = steady(made.steady.code, part, constants)
+                    tensors = [
+                        *(tensors[i] for i in changing),
+                        *run(*(tensor for i, tensor in enumerate(tensors) if i not in changing)),
+                    ]
+                found = put_together(made.form, iter(graph(*tensors)))
             expected, found = (value if isinstance(value, torch.Tensor) else value[0] for value in (expected, found))
             assert expected.std() > 1e-4
             assert torch.allclose(found, expected, atol=1e-4, rtol=1e-3), part.name

@@ -196,7 +196,7 @@ def test_flows_from_a_picture(name: str, tmp_path: Path, theirs: Any) -> None:
             arguments["intermediate_timesteps"] = None
     else:  # from-text pipelines begun at a noised picture
         kind = getattr(diffusers, PIPELINES[name] + "Pipeline")
-        pixels = torch.from_numpy(picture(size)[None, ..., :3]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = torch.from_numpy(picture(size)[None, ..., :3]).permute(0, 3, 1, 2).float() / 255
         epsilon = noise((SEED, SEED), 0.0, STEPS, model.latent_shape(size, size))[:1]
         with torch.inference_mode():
             arguments |= {"latents": 0.4 * model.encode(pixels) + 0.6 * epsilon, "sigmas": [0.6, 0.25], "num_inference_steps": 2}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.accelerate.part import Part
 from engine.adapt.control import Controls
+from engine.kept import Kept
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Condition:
 
     def rows(self, count: int) -> Condition:
         """One row said for ``count`` rows; a condition of ``count`` rows as it is."""
+        if len(self.tokens) == count:
+            return self
         return self.map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
 
     @staticmethod
@@ -49,7 +52,8 @@ class Family(ABC):
     ``patch`` is the side of the latent square that one token holds, ``built_in`` the guidance scale that a model distilled
     from guidance was made for (0: it takes none). ``encode_negative`` is None where a negative prompt reads as any other.
     ``controllable`` families take ControlNets, image prompts and the memory of earlier frames; ``lora_mixin`` is the class
-    of diffusers that knows their LoRA files. ``run`` is the denoiser as ``denoise`` calls it.
+    of diffusers that knows their LoRA files. ``run`` is the denoiser as ``denoise`` calls it, ``kept`` what it is given beside the picture:
+    from tick to tick the same tensors, so that what follows from them need not be computed again.
     """
 
     title = ""
@@ -65,6 +69,7 @@ class Family(ABC):
         self.parts, self.device, self.dtype = parts, device, dtype
         self.denoiser = parts[self.part]
         self.run = Part("denoiser", self.denoiser)
+        self.kept: Kept[Tensor] = Kept()
 
     @abstractmethod
     def encode_prompt(self, text: str) -> Condition:
@@ -76,6 +81,13 @@ class Family(ABC):
 
         ``controls`` only where the family is ``controllable``.
         """
+
+    def scale(self, guidance: float, rows: int) -> Tensor | None:
+        """The guidance scale as a model that has it built in takes it, (rows,) float32; None for one that has not."""
+        if not self.built_in:
+            return None
+        scale = guidance or self.built_in
+        return self.kept.get(lambda: torch.full((rows,), scale, device=self.device), "scale", scale, rows)
 
     def tokens(self, tokenizer: str, text: str, length: int | None = None, **options: Any) -> Any:
         """Ids and mask of ``text`` under one of the tokenizers, on the device, (1, length) each."""

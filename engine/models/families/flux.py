@@ -23,7 +23,6 @@ class Flux(Family):
     def __init__(self, parts: dict[str, Any], device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(parts, device, dtype)
         self.built_in = 3.5 if self.denoiser.config["guidance_embeds"] else 0.0
-        self._ids: dict[tuple[int, int], Tensor] = {}
 
     @torch.inference_mode()
     def encode_prompt(self, text: str) -> Condition:
@@ -33,14 +32,13 @@ class Flux(Family):
     def denoise(self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None) -> Tensor:
         rows, _, height, width = x.shape
         packed = torch.nn.functional.pixel_unshuffle(x, 2).flatten(2).transpose(1, 2)
-        scale = x.new_full((rows,), guidance or self.built_in, dtype=torch.float32) if self.built_in else None
         output = self.run(
             hidden_states=packed,
-            timestep=t / 1000,
-            guidance=scale,
+            timestep=self.kept.get(lambda: t / 1000, "t", t),
+            guidance=self.scale(guidance, rows),
             pooled_projections=condition.pooled,
             encoder_hidden_states=condition.tokens,
-            txt_ids=x.new_zeros(condition.tokens.shape[1], 3),
+            txt_ids=self.kept.get(lambda: x.new_zeros(condition.tokens.shape[1], 3), "text", condition.tokens.shape[1]),
             img_ids=self._places(height // 2, width // 2),
             return_dict=False,
         )[0]
@@ -48,11 +46,12 @@ class Flux(Family):
 
     def _places(self, height: int, width: int) -> Tensor:
         """(height · width, 3): nought, row and column of each token."""
-        if (height, width) not in self._ids:
+
+        def made() -> Tensor:
             y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-            places = torch.stack([torch.zeros_like(y), y, x], -1).flatten(0, 1)
-            self._ids[height, width] = places.to(self.device, self.dtype)
-        return self._ids[height, width]
+            return torch.stack([torch.zeros_like(y), y, x], -1).flatten(0, 1).to(self.device, self.dtype)
+
+        return self.kept.get(made, "places", height, width)
 
 
 class Flux2(Family):
@@ -65,7 +64,6 @@ class Flux2(Family):
     def __init__(self, parts: dict[str, Any], device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(parts, device, dtype)
         self.built_in = 4.0 if self.denoiser.config["guidance_embeds"] else 0.0
-        self._ids: dict[tuple[int, int, int], Tensor] = {}
 
     @torch.inference_mode()
     def encode_prompt(self, text: str) -> Condition:
@@ -78,23 +76,22 @@ class Flux2(Family):
 
     def denoise(self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None) -> Tensor:
         rows, _, height, width = x.shape
-        scale = x.new_full((rows,), guidance or self.built_in, dtype=torch.float32) if self.built_in else None
         output = self.run(
             hidden_states=x.flatten(2).transpose(1, 2),
-            timestep=t / 1000,
-            guidance=scale,
+            timestep=self.kept.get(lambda: t / 1000, "t", t),
+            guidance=self.scale(guidance, rows),
             encoder_hidden_states=condition.tokens,
-            txt_ids=self._places(1, 1, condition.tokens.shape[1]).expand(rows, -1, -1),
-            img_ids=self._places(height, width, 1).expand(rows, -1, -1),
+            txt_ids=self._places(rows, 1, 1, condition.tokens.shape[1]),
+            img_ids=self._places(rows, height, width, 1),
             return_dict=False,
         )[0]
         return output.transpose(1, 2).unflatten(2, (height, width))
 
-    def _places(self, height: int, width: int, length: int) -> Tensor:
-        """(1, height · width · length, 4): time, row, column and place in the text of each token."""
-        key = (height, width, length)
-        if key not in self._ids:
-            one = torch.arange(1)
-            places = torch.cartesian_prod(one, torch.arange(height), torch.arange(width), torch.arange(length))
-            self._ids[key] = places[None].to(self.device)
-        return self._ids[key]
+    def _places(self, rows: int, height: int, width: int, length: int) -> Tensor:
+        """(rows, height · width · length, 4): time, row, column and place in the text of each token."""
+
+        def made() -> Tensor:
+            sides = (torch.arange(side) for side in (1, height, width, length))
+            return torch.cartesian_prod(*sides)[None].expand(rows, -1, -1).to(self.device)
+
+        return self.kept.get(made, "places", rows, height, width, length)

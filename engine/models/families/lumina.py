@@ -25,7 +25,6 @@ class LuminaNext(Family):
         super().__init__(parts, device, dtype)
         parts["tokenizer"].padding_side = "right"
         self._side = int(self.denoiser.config["sample_size"]) * 8
-        self._rotary: dict[float, Tensor] = {}
 
     def encode_prompt(self, text: str) -> Condition:
         return self.penultimate(text.lower().strip())
@@ -40,7 +39,7 @@ class LuminaNext(Family):
     def denoise(self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None) -> Tensor:
         output = self.run(
             hidden_states=x,
-            timestep=1 - t / 1000,
+            timestep=self.kept.get(lambda: 1 - t / 1000, "t", t),
             encoder_hidden_states=condition.tokens,
             encoder_mask=condition.mask,
             image_rotary_emb=self._places(x.shape[-2] * x.shape[-1] * 64),
@@ -52,12 +51,14 @@ class LuminaNext(Family):
     def _places(self, area: int) -> Tensor:
         """Rotary places of the grid's cells, stretched for ``area`` pixels from the size that the checkpoint was trained at."""
         stretch = math.sqrt(area) / self._side
-        if stretch not in self._rotary:
+
+        def made() -> Tensor:
             from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
 
-            made = get_2d_rotary_pos_embed_lumina(self.denoiser.head_dim, 384, 384, linear_factor=stretch, ntk_factor=1.0)
-            self._rotary[stretch] = made.to(self.device)
-        return self._rotary[stretch]
+            places = get_2d_rotary_pos_embed_lumina(self.denoiser.head_dim, 384, 384, linear_factor=stretch, ntk_factor=1.0)
+            return places.to(self.device)
+
+        return self.kept.get(made, "places", stretch)
 
 
 class Lumina2(LuminaNext):
@@ -80,7 +81,7 @@ class Lumina2(LuminaNext):
     def denoise(self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None) -> Tensor:
         return -self.run(
             hidden_states=x,
-            timestep=1 - t / 1000,
+            timestep=self.kept.get(lambda: 1 - t / 1000, "t", t),
             encoder_hidden_states=condition.tokens,
             encoder_attention_mask=condition.mask,
             return_dict=False,

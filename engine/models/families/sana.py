@@ -45,18 +45,23 @@ class SanaSprint(Family):
         return Condition(states[:, seen], mask=found.attention_mask[:, seen])
 
     def denoise(self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None) -> Tensor:
-        angle = t.float() * (math.pi / 2000)
-        time = angle.sin() / (angle.cos() + angle.sin())  # the flow's σ of the same signal-to-noise ratio
+        time = self.kept.get(lambda: _flow_time(t), "t", t)
         s = time.view(-1, 1, 1, 1)
         scale = (s**2 + (1 - s) ** 2).sqrt()
         scaled = x.float() * scale
-        strength = torch.full_like(time, (guidance or self.built_in) * float(self.denoiser.config["guidance_embeds_scale"]))
+        strength = self.scale((guidance or self.built_in) * float(self.denoiser.config["guidance_embeds_scale"]), len(x))
         output = self.run(
             scaled.to(self.dtype),
             encoder_hidden_states=condition.tokens,
             encoder_attention_mask=condition.mask,
-            guidance=strength.to(self.dtype) if self.built_in else None,
+            guidance=None if strength is None else self.kept.get(lambda: strength.to(self.dtype), "strength", strength),
             timestep=time,
             return_dict=False,
         )[0]
         return ((1 - 2 * s) * scaled + (1 - 2 * s + 2 * s**2) * output.float()) / scale
+
+
+def _flow_time(t: Tensor) -> Tensor:
+    """The flow's σ of the same signal-to-noise ratio as TrigFlow's timesteps ``t``, 0..1000 for θ = 0..π/2."""
+    angle = t.float() * (math.pi / 2000)
+    return angle.sin() / (angle.cos() + angle.sin())

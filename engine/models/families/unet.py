@@ -23,7 +23,6 @@ class StableDiffusion(Family):
     def __init__(self, parts: dict[str, Any], device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(parts, device, dtype)
         self.built_in = 8.0 if self.denoiser.config.get("time_cond_proj_dim") else 0.0
-        self._scales: dict[float, Tensor] = {}
 
     @torch.inference_mode()
     def encode_prompt(self, text: str) -> Condition:
@@ -34,7 +33,8 @@ class StableDiffusion(Family):
         if controls is not None:
             extra |= controls.residuals(x, t, condition.tokens, dict(extra))
         if self.built_in:
-            extra["timestep_cond"] = self._embedded(guidance or self.built_in).expand(len(x), -1)
+            scale = guidance or self.built_in
+            extra["timestep_cond"] = self.kept.get(lambda: self._embedded(scale).expand(len(x), -1), "scale", scale, len(x))
         return self.run(x, t, condition.tokens, return_dict=False, **extra)[0]
 
     def added(self, x: Tensor, condition: Condition) -> dict[str, Any]:
@@ -43,14 +43,10 @@ class StableDiffusion(Family):
 
     def _embedded(self, guidance: float) -> Tensor:
         """The embedding of w = guidance − 1 that a guidance-distilled consistency model takes (arXiv 2310.04378), (1, width)."""
-        if guidance not in self._scales:
-            if len(self._scales) > 64:
-                self._scales.clear()
-            half = int(self.denoiser.config["time_cond_proj_dim"]) // 2
-            frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000.0) / (half - 1)))
-            angles = (guidance - 1.0) * 1000.0 * frequencies
-            self._scales[guidance] = torch.cat([angles.sin(), angles.cos()])[None].to(self.device, self.dtype)
-        return self._scales[guidance]
+        half = int(self.denoiser.config["time_cond_proj_dim"]) // 2
+        frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000.0) / (half - 1)))
+        angles = (guidance - 1.0) * 1000.0 * frequencies
+        return torch.cat([angles.sin(), angles.cos()])[None].to(self.device, self.dtype)
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -63,7 +59,6 @@ class StableDiffusionXL(StableDiffusion):
         super().__init__(parts, device, dtype)
         if parts.get("index", {}).get("force_zeros_for_empty_prompt", True):
             self.encode_negative = self._zeros_or_text
-        self._sizes: dict[tuple[int, int], Tensor] = {}
 
     @torch.inference_mode()
     def encode_prompt(self, text: str) -> Condition:
@@ -79,6 +74,9 @@ class StableDiffusionXL(StableDiffusion):
 
     def added(self, x: Tensor, condition: Condition) -> dict[str, Any]:
         height, width = x.shape[-2] * 8, x.shape[-1] * 8
-        if (height, width) not in self._sizes:
-            self._sizes[height, width] = torch.tensor([[height, width, 0, 0, height, width]], device=self.device, dtype=self.dtype)
-        return {"added_cond_kwargs": {"text_embeds": condition.pooled, "time_ids": self._sizes[height, width].expand(len(x), -1)}}
+
+        def size() -> Tensor:
+            told = torch.tensor([[height, width, 0, 0, height, width]], device=self.device, dtype=self.dtype)
+            return told.expand(len(x), -1)
+
+        return {"added_cond_kwargs": {"text_embeds": condition.pooled, "time_ids": self.kept.get(size, "size", height, width, len(x))}}

@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from engine.parameters import ACCELERATORS, TABLE, BadValue, Options, Value, canonical, changed
 
@@ -62,9 +63,9 @@ def values_of(options: argparse.Namespace) -> dict[str, Value]:
     """The parameters that the command line sets, checked by the table: the preset's, then the options', then ``--set``. Raises BadValue."""
     preset: dict[str, Value] = {}
     if options.preset:
-        from bridge.cues import load_preset
+        from bridge.presets import load_preset
 
-        preset = load_preset(options.preset)
+        preset = load_preset(options.preset, preset_folders(options))
     if options.hooks:
         from bridge.hooks import declare_all
 
@@ -81,6 +82,16 @@ def values_of(options: argparse.Namespace) -> dict[str, Value]:
 def engine_options(options: argparse.Namespace) -> Options:
     """What the command line says about the engine process itself."""
     return Options(options.device, options.offline, options.allow_pickle, options.hooks or "", options.accelerate)
+
+
+def preset_folders(options: argparse.Namespace) -> list[Path] | None:
+    """Where one's own presets lie; None for the usual place. Raises UserError."""
+    if options.presets is None:
+        return None
+    folder = Path(options.presets).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"--presets takes a folder, got {options.presets!r}")
+    return [folder]
 
 
 def _version() -> str:
@@ -128,12 +139,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="NAME", help="a look to start from, by name or as a .toml file")
+    parser.add_argument("--presets", metavar="DIR", help="a folder of your own presets, cue lists in cues/ (the system's config folder)")
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument(
         "--accelerate",
         default="auto",
         choices=ACCELERATORS,
-        help="compile the model beside the running stream, or leave it as it is (auto: run compiles where a C++ compiler is there)",
+        help="what makes the model fast (auto: run compiles beside the stream where a C++ compiler is there; tensorrt: never tried)",
     )
     parser.add_argument("--hooks", metavar="DIR", help="a folder of your own effects, Python files that are run")
     parser.add_argument("--offline", action="store_true", help="take models from the cache alone, never from the network")

@@ -13,7 +13,7 @@ import webbrowser
 from collections.abc import Mapping
 from typing import Any
 
-from bridge.cli import UserError, engine_options
+from bridge.cli import UserError, engine_options, preset_folders
 from bridge.control.osc import UdpServer
 from bridge.control.state import State
 from bridge.hooks import HookWatch
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     source = open_source(options.source or default_source())
     sinks = [open_sink(url) for url in options.sink or default_sinks()]
     second = open_source(options.control) if options.control else None
-    show = Show(state, source, sinks, engine_options(options), second)
+    show = Show(state, source, sinks, engine_options(options), second, preset_folders(options))
     try:
         osc = _listening("--osc-port", options.osc_port, lambda: UdpServer(show.osc, options.host, options.osc_port))
         panel = _listening("--http-port", options.http_port, lambda: PanelServer(show, options.host, options.http_port))

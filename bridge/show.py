@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from bridge.conductor import Conductor
 from bridge.control.osc import OscControl
 from bridge.control.state import RateLimit, State
 from bridge.interpolation import Interpolator
@@ -33,12 +34,21 @@ PASS = 1 / 60
 class Show:
     """One running show. ``open`` starts everything, ``close`` ends it; in between it needs nobody.
 
-    ``second`` is a source of control pictures and masks.
+    ``second`` is a source of control pictures and masks, ``presets`` the folders of one's own presets and cue lists.
     """
 
-    def __init__(self, state: State, source: Source, sinks: Sequence[Sink], options: Options, second: Source | None = None) -> None:
+    def __init__(
+        self,
+        state: State,
+        source: Source,
+        sinks: Sequence[Sink],
+        options: Options,
+        second: Source | None = None,
+        presets: Sequence[Path] | None = None,
+    ) -> None:
         self.state, self.source, self.second = state, source, second
         self.supervisor = Supervisor(state, options)
+        self.conductor = Conductor(state, presets)
         self.osc = OscControl(state)
         self.feeds = [Feed(sink) for sink in sinks]
         self.input: Frame | None = None
@@ -57,6 +67,7 @@ class Show:
     def open(self) -> None:
         """Starts the engine, the source and the sinks."""
         self.supervisor.start()
+        self.conductor.open()
         for thread in (*self._threads, *self.feeds):
             thread.start()
 
@@ -70,6 +81,7 @@ class Show:
         for feed in self.feeds:
             feed.close()
         self.osc.close()
+        self.conductor.close()
         self.source.close()
         if self.second is not None:
             self.second.close()
@@ -172,6 +184,7 @@ class Show:
             "last_refusal": self.state.last_refusal,
             "snapshot": self.state.number,
             "parameters": dict(self.state.snapshot()),
+            "show": self.conductor.status(),
         }
 
 

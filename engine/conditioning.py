@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engine.kept import Kept
 from engine.models import Condition
-from engine.parameters import Snapshot
+from engine.parameters import Snapshot, Value
 from engine.schedule import slerp
 
 log = logging.getLogger(__name__)
@@ -79,13 +79,17 @@ class Conditioner:
 
     def update(self, snapshot: Snapshot, wait: bool = False, style: Style = ()) -> None:
         """Takes ``snapshot``'s prompts; ``condition`` and ``negative`` follow as soon as they are encoded."""
-        texts, weights = weighted_prompts(snapshot)
-        negative, mode = snapshot.text("/negative"), snapshot.text("/prompt/blend")
-        key = (texts, weights, negative, mode, style)
+        looks = tuple(
+            (*weighted_prompts(look), str(look["/negative"]), str(look["/prompt/blend"]), share) for look, share in snapshot.looks
+        )
+        key = (looks, style)
         if key == self._key:
             return
-        avoided = (negative, self._encode_negative is not None, style)
-        needed = tuple(dict.fromkeys((*((text, False, style) for text in texts), avoided)))
+        differs = self._encode_negative is not None
+        needed = tuple(dict.fromkeys(
+            wanted for texts, _, negative, *_ in looks
+            for wanted in (*((text, False, style) for text in texts), (negative, differs, style))
+        ))  # fmt: skip
         if wait or self.condition is None:
             for text in needed:
                 self._remember(text)
@@ -96,8 +100,10 @@ class Conditioner:
                 self._start()
                 self._wanted.put(needed)
             return
-        self.condition = blend([found[text, False, style] for text in texts], weights, mode)
-        self.negative = found[avoided]
+        shares = [share for *_, share in looks]
+        positives = [blend([found[text, False, style] for text in texts], weights, mode) for texts, weights, _, mode, _ in looks]
+        self.condition = blend(positives, shares, "spherical")
+        self.negative = blend([found[negative, differs, style] for _, _, negative, *_ in looks], shares, "spherical")
         self._key, self._asked = key, ()
 
     @property
@@ -157,9 +163,9 @@ class Conditioner:
                     log.error("prompt %.60r could not be encoded: %s", text[0], error)
 
 
-def weighted_prompts(snapshot: Snapshot) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """The prompts that count and their weights. Without any weight the first prompt stands alone."""
-    pairs = [(snapshot.text("/prompt"), snapshot.real("/prompt/1/weight"))]
-    pairs += [(snapshot.text(f"/prompt/{i}"), snapshot.real(f"/prompt/{i}/weight")) for i in (2, 3, 4) if snapshot.text(f"/prompt/{i}")]
+def weighted_prompts(look: Mapping[str, Value]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """The prompts of a look that count and their weights. Without any weight the first prompt stands alone."""
+    pairs = [(str(look["/prompt"]), float(look["/prompt/1/weight"]))]
+    pairs += [(str(look[f"/prompt/{i}"]), float(look[f"/prompt/{i}/weight"])) for i in (2, 3, 4) if look[f"/prompt/{i}"]]
     pairs = [(text, weight) for text, weight in pairs if weight > 0.0] or [(pairs[0][0], 1.0)]
     return tuple(text for text, _ in pairs), tuple(weight for _, weight in pairs)

@@ -22,11 +22,11 @@ class BadValue(ValueError):
 
 @dataclass(frozen=True)
 class Parameter:
-    """One control. ``kind``: float, int, bool, string, choice, size, schedule or trigger.
+    """One control. ``kind``: float, int, bool, string, choice, size, schedule, trigger, or command: a trigger that is told something.
 
     ``name`` is the OSC address without the root. ``live`` parameters apply at the next frame; the others
     are loaded beside the running stream and swapped in at a frame boundary. A parameter with ``where``
-    "bridge" is applied outside the engine process.
+    "bridge" is applied outside the engine process. A ``look`` is made of those that a preset keeps.
     """
 
     name: str
@@ -39,6 +39,17 @@ class Parameter:
     choices: tuple[str, ...] = ()
     live: bool = True
     where: str = "engine"
+    in_look: bool = True
+
+    @property
+    def look(self) -> bool:
+        """Whether it belongs to a look."""
+        return self.in_look and self.live and self.where == "engine" and self.holds
+
+    @property
+    def holds(self) -> bool:
+        """Whether it has a value; triggers and commands do something instead."""
+        return self.kind not in ("trigger", "command")
 
     def coerce(self, arguments: Sequence[object]) -> Value:
         """The value that OSC arguments (or one text from the command line) mean here.
@@ -56,7 +67,7 @@ class Parameter:
             return f"{self.low:g}–{self.high:g}{' ' + self.unit if self.unit else ''}"
         if self.kind == "choice":
             return ", ".join(self.choices)
-        texts = {"bool": "on, off", "size": "WxH", "schedule": "falling timesteps", "trigger": "no argument"}
+        texts = {"bool": "on, off", "size": "WxH", "schedule": "falling timesteps", "trigger": "no argument", "command": "text or a number"}
         return texts.get(self.kind, "text")
 
 
@@ -94,6 +105,13 @@ def _text(p: Parameter, value: object) -> str:
     if "\x00" in value:
         raise BadValue(f"{p.name} takes text without NUL characters")
     return value
+
+
+def _command(p: Parameter, value: object) -> str:
+    """Text, or a number as people write it."""
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:g}"
+    return _text(p, str(value) if isinstance(value, int) and not isinstance(value, bool) else value)
 
 
 def _choice(p: Parameter, value: object) -> str:
@@ -146,6 +164,7 @@ _COERCE: Mapping[str, Any] = {
     "int": lambda p, v: math.floor(_number(p, v) + 0.5),
     "bool": _bool,
     "trigger": _bool,
+    "command": _command,
     "string": _text,
     "choice": _choice,
     "size": _size,

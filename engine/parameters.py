@@ -20,15 +20,15 @@ ROOT = "/phosphene"
 HOOK_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
-#: What may make a model fast: compiling it where that can be done, nothing, or compiling it.
-ACCELERATORS = ("auto", "eager", "compile")
+#: What may make a model fast: compiling it where that can be done, nothing, compiling it, or TensorRT.
+ACCELERATORS = ("auto", "eager", "compile", "tensorrt")
 
 
 @dataclass(frozen=True)
 class Options:
     """What holds for the life of an engine process and is no parameter.
 
-    ``device``; how models are read; the folder of ``hooks``; what makes the model fast, ``accelerate`` auto, eager or compile.
+    ``device``; how models are read; the folder of ``hooks``; what makes the model fast, ``accelerate``, one of ACCELERATORS.
     """
 
     device: str = "auto"
@@ -80,7 +80,23 @@ _TIME = [
     Parameter("/consistency/merge", "choice", "recent", "What is remembered: the last frames, or their mean", choices=("recent", "mean")),
     Parameter("/seed/travel", "float", 0.0, "Seeds that the noise walks through in a unit of time; 0 stands still", high=8.0),
     Parameter("/seed/travel/unit", "choice", "beats", "Unit of the walk", choices=("beats", "seconds")),
-    Parameter("/tempo", "float", 120.0, "Tempo of everything that counts in beats", low=20.0, high=300.0, unit="bpm"),
+    Parameter("/tempo", "float", 120.0, "Tempo of everything that counts in beats", low=20.0, high=300.0, unit="bpm", in_look=False),
+    Parameter("/tempo/tap", "trigger", False, "A beat is now; several in a row set the tempo", where="bridge"),
+    Parameter("/tempo/sync", "trigger", False, "The first beat of a bar is now", where="bridge"),
+]
+_SHOW = [
+    Parameter("/preset", "command", "", "Recalls a preset, by name or number", where="bridge"),
+    Parameter("/preset/save", "command", "", "Keeps the present look as a preset of that name", where="bridge"),
+    Parameter("/preset/fade", "float", -1.0, "Length of a recall's fade; below 0 the preset's own", low=-1.0, high=600.0, where="bridge"),
+    Parameter("/preset/unit", "choice", "seconds", "Unit of that length", choices=("seconds", "beats"), where="bridge"),
+    Parameter("/cue/list", "string", "", "The cue list that is played, by name; empty: none", where="bridge"),
+    Parameter("/cue/go", "trigger", False, "Starts the next cue, or lets a paused one go on", where="bridge"),
+    Parameter("/cue/back", "trigger", False, "Starts the cue before", where="bridge"),
+    Parameter("/cue/goto", "command", "", "Starts the cue of that number", where="bridge"),
+    Parameter("/cue/pause", "bool", False, "Holds the cue where it is: its fade, its delay and what follows", where="bridge"),
+    Parameter("/cue/release", "trigger", False, "Lets go of the cue list: what was before its first cue comes back", where="bridge"),
+    Parameter("/panic", "trigger", False, "Stops everything and shows the safe look at once", where="bridge"),
+    Parameter("/panic/preset", "string", "", "The safe look, a preset; empty: all defaults", where="bridge"),
 ]
 _PICTURE = [
     *[
@@ -115,7 +131,7 @@ _ROWS = [
     Parameter("/steps", "int", 2, "Denoising steps a frame", low=1, high=8),
     Parameter("/schedule", "schedule", "", "Explicit training timesteps, high to low; empty: from strength and steps"),
     Parameter("/eta", "float", 1.0, "Fresh noise between steps: 1 renews all (LCM, Turbo), 0 none (Lightning, flows), between as TCD"),
-    Parameter("/buffer", "int", 1, "Frames taken together each tick", low=1, high=4, unit="frames"),
+    Parameter("/buffer", "int", 1, "Frames taken together each tick", low=1, high=4, unit="frames", in_look=False),
     Parameter("/guidance", "float", 1.0, "Guidance scale; 1 is none", high=20.0),
     Parameter(
         "/guidance/mode", "choice", "self", "Classifier-free guidance: residual (self, onetime), full or none",
@@ -126,13 +142,14 @@ _ROWS = [
     *_ADAPTERS,
     *_TIME,
     *_PICTURE,
-    Parameter("/similarity", "bool", False, "Skips frames that hardly changed"),
-    Parameter("/similarity/threshold", "float", 0.98, "Similarity from which frames may be skipped; 1 never skips"),
-    Parameter("/similarity/max_skip", "int", 10, "Most frames skipped in a row", high=1000, unit="frames"),
+    Parameter("/similarity", "bool", False, "Skips frames that hardly changed", in_look=False),
+    Parameter("/similarity/threshold", "float", 0.98, "Similarity from which frames may be skipped; 1 never skips", in_look=False),
+    Parameter("/similarity/max_skip", "int", 10, "Most frames skipped in a row", high=1000, unit="frames", in_look=False),
     Parameter(
         "/similarity/measure", "choice", "local", "local sees small motion; cosine is the paper's",
-        choices=("local", "cosine"),
+        choices=("local", "cosine"), in_look=False,
     ),
+    *_SHOW,
     Parameter("/freeze", "bool", False, "Holds the output picture", where="bridge"),
     Parameter("/bypass", "bool", False, "Sends the input through untouched", where="bridge"),
     Parameter("/blackout", "bool", False, "Sends black", where="bridge"),
@@ -147,7 +164,7 @@ _ROWS = [
     Parameter("/output/size", "size", "", "Size of the output; empty: the working size", low=16, high=4096, where="bridge"),
     Parameter("/model", "string", "pocket", "pocket, a diffusers folder, a single file or a hub name", live=False),
     Parameter("/autoencoder", "string", "", "Another autoencoder: tiny, a folder or a hub name; empty: the model's own", live=False),
-    Parameter("/model/fade", "float", 1.0, "How long another model or size takes to fade in", high=30.0, unit="seconds"),
+    Parameter("/model/fade", "float", 1.0, "How long another model or size takes to fade in", high=30.0, unit="seconds", in_look=False),
     Parameter("/size", "size", "256x256", "Working size of the diffusion", low=64, high=2048, live=False),
     Parameter(
         "/dtype", "choice", "auto", "Precision of the model",
@@ -185,12 +202,24 @@ def lookup(name: str) -> Parameter:
     return found
 
 
-class Snapshot(Mapping[str, Value]):
-    """Every parameter's value at one moment: immutable and numbered. Missing names take their defaults."""
+#: What a crossfade mixes for what it means: prompts by their embeddings, seeds by their noises.
+MIXED = (
+    "/prompt", *(f"/prompt/{i}" for i in (2, 3, 4)), *(f"/prompt/{i}/weight" for i in (1, 2, 3, 4)), "/prompt/blend", "/negative",
+    "/seed", "/seed/2", "/seed/mix",
+)  # fmt: skip
+#: Looks, each by its values of MIXED, with their shares of the whole, which add up to 1.
+Mixture = tuple[tuple[Mapping[str, Value], float], ...]
 
-    def __init__(self, values: Mapping[str, Value] | None = None, number: int = 0) -> None:
-        self._values = {name: p.default for name, p in TABLE.items() if p.kind != "trigger"} | dict(values or {})
-        self.number = number
+
+class Snapshot(Mapping[str, Value]):
+    """Every parameter's value at one moment: immutable and numbered. Missing names take their defaults.
+
+    ``mixture`` stands for the values of MIXED while a crossfade is on; it is empty otherwise.
+    """
+
+    def __init__(self, values: Mapping[str, Value] | None = None, number: int = 0, mixture: Mixture = ()) -> None:
+        self._values = {name: p.default for name, p in TABLE.items() if p.holds} | dict(values or {})
+        self.number, self.mixture = number, mixture
 
     def __getitem__(self, name: str) -> Value:
         return self._values[name]
@@ -212,6 +241,11 @@ class Snapshot(Mapping[str, Value]):
 
     def flag(self, name: str) -> bool:
         return bool(self._values[name])
+
+    @property
+    def looks(self) -> Mixture:
+        """The mixture, or the values of MIXED as the only look."""
+        return self.mixture or (({name: self._values[name] for name in MIXED}, 1.0),)
 
 
 def changed(values: Mapping[str, str]) -> dict[str, Value]:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from engine.kept import Kept
 from engine.models import Model
-from engine.schedule import Step, noise
+from engine.parameters import Mixture
+from engine.schedule import Step, noise, slerp
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,16 @@ class Precomputed:
     def noises(self, seeds: tuple[int, int], mix: float, steps: int) -> Tensor:
         """ε₁ … εₙ of the seeds, (n, C, h, w) float32."""
         return self._noises.get(lambda: noise(seeds, mix, steps, self._shape).to(self._device), seeds, mix, steps)
+
+    def mixed(self, looks: Mixture, steps: int) -> Tensor:
+        """ε₁ … εₙ of several looks in one, spherically by their shares."""
+        noises, total = None, 0.0
+        for look, share in looks:
+            own = self.noises((int(look["/seed"]), int(look["/seed/2"])), float(look["/seed/mix"]), steps)
+            total += share
+            noises = own if noises is None or noises is own else slerp(noises, own, share / total, dims=(1, 2, 3))
+        assert noises is not None
+        return noises
 
     def rows(self, steps: tuple[Step, ...], sizes: tuple[int, ...], negatives: int) -> Rows:
         """The rows of a call: the i-th step holds for sizes[i] of them, the last ``negatives`` are denoised once more."""

@@ -98,15 +98,15 @@ class Stream:
         self.snapshot, self._text = snapshot, snapshot.text("/mode") == "text"
         strength = 1.0 if self._text else snapshot.real("/strength")
         steps, eta, explicit = snapshot.whole("/steps"), snapshot.real("/eta"), snapshot.text("/schedule")
-        seeds = (snapshot.whole("/seed"), snapshot.whole("/seed/2"))
-        key = (steps, strength, eta, explicit, seeds, snapshot.real("/seed/mix"))
+        seeds = tuple((look["/seed"], look["/seed/2"], look["/seed/mix"], share) for look, share in snapshot.looks)
+        key = (steps, strength, eta, explicit, seeds)
         if key != self._plan_key:
             self._plan_key = key
             try:
                 made = plan(self.model.noising, steps, strength, explicit, self.model.tokens(self.width, self.height), eta)
             except BadValue as error:
                 made, wrong = self.plan.steps, error
-            self.plan = Plan(made, self._tables.noises(seeds, snapshot.real("/seed/mix"), len(made)))
+            self.plan = Plan(made, self._tables.mixed(snapshot.looks, len(made)))
         self.gamma, self.delta = snapshot.real("/guidance"), snapshot.real("/guidance/delta")
         self.mode = snapshot.text("/guidance/mode")
         self.optics.apply(snapshot)
@@ -287,7 +287,10 @@ class Stream:
 
     def _tensor(self, frame: Frame) -> Tensor:
         """RGBA pixels → (1, 4, H, W) float32 in 0..1 on the device, at the working size."""
-        picture = torch.from_numpy(frame.pixels).to(self.model.device).permute(2, 0, 1)[None].float()
+        pixels = torch.from_numpy(frame.pixels)
+        if self.model.device.type == "cuda":
+            pixels = pixels.pin_memory().to(self.model.device, non_blocking=True)  # the next frame need not wait for this one's kernels
+        picture = pixels.to(self.model.device).permute(2, 0, 1)[None].float()
         if frame.size != (self.width, self.height):
             picture = torch.nn.functional.interpolate(picture, (self.height, self.width), mode="bilinear", antialias=True)
         return picture.div_(255.0)

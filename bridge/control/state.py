@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from engine.parameters import TABLE, BadValue, Parameter, Snapshot, Value, declare, lookup
+from engine.parameters import TABLE, BadValue, Mixture, Parameter, Snapshot, Value, declare, lookup
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +42,17 @@ class State:
         self._number = 1
         self._limit = RateLimit()
         self._listeners: list[Callable[[], None]] = []
+        self._followers: list[Callable[[frozenset[str], str], None]] = []
         self._handlers: dict[str, Callable[[], None]] = {}
+        self._commands: dict[str, Callable[[str], None]] = {}
+        self._mixture: Mixture = ()
         self.refused = self.accepted = 0
         self.last_refusal = ""
 
     def snapshot(self) -> Snapshot:
         """Every value at this moment, under its number."""
         with self._lock:
-            return Snapshot(self._values, self._number)
+            return Snapshot(self._values, self._number, self._mixture)
 
     @property
     def number(self) -> int:
@@ -60,6 +63,14 @@ class State:
         """``listener`` is called after every change, on the thread that made it; it must be quick."""
         self._listeners.append(listener)
 
+    def on_set(self, follower: Callable[[frozenset[str], str], None]) -> None:
+        """``follower`` is called after every change with the names that changed and who changed them; it must be quick."""
+        self._followers.append(follower)
+
+    def on_command(self, name: str, handler: Callable[[str], None]) -> None:
+        """``handler`` does what the command ``name`` is for; a BadValue that it raises is refused as the command's."""
+        self._commands[name] = handler
+
     def on_trigger(self, name: str, handler: Callable[[], None]) -> None:
         """``handler`` does what the trigger ``name`` is for, on the thread that pulled it."""
         self._handlers[name] = handler
@@ -69,27 +80,32 @@ class State:
         try:
             parameter = lookup(name)
             value = self._meant(parameter.name, arguments)
+            if parameter.kind == "command" and parameter.name in self._commands:
+                self._commands[parameter.name](str(value))
         except BadValue as error:
             self.refuse(str(error), origin)
             return False
         if parameter.kind == "trigger":
             if value:
                 self._trigger(parameter.name)
-        else:
-            self.put({parameter.name: value})
+        elif parameter.holds:
+            self.put({parameter.name: value}, by=origin)
         self.accepted += 1
         return True
 
-    def put(self, values: Mapping[str, Value]) -> None:
-        """Sets values that are already checked, all at once."""
+    def put(self, values: Mapping[str, Value], mixture: Mixture | None = None, by: str = "") -> None:
+        """Sets values that are already checked, all at once, and the mixture where one is given."""
         with self._lock:
             fresh = {name: value for name, value in values.items() if self._values.get(name) != value}
-            if not fresh:
+            if not fresh and mixture in (None, self._mixture):
                 return
             self._values.update(fresh)
+            self._mixture = self._mixture if mixture is None else mixture
             self._number += 1
         for listener in self._listeners:
             listener()
+        for follower in self._followers:
+            follower(frozenset(fresh), by)
 
     def declare(self, rows: Sequence[Parameter]) -> None:
         """Takes the parameters of the user's effects, in the place of those before; values that were set stay."""
@@ -117,6 +133,6 @@ class State:
         if name == "/seed/random":
             self.put({"/seed": random.randrange(2**31)})
         elif name == "/reset":
-            self.put({p.name: p.default for p in TABLE.values() if p.live and p.kind != "trigger"})
+            self.put({p.name: p.default for p in TABLE.values() if p.live and p.holds}, mixture=())
         elif name in self._handlers:
             self._handlers[name]()

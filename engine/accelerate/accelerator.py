@@ -20,6 +20,7 @@ import torch
 from platformdirs import user_cache_path
 from torch import Tensor
 
+from engine.accelerate import tensorrt
 from engine.accelerate.compiled import BESIDE, Compiled
 from engine.accelerate.part import Part, Run, Shape, examples, put_together
 from engine.parameters import ACCELERATORS, BadValue
@@ -42,17 +43,17 @@ class Accelerator:
     def __init__(self, kind: str, device: torch.device, folder: Path | None = None) -> None:
         if kind not in ACCELERATORS:
             raise BadValue(f"--accelerate takes {', '.join(ACCELERATORS)}, got {kind!r}")
-        self._device = device
+        self._kind, self._device = kind, device
         self._folder = folder or cache_folder()
         self._thread: threading.Thread | None = None
         self._builder: subprocess.Popen[bytes] | None = None
         self._since = time.monotonic()
         self._threads = torch.get_num_threads()
         self.state, self.notes = "eager", list[str]()
-        lacking = missing(device) if kind != "eager" else ""
+        lacking = missing(device, kind) if kind != "eager" else ""
         self.on = kind != "eager" and not lacking
         if lacking:
-            self.notes.append(f"not compiled: {lacking}")
+            self.notes.append(f"not accelerated: {lacking}")
 
     def poll(self, parts: Iterable[Part]) -> None:
         """Begins the next piece of work where a part wants one and none is under way."""
@@ -118,16 +119,19 @@ class Accelerator:
 
         dtype = next(part.module.parameters()).dtype
         wish = recipe(part.name, part.module, shape, dtype, self._device, self._threads)
-        key = json.dumps([wish, FORMAT, *_surroundings(self._device)], sort_keys=True)
-        path = self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.pt2"
+        engine = self._kind == "tensorrt"
+        wide = wish | {"tensors": tensorrt.spans(wish["tensors"]), "engine": tensorrt.version()} if engine else wish
+        key = json.dumps([wide, FORMAT, *_surroundings(self._device)], sort_keys=True)
+        path = self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}{'.plan' if engine else '.pt2'}"
+        version = part.version if engine else None
         run = self._kept(path, part)
         if run is None:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._build(wish, path)
             run = Compiled(path, part)
-        return run
+        return Run(run, tensorrt.MOST_ROWS, version) if engine else Run(run)
 
-    def _kept(self, path: Path, part: Part) -> Run | None:
+    def _kept(self, path: Path, part: Part) -> Compiled | None:
         """What the cache has, where it can be used; what is damaged is thrown away."""
         if not path.exists():
             return None
@@ -135,7 +139,7 @@ class Accelerator:
             return Compiled(path, part)
         except Exception as error:
             log.warning("%s is built again: it is damaged (%s)", path.name, str(error).splitlines()[0])
-            for ending in (".pt2", *BESIDE):
+            for ending in (path.suffix, *BESIDE):
                 path.with_suffix(ending).unlink(missing_ok=True)
             return None
 
@@ -173,7 +177,7 @@ class Accelerator:
         """``run``, where it gives what the module gives. Raises RuntimeError."""
         tensors = examples(shape, 2, self._device)
         arguments, options = put_together(shape.form, iter(tensors))
-        expected, found = _flat(part.module(*arguments, **options)), _flat(run(tensors))
+        expected, found = _flat(part.module(*arguments, **options)), _flat(run.call(tensors))
         error = ((found - expected).square().mean() / expected.square().mean().clamp(min=1e-12)).sqrt().item()
         tolerance = TOLERANCE[next(part.module.parameters()).dtype]
         if not error <= tolerance:
@@ -187,8 +191,10 @@ def cache_folder() -> Path:
     return (Path(own) if own else user_cache_path("phosphene", appauthor=False)) / "compiled"
 
 
-def missing(device: torch.device) -> str:
-    """What is not here and is needed to compile; empty where all is."""
+def missing(device: torch.device, kind: str = "compile") -> str:
+    """What is not here and is needed to accelerate; empty where all is."""
+    if kind == "tensorrt":
+        return tensorrt.missing(device)
     if tuple(int(n) for n in torch.__version__.split(".")[:2]) < (2, 8):
         return "torch 2.8 or newer is needed"
     if device.type not in ("cpu", "cuda"):

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from engine.accelerate import tensorrt
 from engine.accelerate.part import MOST_ROWS, Form, Shape, examples, put_together, taken_apart
 from engine.accelerate.split import moving, split
 from engine.models.autoencoders import Decoder, Encoder
@@ -83,14 +84,14 @@ class Exported:
     steady: fx.GraphModule | None = None
 
 
-def exported(recipe: dict[str, Any]) -> Exported:
-    """The part of a recipe, exported (see ``split`` for what is cut out)."""
+def exported(recipe: dict[str, Any], any_size: bool = False) -> Exported:
+    """The part of a recipe, exported (see ``split`` for what is cut out); its pictures of any size that suits it, or of the recipe's."""
     shape = Shape(recipe["form"], tuple((dtype, tuple(sizes), batched) for dtype, sizes, batched in recipe["tensors"]))
     results: list[Form] = []
     flat = Flat(made(recipe), shape.form, results.append)
     tensors, batched = examples(shape, ROWS, recipe["device"]), [batched for *_, batched in shape.tensors]
     with torch.no_grad():
-        whole = torch.export.export(flat, tuple(tensors), dynamic_shapes={"tensors": _open(batched)})
+        whole = torch.export.export(flat, tuple(tensors), dynamic_shapes={"tensors": _open(tensors, batched, any_size)})
         changing = moving(shape.tensors)
         parts = split(whole.module(check_guards=False), changing, batched)
         if parts is None:
@@ -100,21 +101,26 @@ def exported(recipe: dict[str, Any]) -> Exported:
         given = steady(*(tensors[i] for i in others))
         places = [node for node in rest.graph.nodes if node.op == "placeholder"][len(changing) :]
         sides = [*(batched[i] for i in changing), *(not isinstance(node.meta["val"].shape[0], int) for node in places)]
-        program = torch.export.export(rest, (*(tensors[i] for i in changing), *given), dynamic_shapes=_open(sides))
+        inputs = (*(tensors[i] for i in changing), *given)
+        program = torch.export.export(rest, inputs, dynamic_shapes=_open(inputs, sides, any_size, len(changing)))
     return Exported(program, results[-1], steady)
 
 
-def _open(batched: Sequence[bool]) -> tuple[dict[int, Any] | None, ...]:
-    """The first dimension of batched tensors, as open."""
+def _open(tensors: Sequence[Tensor], batched: Sequence[bool], any_size: bool, pictures: int = MOST_ROWS) -> tuple[dict[int, Any], ...]:
+    """The open dimensions: the batch of batched tensors, and with ``any_size`` the sides of pictures among the first tensors."""
     batch = torch.export.Dim("batch", min=1, max=MOST_ROWS)
-    return tuple({0: batch} if one else None for one in batched)
+    dimensions = []
+    for place, (tensor, rows) in enumerate(zip(tensors, batched, strict=True)):
+        sides = dict.fromkeys((2, 3), torch.export.Dim.AUTO) if any_size and tensor.dim() == 4 and place < pictures else {}
+        dimensions.append(({0: batch} if rows else {}) | sides)
+    return tuple(dimensions)
 
 
 def build(recipe: dict[str, Any], path: Path) -> None:
     """Compiles the recipe's part to ``path``; its own constants, its steady part's source, and the form of its result lie beside it."""
     from safetensors.torch import save_file
 
-    made = exported(recipe)
+    made = exported(recipe, path.suffix == ".plan")
     program, steady = made.program, made.steady
     own = {name: value for name, value in program.constants.items() if name not in program.state_dict and isinstance(value, Tensor)}
     if steady is not None:
@@ -124,6 +130,11 @@ def build(recipe: dict[str, Any], path: Path) -> None:
     save_file({name: value.detach().cpu().contiguous().clone() for name, value in own.items()}, path.with_suffix(".safetensors"))
     told = {"result": made.form, "changing": moving(recipe["tensors"]), "steady": steady and steady.code}
     path.with_suffix(".json").write_text(json.dumps(told), encoding="utf-8")
+    if path.suffix == ".plan":
+        changing = set(moving(recipe["tensors"]))
+        pictures = Shape((), tuple(tensor for i, tensor in enumerate(recipe["tensors"]) if made.steady is None or i in changing))
+        tensorrt.build(program, pictures, path)
+        return
     unfinished = path.with_suffix(f".{os.getpid()}.pt2")
     torch._inductor.aoti_compile_and_package(program, package_path=str(unfinished), inductor_configs=SETTINGS)
     unfinished.replace(path)

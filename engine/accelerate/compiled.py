@@ -1,4 +1,4 @@
-"""What was compiled, on the weights of the module that it stands for: what changes them changes it."""
+"""What was built of a part, run on the weights of the module that it stands for."""
 
 from __future__ import annotations
 
@@ -14,32 +14,35 @@ from torch import Tensor
 
 from engine.accelerate.graphs import Graphed
 from engine.accelerate.part import Part, laid_out, put_together
+from engine.accelerate.tensorrt import Engine
 from engine.kept import Kept
 
-#: Files of a build beside the ``.pt2`` itself, by their endings: its own constants, and what it is.
+#: Files of a build beside the ``.pt2`` or ``.plan`` itself, by their endings: its own constants, and what it is.
 BESIDE = (".safetensors", ".json")
 #: Sets of steering tensors whose results are kept: those of two streams that fade, and of a batch that fills.
 KEPT = 8
 
 
 class Compiled:
-    """A compiled part. What follows from its steering tensors alone is computed once, for as long as they are the same tensors:
-    they are told by identity, and nobody changes them in place. ``computed`` counts how often that was.
+    """A compiled part, or a TensorRT engine of it.
+
+    What follows from its steering tensors alone is computed once, for as long as they are the same tensors: they are told by identity, and
+    nobody changes them in place. ``computed`` counts how often that was.
     """
 
     def __init__(self, path: Path, part: Part) -> None:
         from safetensors.torch import load_file
-        from torch._C._aoti import AOTIModelPackageLoader  # what aoti_load_package uses, without importing the compiler
 
         told = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         self._form, self._changing, self._part = told["result"], told["changing"], part
-        self._package = AOTIModelPackageLoader(str(path), "model", False, 1, -1)
         device = next(part.module.parameters()).device
         own = {name: tensor.to(device) for name, tensor in load_file(path.with_suffix(".safetensors")).items()}
         held = own | {f"module.{name}": tensor for name, tensor in (*part.module.named_parameters(), *part.module.named_buffers())}
-        self._held = {name: held[name] for name in self._package.get_constant_fqns()}
-        self._package.load_constants(self._held, False, True, True)  # not the inactive ones, all of them, kept alive here
-        self._run = Graphed(self._called) if device.type == "cuda" else self._called
+        if path.suffix == ".plan":
+            self._run: Callable[[Sequence[Tensor]], list[Tensor]] = Engine(path, held)
+        else:
+            package = Package(path, held)
+            self._run = Graphed(package) if device.type == "cuda" else package
         self._steady = steady(told["steady"], part, own) if told["steady"] else None
         self._given: Kept[list[Tensor]] = Kept(KEPT)
         self.computed = 0
@@ -58,8 +61,19 @@ class Compiled:
         self.computed += 1
         return self._steady(*steering)
 
-    def _called(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        return self._package.boxed_run(list(tensors))
+
+class Package:
+    """A graph as inductor compiled it, on weights that are others' too: what changes them changes it."""
+
+    def __init__(self, path: Path, weights: Mapping[str, Tensor]) -> None:
+        from torch._C._aoti import AOTIModelPackageLoader  # what aoti_load_package uses, without importing the compiler
+
+        self._run = AOTIModelPackageLoader(str(path), "model", False, 1, -1)
+        self._held = {name: weights[name] for name in self._run.get_constant_fqns()}
+        self._run.load_constants(self._held, False, True, True)  # not the inactive ones, all of them, kept alive here
+
+    def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return self._run.boxed_run(list(tensors))
 
 
 def steady(source: str, part: Part, own: Mapping[str, Tensor]) -> Callable[..., list[Tensor]]:

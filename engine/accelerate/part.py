@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 #: Arguments or results without their tensors: ("tensor",), ("list", items), ("dict", pairs) or ("constant", value).
 Form = Sequence[Any]
-#: A fast run takes the tensors of a call and gives what the module would.
-Run = Callable[[Sequence[Tensor]], Any]
 #: Rows that a fast run takes at most.
 MOST_ROWS = 63
 
@@ -27,6 +25,18 @@ class Shape:
 
     form: Form
     tensors: tuple[tuple[str, tuple[int, ...], bool], ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Something fast: ``call`` takes the tensors of a call and gives what the module would, for at most ``rows`` rows.
+
+    ``version`` is that of the weights that it was made with; None where it follows them.
+    """
+
+    call: Callable[[Sequence[Tensor]], Any]
+    rows: int = MOST_ROWS
+    version: int | None = None
 
 
 class Part:
@@ -49,10 +59,13 @@ class Part:
         form = taken_apart((arguments, options), tensors)
         shape = shape_of(form, tensors)
         run = self.runs.get(shape)
+        if run is not None and run.version not in (None, self.version):
+            del self.runs[shape]  # it has other weights
+            run = None
         self.wanted = shape if run is None and shape not in self.refused else None
-        if run is None or len(tensors[0]) > MOST_ROWS:
+        if run is None or len(tensors[0]) > run.rows:
             return self.module(*arguments, **options)
-        return run(tensors)
+        return run.call(tensors)
 
     def changed(self) -> None:
         """The module's weights are others now: nothing that was computed from them holds."""

@@ -19,7 +19,7 @@ from engine.accelerate.accelerator import TOLERANCE, missing
 from engine.accelerate.builder import exported, recipe
 from engine.accelerate.compiled import Compiled, steady
 from engine.accelerate.fusions import Composed, DoublingConvolution, fuse_doubling, fuse_neighbours
-from engine.accelerate.part import MOST_ROWS, Part, examples, put_together, shape_of, taken_apart
+from engine.accelerate.part import MOST_ROWS, Part, Run, examples, put_together, shape_of, taken_apart
 from engine.accelerate.split import moving
 from engine.adapt.lora import Loras, read
 from engine.mailbox import Frame
@@ -114,7 +114,7 @@ def test_a_part_is_its_module_until_something_faster_is_there() -> None:
     assert torch.equal(part(x, return_dict=False)[0], 2 * x)
     shape = part.wanted
     assert shape is not None
-    part.runs[shape] = lambda tensors: (tensors[0] * 5,)
+    part.runs[shape] = Run(lambda tensors: (tensors[0] * 5,))
     assert torch.equal(part(x, return_dict=False)[0], 5 * x)
     assert torch.equal(part(torch.ones(9, 3), return_dict=False)[0], torch.full((9, 3), 5.0)), "any number of rows"
     assert torch.equal(part(torch.ones(MOST_ROWS + 1, 3), return_dict=False)[0], torch.full((MOST_ROWS + 1, 3), 2.0))
@@ -161,7 +161,7 @@ def test_a_run_that_is_off_and_a_build_that_fails_leave_the_part_as_it_is(tmp_pa
             monkeypatch.undo()
             monkeypatch.setattr(accelerator, "_folder", Path("/proc/none"))
         else:
-            monkeypatch.setattr(accelerator, "_found", lambda *_, answer=answer: answer)
+            monkeypatch.setattr(accelerator, "_found", lambda *_, answer=answer: Run(answer))
         accelerator.settle(lambda: [decoder])
         assert not decoder.runs
         assert len(accelerator.notes) == 2, "why, and how it ended"
@@ -189,14 +189,14 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
     both(2)
     accelerator.settle(lambda: [model.family.run])
     assert accelerator.state == "compiled", accelerator.notes
-    assert [type(run) for run in model.family.run.runs.values()] == [Compiled]
+    assert [type(run.call) for run in model.family.run.runs.values()] == [Compiled]
     for rows in (1, 2, 5):
         fast, plain = both(rows)
         assert not torch.equal(fast, plain), "it is not the module itself"
         assert float((fast - plain).square().mean().sqrt() / plain.square().mean().sqrt()) < TOLERANCE[torch.float32]
 
     before = both(1)[0]
-    run = next(iter(model.family.run.runs.values()))
+    run = next(iter(model.family.run.runs.values())).call
     assert isinstance(run, Compiled)
     t = torch.full((1,), 400.0)
     with torch.inference_mode():

@@ -1,0 +1,69 @@
+"""The beat clock: tapped, set as a number, or brought into step; everything that counts in beats asks it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from bridge.control.state import State
+
+#: Taps that are further apart than this begin a new count, in seconds.
+PAUSE = 2.0
+#: Intervals between taps that are averaged.
+TAPS = 8
+#: Beats in a bar: ``/tempo/sync`` is the first of one.
+BAR = 4
+
+
+class Tempo:
+    """Beats since the start, from the parameter ``/tempo``: continuous where that changes. ``clock`` gives monotonic seconds."""
+
+    def __init__(self, state: State, clock: Callable[[], float] = time.monotonic) -> None:
+        self._state, self._clock = state, clock
+        self._lock = threading.RLock()
+        self._since, self._beats = clock(), 0.0
+        self._bpm = state.snapshot().real("/tempo")
+        self._taps: deque[float] = deque(maxlen=TAPS + 1)
+        state.on_change(self._follow)
+        state.on_trigger("/tempo/tap", self.tap)
+        state.on_trigger("/tempo/sync", self.sync)
+
+    def beats(self, now: float | None = None) -> float:
+        """Beats passed at ``now``, whole numbers on the beat."""
+        with self._lock:
+            return self._beats + ((self._clock() if now is None else now) - self._since) * self._bpm / 60.0
+
+    def seconds(self, beats: float) -> float:
+        """How long ``beats`` last at the present tempo."""
+        return beats * 60.0 / self._bpm
+
+    def tap(self) -> None:
+        """A beat is now; from the second on, the taps' mean interval is the tempo."""
+        now = self._clock()
+        with self._lock:
+            if self._taps and now - self._taps[-1] > PAUSE:
+                self._taps.clear()
+            self._taps.append(now)
+            taps = list(self._taps)
+        if len(taps) > 1:
+            self._state.set("/tempo", [60.0 * (len(taps) - 1) / (taps[-1] - taps[0])], "tap")
+        self._move(now, float(round(self.beats(now))))
+
+    def sync(self) -> None:
+        """The first beat of a bar is now."""
+        now = self._clock()
+        self._move(now, float(BAR * round(self.beats(now) / BAR)))
+
+    def _move(self, now: float, beats: float) -> None:
+        with self._lock:
+            self._since, self._beats = now, beats
+
+    def _follow(self) -> None:
+        bpm = self._state.snapshot().real("/tempo")
+        with self._lock:
+            if bpm != self._bpm:
+                now = self._clock()
+                self._move(now, self.beats(now))
+                self._bpm = bpm

@@ -1,4 +1,4 @@
-"""The commands: run, render, bench, doctor, sources. A command's module is imported when it is called."""
+"""The commands: run, render, presets, bench, doctor, sources. A command's module is imported when it is called."""
 
 from __future__ import annotations
 
@@ -45,6 +45,16 @@ def main(arguments: list[str] | None = None) -> int:
             from bridge.rendering import render
 
             return render(options, values_of(options))
+        if options.command == "presets":
+            from bridge.presets import Library, listing
+
+            library = Library(preset_folders(options))
+            if options.thumbnails is None:
+                print(listing(library))
+                return 0
+            from bridge.rendering import thumbnails
+
+            return thumbnails(options, library, values_of(options))
         if options.command == "bench":
             from bridge.benching import bench
 
@@ -131,6 +141,12 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--side", type=int, default=0, metavar="N", help="working size N x N (the model's own)")
     bench.add_argument("--output", metavar="DIR", default="bench", help="where bench.json and the plots go (bench)")
     _common(bench)
+
+    presets = commands.add_parser("presets", help="list the presets, or draw a picture of each")
+    presets.add_argument("--thumbnails", metavar="DIR", help="draw a picture of each preset that was made for the model into this folder")
+    presets.add_argument("--input", metavar="IN", help="what they are drawn over: a video or a folder of pictures (a moving pattern)")
+    presets.add_argument("--for", dest="kind", default="pocket", metavar="KIND", help="those made for this kind of model (pocket)")
+    _common(presets)
 
     commands.add_parser("doctor", help="say what works on this machine, and what makes the rest work")
     commands.add_parser("sources", help="list the sources that can be opened now")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,17 @@ TICK = 0.01
 
 
 class Conductor:
-    """The players of one show, and the thread that moves them on. ``folders`` hold one's own presets, and cue lists in ``cues/``."""
+    """The players of one show, and the thread that moves them on. ``folders`` hold one's own presets, and cue lists in ``cues/``.
 
-    def __init__(self, state: State, folders: Sequence[Path] | None = None) -> None:
+    ``picture`` gives what is seen now as a JPEG, for a preset that is saved.
+    """
+
+    def __init__(self, state: State, folders: Sequence[Path] | None = None, picture: Callable[[], bytes | None] = lambda: None) -> None:
         self.tempo = Tempo(state)
         self.fader = Fader(state, self.tempo)
         self.library = Library(folders)
-        self.player = Player(state, self.fader, self.tempo, self.library, [folder / "cues" for folder in self.library.folders])
+        lists = [folder / "cues" for folder in self.library.folders]
+        self.player = Player(state, self.fader, self.tempo, self.library, lists, picture=picture)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="conductor", daemon=True)
 

@@ -141,10 +141,10 @@ class Player:
 
     def __init__(
         self, state: State, fader: Fader, tempo: Tempo, library: Library, folders: Sequence[Path] = (),
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, picture: Callable[[], bytes | None] = lambda: None,
     ) -> None:  # fmt: skip
         self._state, self._fader, self._tempo, self._library, self._clock = state, fader, tempo, library, clock
-        self.folders = list(folders)
+        self.folders, self._picture = list(folders), picture
         self._lock = threading.RLock()
         self.list = CueList("", ())
         self._place = -1
@@ -300,7 +300,7 @@ class Player:
         self._due.append(_Due((self._tempo.beats() if beats else self._clock()) + wait, beats, what))
 
     def _save(self, name: str) -> None:
-        self._library.save(name, dict(self._state.snapshot()))
+        self._library.save(name, dict(self._state.snapshot()), self._picture())
 
     def _load(self, name: str) -> None:
         with self._lock:

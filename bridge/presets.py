@@ -1,7 +1,8 @@
 """Presets: looks as TOML files, shipped and one's own, recalled by name or number and read again when they are edited.
 
-A file holds parameters by name, and under ``[preset]`` its number, title, fade, unit, curve and switch point. What it leaves out of a look
-takes its default, so that a look is the same whatever was before; ``partial = true`` leaves that as it is instead.
+A file holds parameters by name, and under ``[preset]`` its number, title, fade, unit, curve and switch point, and the kind of ``model``
+that it was made for. What it leaves out of a look takes its default, so that a look is the same whatever was before; ``partial = true``
+leaves that as it is instead. A picture of the look lies beside it, ``NAME.jpg``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}")
 #: Largest preset file in bytes, most presets of a folder, and how often folders are looked at, in seconds.
 LARGEST, MOST, EVERY = 65536, 1000, 0.5
-_SETTINGS = {"number": int, "title": str, "fade": float, "unit": str, "curve": str, "switch": float, "partial": bool}
+_SETTINGS = {"number": int, "title": str, "fade": float, "unit": str, "curve": str, "switch": float, "partial": bool, "model": str}
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Preset:
     title: str = ""
     timing: Timing = field(default_factory=Timing)
     partial: bool = False
+    model: str = ""
     path: Path | None = None
 
     @property
@@ -71,7 +73,7 @@ def read(path: Any, name: str) -> Preset:
     try:
         told = settled(settings)
         return Preset(name, checked(content), told.get("number"), told.get("title", ""), timing(told), told.get("partial", False),
-                      path if isinstance(path, Path) else None)  # fmt: skip
+                      told.get("model", ""), path if isinstance(path, Path) else None)  # fmt: skip
     except Wrong as error:
         raise BadValue(f"preset {name!r}{line_of(text, error.key)}: {error}") from None
     except BadValue as error:
@@ -203,8 +205,19 @@ class Library:
             raise BadValue(f"no preset {name[:80]!r}; there are {names[:400]}")
         return found
 
-    def save(self, name: str, values: Mapping[str, Value]) -> Path:
-        """Writes the look in ``values`` as a preset into the last folder, over one of that name. Raises BadValue."""
+    def thumbnail(self, name: str) -> bytes | None:
+        """The picture of a preset as a JPEG; None where there is none."""
+        preset = self.presets.get(name)
+        if preset is None:
+            return None
+        beside = files("presets").joinpath("thumbnails", f"{name}.jpg") if preset.path is None else preset.path.with_suffix(".jpg")
+        try:
+            return beside.read_bytes()
+        except OSError:
+            return None
+
+    def save(self, name: str, values: Mapping[str, Value], picture: bytes | None = None) -> Path:
+        """Writes the look in ``values`` as a preset into the last folder, over one of that name, with its picture. Raises BadValue."""
         name = name.strip()
         if not NAME.fullmatch(name) or ".." in name:
             raise BadValue(f"a preset is called by letters, digits, blanks, dots, dashes and underscores, got {name[:80]!r}")
@@ -216,7 +229,7 @@ class Library:
         before = self.presets.get(name)
         if before is not None:
             settings = {"number": before.number, "title": before.title, "fade": before.timing.length, "unit": before.timing.unit,
-                        "curve": before.timing.curve, "switch": before.timing.switch}  # fmt: skip
+                        "curve": before.timing.curve, "switch": before.timing.switch, "model": before.model}  # fmt: skip
             settings = {key: value for key, value in settings.items() if value is not None}
         text = tomli_w.dumps({key.strip("/"): value for key, value in look.items()} | ({"preset": settings} if settings else {}))
         try:
@@ -224,6 +237,8 @@ class Library:
             unfinished = path.with_suffix(".part")
             unfinished.write_text(text, encoding="utf-8")
             unfinished.replace(path)
+            if picture is not None:
+                path.with_suffix(".jpg").write_bytes(picture)
         except OSError as error:
             raise BadValue(f"preset {name!r} cannot be saved in {self.folders[-1]}: {error.strerror}") from None
         self.poll()
@@ -234,6 +249,14 @@ def _shipped() -> dict[str, Preset]:
     """Those that come with Phosphene."""
     found = sorted((path for path in files("presets").iterdir() if path.name.endswith(".toml")), key=lambda path: path.name)
     return {name: read(path, name) for path in found for name in [path.name.removesuffix(".toml")]}
+
+
+def listing(library: Library) -> str:
+    """All presets as lines for people."""
+    rows = [(str(p.number or ""), p.name, p.title, p.model, f"{p.timing.length:g} {p.timing.unit}" if p.timing.length else "")
+            for p in library.ordered]  # fmt: skip
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def load_preset(name: str, folders: Sequence[Path] | None = None) -> dict[str, Value]:

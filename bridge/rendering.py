@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,9 +16,12 @@ from av.error import FFmpegError
 from tqdm import tqdm
 
 from bridge.cli import UserError, engine_options
+from bridge.presets import Library
+from bridge.show import THUMBNAIL, jpeg
 from bridge.textures import fitted, resized
 from bridge.textures.base import opaque
 from bridge.textures.file import STILL_RATE, VideoWriter
+from bridge.textures.pattern import draw
 from engine.mailbox import Frame, Pixels
 from engine.parameters import Snapshot, Value, parse_size
 
@@ -110,4 +114,30 @@ def render(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
         writer.close()
     seconds = time.monotonic() - start
     print(f"{count} frames in {seconds:.1f} s ({count / seconds:.1f} a second) → {target}")
+    return 0
+
+
+#: Frames that a preset is let run before its picture is taken: feedback and walks need some.
+SETTLING = 24
+
+
+def thumbnails(options: argparse.Namespace, library: Library, values: Mapping[str, Value]) -> int:
+    """Draws ``NAME.jpg`` for each preset made for the kind of model, into a folder. Raises UserError or BadValue."""
+    from engine.render import render as rendered
+
+    folder = Path(options.thumbnails).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = [preset for preset in library.ordered if preset.model == options.kind]
+    if not chosen:
+        raise UserError(f"no preset was made for {options.kind!r}; give another kind with --for")
+    moving = (draw("plasma", 256, 256, i / 30) for i in range(SETTLING))
+    reel: Iterable[Pixels] = Reel(Path(options.input).expanduser()) if options.input else moving
+    pictures = list(itertools.islice(reel, SETTLING))
+    for preset in tqdm(chosen, unit="preset", desc="thumbnails"):
+        snapshot = Snapshot(dict(values) | preset.look, 1)
+        width, height = parse_size(snapshot.text("/size"))
+        frames = (Frame(fitted(pixels, width, height, snapshot.text("/fit")), i, i / 30) for i, pixels in enumerate(pictures))
+        *_, last = rendered(frames, snapshot, engine_options(options))
+        (folder / f"{preset.name}.jpg").write_bytes(jpeg(last, THUMBNAIL))
+    print(f"{len(chosen)} pictures → {folder}")
     return 0

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 HOLD = 0.08
 #: Without a transformed picture at all, the input is passed through at most this often, in seconds.
 PASS = 1 / 60
+#: Longest side of a preset's picture.
+THUMBNAIL = 192
 
 
 class Show:
@@ -48,7 +50,7 @@ class Show:
     ) -> None:
         self.state, self.source, self.second = state, source, second
         self.supervisor = Supervisor(state, options)
-        self.conductor = Conductor(state, presets)
+        self.conductor = Conductor(state, presets, self._thumbnail)
         self.osc = OscControl(state)
         self.feeds = [Feed(sink) for sink in sinks]
         self.input: Frame | None = None
@@ -148,6 +150,9 @@ class Show:
             pixels = dimmed(pixels, level)
         return Frame(pixels, frame.sequence, frame.captured_at, frame.snapshot)
 
+    def _thumbnail(self) -> bytes | None:
+        return None if self.output is None else jpeg(self.output, THUMBNAIL)
+
     def _capture(self) -> None:
         """The present input as a file, and that file as the reference picture."""
         frame = self.input
@@ -186,6 +191,15 @@ class Show:
             "parameters": dict(self.state.snapshot()),
             "show": self.conductor.status(),
         }
+
+
+def jpeg(frame: Frame, longest: int = 640) -> bytes:
+    """``frame`` as a JPEG, at most ``longest`` pixels wide or high."""
+    pixels = cv2.cvtColor(frame.pixels, cv2.COLOR_RGBA2BGR)
+    scale = longest / max(pixels.shape[:2])
+    if scale < 1:
+        pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
 
 
 def dimmed(pixels: Pixels, level: float) -> Pixels:

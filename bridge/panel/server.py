@@ -8,9 +8,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 
-import cv2
-
-from bridge.show import Show
+from bridge.show import Show, jpeg
 from engine.mailbox import Frame
 
 #: Pictures a second in the preview, at most.
@@ -83,12 +81,3 @@ class _Handler(BaseHTTPRequestHandler):
                 head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
                 self.wfile.write(head.encode() + body + b"\r\n")
             time.sleep(1 / RATE)
-
-
-def jpeg(frame: Frame, longest: int = 640) -> bytes:
-    """``frame`` as a JPEG for the page, at most ``longest`` pixels wide or high."""
-    pixels = cv2.cvtColor(frame.pixels, cv2.COLOR_RGBA2BGR)
-    scale = longest / max(pixels.shape[:2])
-    if scale < 1:
-        pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()

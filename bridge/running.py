@@ -15,6 +15,7 @@ from typing import Any
 
 from bridge.cli import UserError, engine_options, preset_folders
 from bridge.control.osc import UdpServer
+from bridge.control.osc_tcp import TcpServer
 from bridge.control.state import State
 from bridge.hooks import HookWatch
 from bridge.panel.server import PanelServer
@@ -39,6 +40,7 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     show = Show(state, source, sinks, engine_options(options), second, preset_folders(options))
     try:
         osc = _listening("--osc-port", options.osc_port, lambda: UdpServer(show.osc, options.host, options.osc_port))
+        tcp = _listening("--osc-port", osc.port, lambda: TcpServer(show.osc, options.host, osc.port))
         panel = _listening("--http-port", options.http_port, lambda: PanelServer(show, options.host, options.http_port))
     except UserError:
         show.close()
@@ -48,7 +50,7 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     if second is not None:
         print(f"control  {second.url}")
     print(f"sinks    {', '.join(feed.sink.url for feed in show.feeds)}")
-    print(f"OSC      udp {options.host}:{osc.port}, addresses {ROOT}/…")
+    print(f"OSC      udp and tcp {options.host}:{osc.port}, addresses {ROOT}/…")
     print(f"preview  {page}", flush=True)
     show.open()
     if options.open and can_open_pages():
@@ -70,6 +72,7 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
         line.end(show)
         panel.close()
         osc.close()
+        tcp.close()
         show.close()
     return 0
 

@@ -22,7 +22,7 @@ from bridge.interpolation import Interpolator
 from bridge.supervisor import Supervisor
 from bridge.textures import Sink, Source, TextureError, fitted, resized
 from engine.mailbox import MAX_SIDE, Frame, Pixels
-from engine.parameters import Options, Snapshot, parse_size
+from engine.parameters import Options, Snapshot, Value, parse_size
 
 log = logging.getLogger(__name__)
 #: After this many seconds without a new picture the last one is sent again.
@@ -51,7 +51,7 @@ class Show:
         self.state, self.source, self.second = state, source, second
         self.supervisor = Supervisor(state, options)
         self.conductor = Conductor(state, presets, self._thumbnail)
-        self.osc = OscControl(state)
+        self.osc = OscControl(state, self._heartbeat)
         self.feeds = [Feed(sink) for sink in sinks]
         self.input: Frame | None = None
         self.output: Frame | None = None
@@ -149,6 +149,12 @@ class Show:
         if level < 1.0:
             pixels = dimmed(pixels, level)
         return Frame(pixels, frame.sequence, frame.captured_at, frame.snapshot)
+
+    def _heartbeat(self) -> dict[str, Value]:
+        """What subscribers are told every second."""
+        told, cues = self.meter.report(), self.conductor.player.status()
+        state = "live" if self.supervisor.ready.is_set() and told["frames"] else "held" if told["frames"] else "starting"
+        return {"fps": told["fps"], "latency": told["latency_ms"], "state": state, "cue": cues["current"], "cue/next": cues["next"]}
 
     def _thumbnail(self) -> bytes | None:
         return None if self.output is None else jpeg(self.output, THUMBNAIL)

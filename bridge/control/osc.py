@@ -1,4 +1,4 @@
-"""OSC in over UDP: messages, bundles with time tags, address patterns. What a message means is the state's to say."""
+"""OSC in: messages, bundles with time tags, address patterns, queries. What a message means is the state's to say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import socketserver
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
 from pythonosc.osc_bundle import OscBundle
@@ -21,8 +22,9 @@ from pythonosc.osc_message import OscMessage
 from pythonosc.osc_message import ParseError as MessageParseError
 from pythonosc.parsing.osc_types import IMMEDIATELY
 
+from bridge.control.feedback import Feedback, encoded
 from bridge.control.state import State
-from engine.parameters import ROOT, TABLE, canonical
+from engine.parameters import ROOT, TABLE, Value, canonical
 
 log = logging.getLogger(__name__)
 #: A bundle may wait this long for its time tag; one further ahead is a mistake.
@@ -30,69 +32,118 @@ LONGEST_WAIT = 60.0
 RECEIVE_BUFFER = 4 * 1024 * 1024
 
 
-class OscControl:
-    """Turns packets into calls of ``State.set``. Nothing that arrives raises."""
+@dataclass(frozen=True, eq=False)
+class Peer:
+    """Who sent something: a ``name`` for the log, a ``key`` that tells it from others, how to ``send`` it a packet; ``at`` another port."""
 
-    def __init__(self, state: State) -> None:
+    name: str
+    key: Hashable = None
+    send: Callable[[bytes], None] | None = None
+    at: Callable[[int], Peer] | None = None
+
+
+class OscControl:
+    """Turns packets into calls of ``State.set``. Nothing that arrives raises.
+
+    Beside the parameters there are ``/phosphene/subscribe`` (with a port where answers shall go to another than the sender's) and
+    ``/phosphene/unsubscribe``; the argument ``?`` asks for a value instead of setting it.
+    """
+
+    def __init__(self, state: State, status: Callable[[], Mapping[str, Value]] = dict) -> None:
         self._state = state
         self.packets = self.messages = 0
         self._later = Later()
+        self.feedback = Feedback(state, status)
 
-    def packet(self, data: bytes, origin: str) -> None:
-        """One datagram, whatever it holds."""
+    def packet(self, data: bytes, peer: Peer | str) -> None:
+        """One packet, whatever it holds."""
+        peer = Peer(peer) if isinstance(peer, str) else peer
         self.packets += 1
         try:
-            self._take(data, origin)
+            self._take(data, peer)
         except (BundleParseError, MessageParseError, ValueError, IndexError, OverflowError, RecursionError) as error:
             reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-            self._state.refuse(f"a packet of {len(data)} bytes is not OSC ({reason})", origin)
+            self.refuse(f"a packet of {len(data)} bytes is not OSC ({reason})", peer.name)
 
-    def _take(self, data: bytes, origin: str) -> None:
+    def refuse(self, reason: str, name: str) -> None:
+        """Counts and logs something that could not be used."""
+        self._state.refuse(reason, name)
+
+    def gone(self, peer: Peer) -> None:
+        """The peer has hung up."""
+        self.feedback.unsubscribe(peer.key)
+
+    def _take(self, data: bytes, peer: Peer) -> None:
         if OscBundle.dgram_is_bundle(data):
-            self._bundle(OscBundle(data), origin)
+            self._bundle(OscBundle(data), peer)
         elif OscMessage.dgram_is_message(data):
-            self.message(OscMessage(data), origin)
+            self.message(OscMessage(data), peer)
         else:
             raise ValueError("it starts with neither / nor #bundle")
 
-    def _bundle(self, bundle: OscBundle, origin: str) -> None:
+    def _bundle(self, bundle: OscBundle, peer: Peer) -> None:
         delay = 0.0 if bundle.timestamp == IMMEDIATELY else bundle.timestamp - time.time()
         if delay > LONGEST_WAIT or not math.isfinite(delay):
-            self._state.refuse(f"a bundle's time tag lies {delay:.0f} s ahead, more than {LONGEST_WAIT:.0f}", origin)
+            self.refuse(f"a bundle's time tag lies {delay:.0f} s ahead, more than {LONGEST_WAIT:.0f}", peer.name)
             return
         contents = list(bundle)
         if delay <= 0.0:
-            self._contents(contents, origin)
-        elif not self._later.call(delay, lambda: self._contents(contents, origin)):
-            self._state.refuse("too many bundles are waiting for their time", origin)
+            self._contents(contents, peer)
+        elif not self._later.call(delay, lambda: self._contents(contents, peer)):
+            self.refuse("too many bundles are waiting for their time", peer.name)
 
-    def _contents(self, contents: list[OscBundle | OscMessage], origin: str) -> None:
+    def _contents(self, contents: list[OscBundle | OscMessage], peer: Peer) -> None:
         for content in contents:
             if isinstance(content, OscBundle):
-                self._bundle(content, origin)
+                self._bundle(content, peer)
             else:
-                self.message(content, origin)
+                self.message(content, peer)
 
-    def message(self, message: OscMessage, origin: str) -> None:
+    def message(self, message: OscMessage, peer: Peer) -> None:
         """One message: its address, or every address that its pattern matches. Raises ValueError where its arguments are cut."""
         check_arguments(message.dgram)
         self.messages += 1
         address, arguments = message.address, list(message.params)
         if not address.startswith(ROOT + "/"):
-            self._state.refuse(f"no parameter has the address {address[:80]!r}; they begin with {ROOT}/", origin)
-            return
-        if not any(c in address for c in "*?[]{}"):
-            self._state.set(canonical(address), arguments, origin)
-            return
-        names = matching(address)
-        if not names:
-            self._state.refuse(f"no parameter matches the pattern {address[:80]!r}", origin)
-        for name in names:
-            self._state.set(name, arguments, origin)
+            self.refuse(f"no parameter has the address {address[:80]!r}; they begin with {ROOT}/", peer.name)
+        elif address in (f"{ROOT}/subscribe", f"{ROOT}/unsubscribe"):
+            self._subscription(address.endswith("/subscribe"), arguments, peer)
+        else:
+            names = matching(address) if any(c in address for c in "*?[]{}") else (canonical(address),)
+            if not names:
+                self.refuse(f"no parameter matches the pattern {address[:80]!r}", peer.name)
+            for name in names:
+                if arguments == ["?"]:
+                    self._answer(name, peer)
+                else:
+                    self._state.set(name, arguments, peer.name)
+
+    def _answer(self, name: str, peer: Peer) -> None:
+        snapshot = self._state.snapshot()
+        if name not in snapshot:
+            self.refuse(f"{ROOT}{name[:80]} has no value to tell", peer.name)
+        elif peer.send is not None:
+            try:
+                peer.send(encoded(ROOT + name, snapshot[name]))
+            except OSError:
+                pass  # whoever asked is gone
+
+    def _subscription(self, begins: bool, arguments: list[object], peer: Peer) -> None:
+        if arguments and peer.at is not None:
+            port = arguments[0]
+            if len(arguments) > 1 or not isinstance(port, int | float) or not 0 < int(port) < 65536:
+                self.refuse(f"{ROOT}/subscribe takes no argument, or a port", peer.name)
+                return
+            peer = peer.at(int(port))
+        if not begins:
+            self.feedback.unsubscribe(peer.key)
+        elif peer.send is not None and not self.feedback.subscribe(peer.key, peer.send):
+            self.refuse("too many have subscribed already", peer.name)
 
     def close(self) -> None:
-        """Forgets the bundles that wait."""
+        """Forgets the bundles that wait, and the subscribers."""
         self._later.close()
+        self.feedback.close()
 
 
 _WIDTHS = {"i": 4, "f": 4, "c": 4, "r": 4, "m": 4, "h": 8, "d": 8, "t": 8, "T": 0, "F": 0, "N": 0, "I": 0, "[": 0, "]": 0}
@@ -205,9 +256,17 @@ class UdpServer:
     """Receives datagrams on a thread of its own and hands them to ``control``. Raises OSError where the port is taken."""
 
     def __init__(self, control: OscControl, host: str, port: int) -> None:
+        def peer(address: tuple[str, int]) -> Peer:
+            return Peer(
+                f"OSC from {address[0]}",
+                address,
+                lambda packet: self._send(packet, address),
+                lambda port: peer((address[0], port)),
+            )
+
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
-                control.packet(self.request[0], f"OSC from {self.client_address[0]}")
+                control.packet(self.request[0], peer(self.client_address[:2]))
 
         class Server(socketserver.UDPServer):
             max_packet_size = 65536
@@ -223,6 +282,9 @@ class UdpServer:
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.2,), name="osc-udp", daemon=True)
         self._thread.start()
+
+    def _send(self, packet: bytes, address: tuple[str, int]) -> None:
+        self._server.socket.sendto(packet, address)
 
     def close(self) -> None:
         """Stops receiving."""

@@ -12,7 +12,7 @@ import re
 import threading
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -248,7 +248,7 @@ class Library:
 def _shipped() -> dict[str, Preset]:
     """Those that come with Phosphene."""
     found = sorted((path for path in files("presets").iterdir() if path.name.endswith(".toml")), key=lambda path: path.name)
-    return {name: read(path, name) for path in found for name in [path.name.removesuffix(".toml")]}
+    return {name: replace(read(path, name), path=None) for path in found for name in [path.name.removesuffix(".toml")]}
 
 
 def listing(library: Library) -> str:

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     try:
         osc = _listening("--osc-port", options.osc_port, lambda: UdpServer(show.osc, options.host, options.osc_port))
         tcp = _listening("--osc-port", osc.port, lambda: TcpServer(show.osc, options.host, osc.port))
-        panel = _listening("--http-port", options.http_port, lambda: PanelServer(show, options.host, options.http_port))
+        panel = _listening("--http-port", options.http_port, lambda: PanelServer(show, options.host, options.http_port, osc.port))
     except UserError:
         show.close()
         raise

@@ -51,7 +51,7 @@ class Show:
         self.state, self.source, self.second = state, source, second
         self.supervisor = Supervisor(state, options)
         self.conductor = Conductor(state, presets, self._thumbnail)
-        self.osc = OscControl(state, self._heartbeat)
+        self.osc = OscControl(state, self.heartbeat)
         self.feeds = [Feed(sink) for sink in sinks]
         self.input: Frame | None = None
         self.output: Frame | None = None
@@ -150,7 +150,7 @@ class Show:
             pixels = dimmed(pixels, level)
         return Frame(pixels, frame.sequence, frame.captured_at, frame.snapshot)
 
-    def _heartbeat(self) -> dict[str, Value]:
+    def heartbeat(self) -> dict[str, Value]:
         """What subscribers are told every second."""
         told, cues = self.meter.report(), self.conductor.player.status()
         state = "live" if self.supervisor.ready.is_set() and told["frames"] else "held" if told["frames"] else "starting"

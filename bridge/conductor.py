@@ -53,6 +53,7 @@ class Conductor:
             "presets": [{"name": p.name, "number": p.number, "title": p.title or p.name} for p in self.library.ordered],
             "preset_problems": dict(self.library.problems),
             "cues": self.player.status(),
+            "cue_lists": self.player.names(),
         }
 
     def _run(self) -> None:

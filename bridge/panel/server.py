@@ -79,6 +79,7 @@ class PanelServer:
             [
                 web.get("/", self._root),
                 web.get("/panel", self._panel),
+                web.get("/panel.{ending:css|js}", self._file),
                 web.get("/status.json", self._status),
                 web.get("/{what:input|output}.jpg", self._picture),
                 web.get("/{what:input|output}.mjpg", self._film),
@@ -101,9 +102,11 @@ class PanelServer:
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return await self._listen(request)
         if "text/html" in request.headers.get("Accept", "") and not request.query_string:
-            page = files("bridge.panel").joinpath("page.html").read_bytes()
-            return web.Response(body=page, content_type="text/html", charset="utf-8", headers={"Cache-Control": "no-store"})
+            return _file("page.html")
         return await self._node(request)
+
+    async def _file(self, request: web.Request) -> web.Response:
+        return _file(f"panel.{request.match_info['ending']}")
 
     async def _node(self, request: web.Request) -> web.StreamResponse:
         """A node of the tree, or one of its attributes."""
@@ -244,6 +247,13 @@ class PanelServer:
 
     async def _send_all(self, sockets: Any, text: str) -> None:
         await asyncio.gather(*(_safely(ws.send_str(text)) for ws in list(sockets)))
+
+
+def _file(name: str) -> web.Response:
+    """One of the panel's own files."""
+    kinds = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
+    body = files("bridge.panel").joinpath(name).read_bytes()
+    return web.Response(body=body, content_type=kinds[name.split(".")[1]], charset="utf-8", headers={"Cache-Control": "no-store"})
 
 
 async def _safely(sending: Awaitable[None]) -> None:

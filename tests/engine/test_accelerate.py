@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,12 @@ from tests.engine.test_render import frames
 
 CPU = torch.device("cpu")
 compiler = pytest.mark.skipif(bool(missing(CPU)), reason="needs a C++ compiler")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What several tests compile is compiled once."""
+    return tmp_path_factory.mktemp("cache")
 
 
 class Double(nn.Module):
@@ -148,7 +155,7 @@ def test_a_kind_that_does_not_exist_and_a_missing_compiler_are_told(monkeypatch:
 
 
 def test_a_run_that_is_off_and_a_build_that_fails_leave_the_part_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.accelerate.accelerator.missing", lambda _device: "")
+    monkeypatch.setattr("engine.accelerate.accelerator.missing", lambda *_: "")
     model = load(str(save_sd(tmp_path / "model", tiny=True)), CPU, torch.float32)
     decoder = model.codec.decoder
     latents = torch.randn(1, 4, 8, 8)
@@ -171,11 +178,11 @@ def test_a_run_that_is_off_and_a_build_that_fails_leave_the_part_as_it_is(tmp_pa
 
 
 @compiler
-def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Path) -> None:
+def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Path, cache: Path) -> None:
     folder = save_sd(tmp_path / "model")
     model = load(str(folder), CPU, torch.float32)
     condition = model.encode_prompt("green spiral")
-    accelerator = Accelerator("compile", CPU, tmp_path / "cache")
+    accelerator = Accelerator("compile", CPU, cache / "compiled")
 
     def both(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         x, t = torch.randn(rows, 4, 8, 8), torch.full((rows,), 400.0)
@@ -215,7 +222,7 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
     loras.weigh([0.0])
 
     # Another model of the same make, with other weights, is served from the cache.
-    files = sorted((tmp_path / "cache").glob("*.pt2"))
+    files = sorted((cache / "compiled").glob("*.pt2"))
     assert len(files) == 1
     written = files[0].stat().st_mtime_ns
     other = load(str(folder), CPU, torch.float32)
@@ -224,16 +231,17 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
         other.denoise(torch.randn(2, 4, 8, 8), torch.full((2,), 400.0), condition)
         accelerator.settle(lambda: [other.family.run])
         assert other.family.run.runs
-    assert [file.stat().st_mtime_ns for file in (tmp_path / "cache").glob("*.pt2")] == [written]
-    files[0].write_bytes(files[0].read_bytes()[:1000])
-    assert accelerator._kept(files[0], other.family.run) is None, "damaged: to be built again"
-    assert not files[0].exists()
+    assert [file.stat().st_mtime_ns for file in files] == [written]
+    damaged = shutil.copytree(cache / "compiled", tmp_path / "damaged") / files[0].name
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    assert accelerator._kept(damaged, other.family.run) is None, "damaged: to be built again"
+    assert not list((tmp_path / "damaged").iterdir())
 
 
 @compiler
-def test_a_compiled_rendering_is_repeatable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_rendering_is_repeatable(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_sd(tmp_path / "model", tiny=True)
-    monkeypatch.setenv("PHOSPHENE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PHOSPHENE_CACHE", str(cache))
     snapshot, threads = Snapshot({"/model": str(tmp_path / "model"), "/size": "64x64", "/dtype": "float32"}), torch.get_num_threads()
     plain, *fast = (
         np.stack([frame.pixels for frame in render(frames(4), snapshot, Options("cpu", accelerate=kind))])
@@ -242,7 +250,7 @@ def test_a_compiled_rendering_is_repeatable(tmp_path: Path, monkeypatch: pytest.
     assert torch.get_num_threads() == threads, "the core that the compiler had is given back"
     assert np.array_equal(*fast)
     assert np.abs(plain.astype(int) - fast[0]).max() <= 2
-    assert len(list((tmp_path / "cache").rglob("*.pt2"))) == 3, "denoiser, encoder and decoder"
+    assert len(list(cache.rglob("*.pt2"))) == 3, "denoiser, encoder and decoder"
 
 
 def test_a_builder_ends_with_who_asked() -> None:

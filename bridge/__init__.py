@@ -1,1 +1,1 @@
-"""The bridge: everything the world touches. Textures, control, the preview page and the engine's life. No torch."""
+"""The bridge: everything the world touches. Textures, control, the panel and the engine's life. No torch."""

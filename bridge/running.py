@@ -1,4 +1,4 @@
-"""``phosphene run``: one show, its OSC port, its preview page and its status line."""
+"""``phosphene run``: one show, its OSC ports, its panel and its status line."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     source = open_source(options.source or default_source())
     sinks = [open_sink(url) for url in options.sink or default_sinks()]
     second = open_source(options.control) if options.control else None
-    show = Show(state, source, sinks, engine_options(options), second, preset_folders(options))
+    show = Show(state, source, sinks, engine_options(options), second, preset_folders(options), options.desk or ())
     try:
         osc = _listening("--osc-port", options.osc_port, lambda: UdpServer(show.osc, options.host, options.osc_port))
         tcp = _listening("--osc-port", osc.port, lambda: TcpServer(show.osc, options.host, osc.port))
+        others = outside(show, options)
         panel = _listening("--http-port", options.http_port, lambda: PanelServer(show, options.host, options.http_port, osc.port))
     except UserError:
         show.close()
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
         print(f"control  {second.url}")
     print(f"sinks    {', '.join(feed.sink.url for feed in show.feeds)}")
     print(f"OSC      udp and tcp {options.host}:{osc.port}, addresses {ROOT}/…")
-    print(f"preview  {page}", flush=True)
+    print(f"panel    {page}", flush=True)
     show.open()
     if options.open and can_open_pages():
         threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
@@ -73,8 +74,33 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
         panel.close()
         osc.close()
         tcp.close()
+        for other in others:
+            other.close()
         show.close()
     return 0
+
+
+def outside(show: Show, options: argparse.Namespace) -> list[Any]:
+    """MIDI and DMX, where they are asked for. Raises UserError."""
+    opened: list[Any] = []
+    try:
+        if options.midi:
+            from bridge.control.midi import Midi, MidiInput
+
+            opened.append(MidiInput(Midi(show.desks, show.conductor.tempo), options.midi))
+        if options.artnet or options.sacn:
+            from bridge.control.dmx import ArtNet, Dmx, Sacn
+
+            dmx = Dmx(show.desks)
+            if options.artnet:
+                opened.append(ArtNet(dmx, options.host))
+            if options.sacn:
+                opened.append(Sacn(dmx, options.sacn, options.host))
+    except OSError as error:
+        for each in opened:
+            each.close()
+        raise UserError(str(error)) from None
+    return opened
 
 
 def can_open_pages() -> bool:

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from bridge.conductor import Conductor
+from bridge.control.desks import Desks
 from bridge.control.osc import OscControl
 from bridge.control.state import RateLimit, State
 from bridge.interpolation import Interpolator
@@ -36,7 +37,8 @@ THUMBNAIL = 192
 class Show:
     """One running show. ``open`` starts everything, ``close`` ends it; in between it needs nobody.
 
-    ``second`` is a source of control pictures and masks, ``presets`` the folders of one's own presets and cue lists.
+    ``second`` is a source of control pictures and masks, ``presets`` the folders of one's own presets,
+    cue lists and desk maps, ``desks`` the names of those maps that are used.
     """
 
     def __init__(
@@ -47,11 +49,13 @@ class Show:
         options: Options,
         second: Source | None = None,
         presets: Sequence[Path] | None = None,
+        desks: Sequence[str] = (),
     ) -> None:
         self.state, self.source, self.second = state, source, second
         self.supervisor = Supervisor(state, options)
         self.conductor = Conductor(state, presets, self._thumbnail)
-        self.osc = OscControl(state, self.heartbeat)
+        self.desks = Desks(state, desks, self.conductor.library.folders[-1] / "desks" if self.conductor.library.folders else None)
+        self.osc = OscControl(state, self.heartbeat, self.desks)
         self.feeds = [Feed(sink) for sink in sinks]
         self.input: Frame | None = None
         self.output: Frame | None = None
@@ -176,7 +180,7 @@ class Show:
         return min(width, MAX_SIDE), min(height, MAX_SIDE)
 
     def status(self) -> Mapping[str, Any]:
-        """Everything worth telling, for the status line, the preview page and tests."""
+        """Everything worth telling, for the status line, the panel and tests."""
         engine = dict(self.supervisor.status)
         return self.meter.report() | {
             "engine": engine,
@@ -195,7 +199,7 @@ class Show:
             "last_refusal": self.state.last_refusal,
             "snapshot": self.state.number,
             "parameters": dict(self.state.snapshot()),
-            "show": self.conductor.status(),
+            "show": self.conductor.status() | {"learning": self.desks.learning, "desk_problems": list(self.desks.problems)},
         }
 
 

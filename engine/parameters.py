@@ -95,6 +95,7 @@ _SHOW = [
     Parameter("/cue/goto", "command", "", "Starts the cue of that number", where="bridge"),
     Parameter("/cue/pause", "bool", False, "Holds the cue where it is: its fade, its delay and what follows", where="bridge"),
     Parameter("/cue/release", "trigger", False, "Lets go of the cue list: what was before its first cue comes back", where="bridge"),
+    Parameter("/learn", "command", "", "Binds the next message of a desk to the parameter of that name; off ends it", where="bridge"),
     Parameter("/panic", "trigger", False, "Stops everything and shows the safe look at once", where="bridge"),
     Parameter("/panic/preset", "string", "", "The safe look, a preset; empty: all defaults", where="bridge"),
 ]

@@ -22,6 +22,7 @@ from pythonosc.osc_message import OscMessage
 from pythonosc.osc_message import ParseError as MessageParseError
 from pythonosc.parsing.osc_types import IMMEDIATELY
 
+from bridge.control.desks import Desks
 from bridge.control.feedback import Feedback, encoded
 from bridge.control.state import State
 from engine.parameters import ROOT, TABLE, Value, canonical
@@ -49,8 +50,8 @@ class OscControl:
     ``/phosphene/unsubscribe``; the argument ``?`` asks for a value instead of setting it.
     """
 
-    def __init__(self, state: State, status: Callable[[], Mapping[str, Value]] = dict) -> None:
-        self._state = state
+    def __init__(self, state: State, status: Callable[[], Mapping[str, Value]] = dict, desks: Desks | None = None) -> None:
+        self._state, self._desks = state, desks or Desks(state)
         self.packets = self.messages = 0
         self._later = Later()
         self.feedback = Feedback(state, status)
@@ -105,7 +106,9 @@ class OscControl:
         self.messages += 1
         address, arguments = message.address, list(message.params)
         if not address.startswith(ROOT + "/"):
-            self.refuse(f"no parameter has the address {address[:80]!r}; they begin with {ROOT}/", peer.name)
+            if self._desks.take(address, arguments, peer.name):
+                return
+            self.refuse(f"no parameter has the address {address[:80]!r}; they begin with {ROOT}/, and no desk map knows it", peer.name)
         elif address in (f"{ROOT}/subscribe", f"{ROOT}/unsubscribe"):
             self._subscription(address.endswith("/subscribe"), arguments, peer)
         else:

@@ -15,6 +15,8 @@ PAUSE = 2.0
 TAPS = 8
 #: Beats in a bar: ``/tempo/sync`` is the first of one.
 BAR = 4
+#: Clocks of MIDI in a beat.
+PARTS = 24
 
 
 class Tempo:
@@ -26,6 +28,8 @@ class Tempo:
         self._since, self._beats = clock(), 0.0
         self._bpm = state.snapshot().real("/tempo")
         self._taps: deque[float] = deque(maxlen=TAPS + 1)
+        self._ticks: deque[float] = deque(maxlen=2 * PARTS + 1)
+        self._count = 0
         state.on_change(self._follow)
         state.on_trigger("/tempo/tap", self.tap)
         state.on_trigger("/tempo/sync", self.sync)
@@ -55,6 +59,29 @@ class Tempo:
         """The first beat of a bar is now."""
         now = self._clock()
         self._move(now, float(BAR * round(self.beats(now) / BAR)))
+
+    def start(self) -> None:
+        """MIDI's start: the first beat of a bar is now, and its clock counts from here."""
+        with self._lock:
+            self._ticks.clear()
+            self._count = 0
+        self.sync()
+
+    def clock(self) -> None:
+        """MIDI's clock: the 24th part of a beat has passed. Tempo and beat follow what comes in."""
+        now = self._clock()
+        with self._lock:
+            if self._ticks and now - self._ticks[-1] > PAUSE / 4:
+                self._ticks.clear()
+                self._count = 0
+            self._ticks.append(now)
+            self._count += 1
+            ticks, count = list(self._ticks), self._count
+        if len(ticks) > PARTS and count % PARTS == 1:
+            bpm = 60.0 / PARTS * (len(ticks) - 1) / (ticks[-1] - ticks[0])
+            if abs(bpm - self._bpm) > 0.05:
+                self._state.set("/tempo", [bpm], "MIDI clock")
+            self._move(now, float(round(self.beats(now))))
 
     def _move(self, now: float, beats: float) -> None:
         with self._lock:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import threading
 import time
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -18,12 +17,15 @@ from typing import Any
 
 from bridge.control.state import State
 from bridge.control.tempo import Tempo
+from bridge.documents import Wrong, line_of, named, parsed
 from bridge.fades import Fader, Timing
-from bridge.presets import LARGEST, NAME, Library, Wrong, checked, line_of, settled, timing
+from bridge.presets import Library, checked, settled, timing
 from engine.parameters import TABLE, BadValue, Value
 
 #: Most cues of a list, and the longest delay or follow-on, in its unit.
 MOST, LONGEST = 10_000, 86_400.0
+#: Largest file, in bytes.
+LARGEST = 1 << 20
 _NUMBER = re.compile(r"\d{1,6}(\.\d{1,3})?")
 #: How a list is let go of.
 RELEASE = Timing(1.0)
@@ -73,16 +75,7 @@ def _plain(number: object) -> str:
 
 def read_list(path: Any, name: str) -> CueList:
     """The cue list in a file or a resource. Raises BadValue with the cue and the line where they are known."""
-    try:
-        data = path.read_bytes()
-        if len(data) > LARGEST * 16:
-            raise BadValue(f"cue list {name!r} is larger than {LARGEST * 16} bytes")
-        text = data.decode("utf-8")
-        content = tomllib.loads(text)
-    except OSError as error:
-        raise BadValue(f"cue list {name!r} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadValue(f"cue list {name!r} is no TOML: {error}") from None
+    text, content = parsed(path, f"cue list {name!r}", LARGEST)
     entries = content.get("cue", [])
     odd = [key for key in content if key not in ("cue", "title")]
     if odd or not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries) or len(entries) > MOST:
@@ -339,7 +332,7 @@ def located(name: str, folders: Sequence[Path]) -> CueList:
     """The cue list called ``name``; no name is an empty list. Raises BadValue."""
     if not name:
         return CueList("", ())
-    if not NAME.fullmatch(name) or ".." in name:
+    if not named(name):
         raise BadValue(f"a cue list is called by letters, digits, blanks, dots, dashes and underscores, got {name[:80]!r}")
     found = _shipped() | {path.stem: path for folder in folders for path in folder.glob("*.toml")}
     if name not in found:

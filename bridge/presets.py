@@ -8,9 +8,7 @@ leaves that as it is instead. A picture of the look lies beside it, ``NAME.jpg``
 from __future__ import annotations
 
 import logging
-import re
 import threading
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -20,12 +18,11 @@ from typing import Any
 import tomli_w
 from platformdirs import user_config_path
 
+from bridge.documents import Wrong, line_of, named, parsed
 from bridge.fades import Timing
 from engine.parameters import TABLE, BadValue, Value, lookup
 
 log = logging.getLogger(__name__)
-#: What a preset may be called: never a path.
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}")
 #: Largest preset file in bytes, most presets of a folder, and how often folders are looked at, in seconds.
 LARGEST, MOST, EVERY = 65536, 1000, 0.5
 _SETTINGS = {"number": int, "title": str, "fade": float, "unit": str, "curve": str, "switch": float, "partial": bool, "model": str}
@@ -59,16 +56,7 @@ def own_folder() -> Path:
 
 def read(path: Any, name: str) -> Preset:
     """The preset in a file, or in a resource of a package. Raises BadValue with the line where it is known."""
-    try:
-        data = path.read_bytes()
-        if len(data) > LARGEST:
-            raise BadValue(f"preset {name!r} is larger than {LARGEST} bytes")
-        text = data.decode("utf-8")
-        content = tomllib.loads(text)
-    except OSError as error:
-        raise BadValue(f"preset {name!r} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadValue(f"preset {name!r} is no TOML: {error}") from None
+    text, content = parsed(path, f"preset {name!r}", LARGEST)
     settings = content.pop("preset", {})
     try:
         told = settled(settings)
@@ -78,14 +66,6 @@ def read(path: Any, name: str) -> Preset:
         raise BadValue(f"preset {name!r}{line_of(text, error.key)}: {error}") from None
     except BadValue as error:
         raise BadValue(f"preset {name!r}: {error}") from None
-
-
-class Wrong(BadValue):
-    """A value that cannot be, under the key that it stands at."""
-
-    def __init__(self, key: str, reason: str) -> None:
-        super().__init__(reason)
-        self.key = key
 
 
 def checked(content: Mapping[str, Any]) -> dict[str, Value]:
@@ -122,12 +102,6 @@ def timing(told: Mapping[str, Any]) -> Timing:
     """The timing that settings give. Raises BadValue."""
     names = {"fade": "length", "unit": "unit", "curve": "curve", "switch": "switch"}
     return Timing(**{names[key]: value for key, value in told.items() if key in names})
-
-
-def line_of(text: str, key: str) -> str:
-    """Where ``key`` stands in the text of a file, for people."""
-    quoted = re.compile(rf"""\s*(?:\[+\s*)?["']?{re.escape(key)}["']?\s*[=\].]""")
-    return next((f", line {number}" for number, line in enumerate(text.splitlines(), 1) if quoted.match(line)), "")
 
 
 class Library:
@@ -172,7 +146,7 @@ class Library:
                     presets[name] = old
                     continue
                 try:
-                    if not NAME.fullmatch(name):
+                    if not named(name):
                         raise BadValue(f"preset {name!r}: a name is of letters, digits, blanks, dots, dashes and underscores")
                     presets[name] = read(path, name)
                     self.problems.pop(name, None)
@@ -219,7 +193,7 @@ class Library:
     def save(self, name: str, values: Mapping[str, Value], picture: bytes | None = None) -> Path:
         """Writes the look in ``values`` as a preset into the last folder, over one of that name, with its picture. Raises BadValue."""
         name = name.strip()
-        if not NAME.fullmatch(name) or ".." in name:
+        if not named(name):
             raise BadValue(f"a preset is called by letters, digits, blanks, dots, dashes and underscores, got {name[:80]!r}")
         if not self.folders:
             raise BadValue("there is no folder to save presets in")

@@ -16,7 +16,6 @@ import logging
 import math
 import re
 import threading
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -26,12 +25,12 @@ from typing import Any
 import tomli_w
 
 from bridge.control.state import State
-from bridge.presets import LARGEST, NAME, Wrong, line_of
+from bridge.documents import Wrong, line_of, named, parsed
 from engine.parameters import BadValue, Parameter, lookup
 
 log = logging.getLogger(__name__)
-#: Most entries of a map.
-MOST = 2000
+#: Most entries of a map, and its largest file, in bytes.
+MOST, LARGEST = 2000, 1 << 19
 #: The file that learning writes into.
 LEARNED = "learned"
 _KEYS = ("address", "to", "argument", "from", "range", "value")
@@ -93,16 +92,7 @@ def _expression(address: str) -> re.Pattern[str]:
 
 def read(path: Any, desk: str) -> list[Entry]:
     """The entries of a map. Raises BadValue with the line where it is known."""
-    try:
-        data = path.read_bytes()
-        if len(data) > LARGEST * 8:
-            raise BadValue(f"desk map {desk!r} is larger than {LARGEST * 8} bytes")
-        text = data.decode("utf-8")
-        content = tomllib.loads(text)
-    except OSError as error:
-        raise BadValue(f"desk map {desk!r} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadValue(f"desk map {desk!r} is no TOML: {error}") from None
+    text, content = parsed(path, f"desk map {desk!r}", LARGEST)
     tables = content.get("map", [])
     odd = next((key for key in content if key not in ("map", "title")), None)
     if odd is not None or not isinstance(tables, list) or len(tables) > MOST or not all(isinstance(table, dict) for table in tables):
@@ -271,7 +261,7 @@ def load(name: str, folder: Path | None = None) -> list[Entry]:
     if name.endswith(".toml"):
         path = Path(name).expanduser()
         return read(path, path.stem)
-    if not NAME.fullmatch(name) or ".." in name:
+    if not named(name):
         raise BadValue(f"a desk map is called by letters, digits, blanks, dots, dashes and underscores, got {name[:80]!r}")
     found = _shipped() | ({path.stem: path for path in folder.glob("*.toml")} if folder is not None else {})
     if name not in found:

@@ -1,4 +1,4 @@
-"""Everything that changes by itself while a show runs: fades, cues, the beat clock, and presets that are edited."""
+"""Everything that changes by itself while a show runs: fades, cues, modulators, the beat clock, and presets that are edited."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bridge.control.modulation import Modulation
 from bridge.control.state import RateLimit, State
 from bridge.control.tempo import Tempo
 from bridge.cues import Player
@@ -30,6 +31,7 @@ class Conductor:
         self.tempo = Tempo(state)
         self.fader = Fader(state, self.tempo)
         self.library = Library(folders)
+        self.modulation = Modulation(state, self.tempo)
         lists = [folder / "cues" for folder in self.library.folders]
         self.player = Player(state, self.fader, self.tempo, self.library, lists, picture=picture)
         self._stop = threading.Event()
@@ -62,6 +64,7 @@ class Conductor:
             try:
                 self.player.tick()
                 self.fader.tick()
+                self.modulation.tick()
                 if time.monotonic() - looked > EVERY:
                     looked = time.monotonic()
                     self.library.poll()

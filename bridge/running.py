@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bridge.cli import UserError, engine_options, preset_folders
+from bridge.control.announcing import Announcement
 from bridge.control.osc import UdpServer
 from bridge.control.osc_tcp import TcpServer
 from bridge.control.state import State
@@ -47,6 +48,7 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
         show.close()
         raise
     page = f"http://{'127.0.0.1' if options.host == '0.0.0.0' else options.host}:{panel.port}/"
+    announcement = Announcement(options.host, osc.port, panel.port)
     print(f"source   {source.url}")
     if second is not None:
         print(f"control  {second.url}")
@@ -71,6 +73,7 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
         if watch is not None:
             watch.close()
         line.end(show)
+        announcement.close()
         panel.close()
         osc.close()
         tcp.close()

@@ -105,7 +105,7 @@ class Show:
                     continue
                 if not second:
                     self.input = frame
-                snapshot = self.state.snapshot()
+                snapshot = self.state.effective()
                 pixels = fitted(frame.pixels, *self._working_size(snapshot), snapshot.text("/fit"))
                 box.write(Frame(pixels, frame.sequence, frame.captured_at))
             except Exception as error:  # a transport may fail in any way; the show goes on
@@ -119,7 +119,7 @@ class Show:
         between = Interpolator()
         due = 0.0
         while not self._stop.is_set():
-            snapshot = self.state.snapshot()
+            snapshot = self.state.effective()
             direct = snapshot.flag("/bypass") or newest is None
             rate, way = snapshot.whole("/output/rate"), snapshot.text("/output/between")
             wait = max(0.0, due - time.monotonic()) if rate else PASS if direct else HOLD

@@ -80,7 +80,7 @@ class Supervisor:
     def _live(self) -> None:
         """One life of the engine, from its start to its end."""
         ours, theirs = self._context.Pipe()
-        snapshot = self._state.snapshot()
+        snapshot = self._state.effective()
         arguments = (theirs, self.boxes, self._options, snapshot)
         self._process = self._context.Process(target=_engine_process, args=arguments, name="phosphene-engine", daemon=True)
         self._process.start()
@@ -90,7 +90,7 @@ class Supervisor:
         try:
             while not self._stop.is_set():
                 if self._state.number != sent and self.ready.is_set():
-                    current = self._state.snapshot()
+                    current = self._state.effective()
                     ours.send(current)
                     sent = current.number
                 if ours.poll(0.005 if self._changed.is_set() else 0.02):

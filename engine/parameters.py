@@ -99,6 +99,29 @@ _SHOW = [
     Parameter("/panic", "trigger", False, "Stops everything and shows the safe look at once", where="bridge"),
     Parameter("/panic/preset", "string", "", "The safe look, a preset; empty: all defaults", where="bridge"),
 ]
+#: How many modulators there are.
+MODULATORS = 4
+_MODULATION = [
+    *[
+        row
+        for i in range(1, MODULATORS + 1)
+        for row in (
+            Parameter(f"/mod/{i}/on", "bool", False, f"Whether modulator {i} works", where="bridge"),
+            Parameter(f"/mod/{i}/to", "string", "", f"The continuous parameter that modulator {i} moves", where="bridge"),
+            Parameter(
+                f"/mod/{i}/shape", "choice", "sine", f"How modulator {i} moves: a wave, a walk, a stroke on the beat, or a level",
+                choices=("sine", "triangle", "saw", "square", "walk", "beat", "level", "bass", "mid", "high"), where="bridge",
+            ),
+            Parameter(f"/mod/{i}/depth", "float", 0.25, f"How far modulator {i} moves it, of its range", low=-1.0, where="bridge"),
+            Parameter(f"/mod/{i}/rate", "float", 4.0, f"Length of modulator {i}'s cycle", low=0.125, high=64.0, unit="beats", where="bridge"),
+            Parameter(f"/mod/{i}/phase", "float", 0.0, f"Where in its cycle modulator {i} starts", where="bridge"),
+        )
+    ],
+    *[
+        Parameter(f"/audio/{name}", "float", 0.0, f"{what}, from an analyser, for modulators", where="bridge")
+        for name, what in (("level", "Loudness"), ("bass", "Low sounds"), ("mid", "Middle sounds"), ("high", "High sounds"))
+    ],
+]  # fmt: skip
 _PICTURE = [
     *[
         row
@@ -151,6 +174,7 @@ _ROWS = [
         choices=("local", "cosine"), in_look=False,
     ),
     *_SHOW,
+    *_MODULATION,
     Parameter("/freeze", "bool", False, "Holds the output picture", where="bridge"),
     Parameter("/bypass", "bool", False, "Sends the input through untouched", where="bridge"),
     Parameter("/blackout", "bool", False, "Sends black", where="bridge"),

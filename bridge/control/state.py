@@ -46,6 +46,7 @@ class State:
         self._handlers: dict[str, Callable[[], None]] = {}
         self._commands: dict[str, Callable[[str], None]] = {}
         self._mixture: Mixture = ()
+        self._over: dict[str, Value] = {}
         self.refused = self.accepted = 0
         self.last_refusal = ""
 
@@ -53,6 +54,21 @@ class State:
         """Every value at this moment, under its number."""
         with self._lock:
             return Snapshot(self._values, self._number, self._mixture)
+
+    def effective(self) -> Snapshot:
+        """The same with what modulators lay over it: what is seen."""
+        with self._lock:
+            return Snapshot(self._values | self._over, self._number, self._mixture)
+
+    def overlay(self, values: Mapping[str, Value]) -> None:
+        """Lays values over those that were set, in the place of what was laid over them before."""
+        with self._lock:
+            if values == self._over:
+                return
+            self._over = dict(values)
+            self._number += 1
+        for listener in self._listeners:
+            listener()
 
     @property
     def number(self) -> int:

@@ -113,7 +113,7 @@ _MODULATION = [
                 choices=("sine", "triangle", "saw", "square", "walk", "beat", "level", "bass", "mid", "high"), where="bridge",
             ),
             Parameter(f"/mod/{i}/depth", "float", 0.25, f"How far modulator {i} moves it, of its range", low=-1.0, where="bridge"),
-            Parameter(f"/mod/{i}/rate", "float", 4.0, f"Length of modulator {i}'s cycle", low=0.125, high=64.0, unit="beats", where="bridge"),
+            Parameter(f"/mod/{i}/rate", "float", 4.0, f"Cycle of modulator {i}", low=0.125, high=64.0, unit="beats", where="bridge"),
             Parameter(f"/mod/{i}/phase", "float", 0.0, f"Where in its cycle modulator {i} starts", where="bridge"),
         )
     ],

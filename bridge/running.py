@@ -53,7 +53,7 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     if second is not None:
         print(f"control  {second.url}")
     print(f"sinks    {', '.join(feed.sink.url for feed in show.feeds)}")
-    print(f"OSC      udp and tcp {options.host}:{osc.port}, addresses {ROOT}/…")
+    print(f"OSC      udp {options.host}:{osc.port} and tcp, addresses {ROOT}/…")
     print(f"panel    {page}", flush=True)
     show.open()
     if options.open and can_open_pages():

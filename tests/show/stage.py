@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -22,6 +23,9 @@ from bridge.show import Show
 from bridge.textures import Sink, open_source
 from engine.mailbox import Frame
 from engine.parameters import Options, changed
+
+#: How long the tests of a minute last, in seconds: less where time is short.
+MINUTE = float(os.environ.get("PHOSPHENE_MINUTE", "60"))
 
 
 def until(condition: Callable[[], bool], seconds: float, what: str = "it") -> float:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from engine.models import POCKET, load
 from engine.parameters import TABLE
 from tests.engine.adapters import save_controlnet, save_image_adapter, save_lora
-from tests.show.stage import Stage, until
+from tests.show.stage import MINUTE, Stage, until
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_a_minute_of_random_changes_leaves_no_gap(stage: Stage) -> None:
     errors, refused, sizes = stage.show.supervisor.errors, stage.state.refused, []
     stage.audience.seen.clear()
     start = due = time.monotonic()
-    while time.monotonic() - start < 60.0:
+    while time.monotonic() - start < MINUTE:
         parameter = TABLE[rng.choice(names)]
         if parameter.kind == "choice":
             stage.send(parameter.name, rng.choice([c for c in parameter.choices if c != "depth"]))
@@ -70,7 +70,7 @@ def test_a_minute_of_random_changes_leaves_no_gap(stage: Stage) -> None:
         due += 0.05
         time.sleep(max(0.0, due - time.monotonic()))
     gaps = stage.audience.gaps(start)
-    fresh = stage.audience.fresh(start) / 60
+    fresh = stage.audience.fresh(start) / MINUTE
     first, last = np.median(sizes[200:400]) / 2**20, np.median(sizes[-200:]) / 2**20
     print(
         f"{len(names)} controls, 20 changes a second: longest gap {gaps.max() * 1000:.0f} ms, median {np.median(gaps) * 1000:.0f} ms, "

@@ -177,7 +177,7 @@ def started(arguments: Sequence[str], environment: Mapping[str, str], compiled: 
                 row["first_frame_s"] = float(match[1])
                 if not compiled:
                     break
-            if re.search(r"^compiled, \d+ s|not compiled", line):
+            if re.search(r"^(compiled|eager), \d+ s|not accelerated", line):
                 row["compiled_s"] = round(time.monotonic() - began, 1) if line.startswith("compiled") else None
                 break
     finally:

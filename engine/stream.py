@@ -289,7 +289,7 @@ class Stream:
         """RGBA pixels → (1, 4, H, W) float32 in 0..1 on the device, at the working size."""
         pixels = torch.from_numpy(frame.pixels)
         if self.model.device.type == "cuda":
-            pixels = pixels.pin_memory().to(self.model.device, non_blocking=True)  # the next frame need not wait for this one's kernels
+            pixels = pixels.pin_memory().to(self.model.device, non_blocking=True)  # beside this frame's kernels; not run on a GPU yet
         picture = pixels.to(self.model.device).permute(2, 0, 1)[None].float()
         if frame.size != (self.width, self.height):
             picture = torch.nn.functional.interpolate(picture, (self.height, self.width), mode="bilinear", antialias=True)

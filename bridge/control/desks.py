@@ -18,6 +18,7 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ class Entry:
         return least + (most - least) * share
 
 
+@lru_cache(MOST)
 def _expression(address: str) -> re.Pattern[str]:
     """``{name}`` catches a part, ``*`` is any part; all else is itself."""
     out, place = "", 0

@@ -1,4 +1,7 @@
-"""CUDA graphs: a compiled part recorded once for each number of rows and replayed, so that no kernel waits for the host."""
+"""CUDA graphs: a compiled part recorded once for each number of rows and replayed, so that no kernel waits for the host.
+
+Not run yet: there was no GPU where this was written.
+"""
 
 from __future__ import annotations
 

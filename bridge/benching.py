@@ -179,7 +179,9 @@ def started(arguments: Sequence[str], environment: Mapping[str, str], compiled: 
                     break
             if re.search(r"^(compiled|eager), \d+ s|not accelerated", line):
                 row["compiled_s"] = round(time.monotonic() - began, 1) if line.startswith("compiled") else None
-                break
+                compiled = False
+                if "first_frame_s" in row:
+                    break
     finally:
         process.terminate()
         process.wait(20)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from bridge import release
 from engine.parameters import ACCELERATORS, TABLE, BadValue, Options, Value, canonical, changed
 
 #: Options that stand for a parameter, in both run and render.
@@ -104,16 +104,9 @@ def preset_folders(options: argparse.Namespace) -> list[Path] | None:
     return [folder]
 
 
-def _version() -> str:
-    try:
-        return version("phosphene")
-    except PackageNotFoundError:
-        return "from a checkout"
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="phosphene", description="Live video in, live diffusion out.")
-    parser.add_argument("--version", action="version", version=f"phosphene {_version()}")
+    parser.add_argument("--version", action="version", version=f"phosphene {release() or 'from a checkout'}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run live: textures in, transformed textures out")

@@ -1,10 +1,11 @@
-"""``python -m bridge.reference``: writes the parameter reference in the README from the table."""
+"""``python -m bridge.reference``: writes what is made from the table, the README's reference and the TouchDesigner component's pages."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+from bridge import component
 from engine.parameters import TABLE
 
 BEGIN, END = "<!-- parameters: made by `python -m bridge.reference` -->", "<!-- end of parameters -->"
@@ -29,3 +30,4 @@ def updated(readme: str) -> str:
 if __name__ == "__main__":
     path = Path("README.md")
     path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")
+    Path("touchdesigner/parameters.json").write_text(component.text(), encoding="utf-8")

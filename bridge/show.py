@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from bridge import release
 from bridge.conductor import Conductor
 from bridge.control.desks import Desks
 from bridge.control.osc import OscControl
@@ -154,11 +155,15 @@ class Show:
             pixels = dimmed(pixels, level)
         return Frame(pixels, frame.sequence, frame.captured_at, frame.snapshot)
 
-    def heartbeat(self) -> dict[str, Value]:
-        """What subscribers are told every second."""
+    def heartbeat(self) -> dict[str, Value | tuple[str, ...]]:
+        """What subscribers are told every second; of names, only when they changed."""
         told, cues = self.meter.report(), self.conductor.player.status()
         state = "live" if self.supervisor.ready.is_set() and told["frames"] else "held" if told["frames"] else "starting"
-        return {"fps": told["fps"], "latency": told["latency_ms"], "state": state, "cue": cues["current"], "cue/next": cues["next"]}
+        return {
+            "fps": told["fps"], "latency": told["latency_ms"], "state": state, "cue": cues["current"], "cue/next": cues["next"],
+            "version": release(), "presets": tuple(preset.name for preset in self.conductor.library.ordered),
+            "cues": tuple(f"{cue['number']} {cue['title']}" for cue in cues["cues"]),
+        }  # fmt: skip
 
     def _thumbnail(self) -> bytes | None:
         return None if self.output is None else jpeg(self.output, THUMBNAIL)

@@ -16,6 +16,7 @@ from engine.kept import Kept
 from engine.models import Condition
 from engine.parameters import Snapshot, Value
 from engine.schedule import slerp
+from engine.threads import step_aside
 
 log = logging.getLogger(__name__)
 CACHE = 256
@@ -148,6 +149,7 @@ class Conditioner:
             self._thread.start()
 
     def _run(self) -> None:
+        step_aside()
         while (texts := self._wanted.get()) is not None:
             while not self._wanted.empty():  # only the newest prompts are worth the time
                 newer = self._wanted.get()

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from engine.parameters import HOOK_NAME, BadValue, Snapshot
+from engine.threads import step_aside
 
 log = logging.getLogger(__name__)
 STAGES = ("before", "latent", "after")
@@ -104,6 +105,7 @@ class Hooks:
         self._stop.set()
 
     def _watch(self) -> None:
+        step_aside()
         while not self._stop.wait(EVERY):
             self.look()
 

@@ -17,6 +17,7 @@ from engine.mailbox import Frame
 from engine.models import load, pick_dtype
 from engine.parameters import TABLE, BadValue, Options, Snapshot, Value, parse_size
 from engine.stream import Stream
+from engine.threads import step_aside
 
 log = logging.getLogger(__name__)
 NAMES = tuple(name for name, p in TABLE.items() if not p.live)
@@ -106,6 +107,7 @@ class Reloader:
         return None
 
     def _load(self, snapshot: Snapshot, wish: dict[str, Value], spare: Stream) -> None:
+        step_aside()
         start = time.monotonic()
         try:
             stream = make_stream(snapshot, self._device, self._options, spare, self._tell, spare.hooks)

@@ -1,4 +1,7 @@
-"""What is told to whoever subscribed: every value that changed, at a limited rate, and a heartbeat with fps, latency and state."""
+"""What is told to whoever subscribed: every value that changed, at a limited rate, and a heartbeat with fps, latency and state.
+
+Lists of names, presets and cues, are told to begin with and when they change.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ RATE, HEARTBEAT, MOST = 30, 1.0, 64
 LASTS = 3600.0
 
 Send = Callable[[bytes], None]
+Told = Mapping[str, Value | tuple[str, ...]]
 
 
 def encoded(address: str, *values: Value) -> bytes:
@@ -43,7 +47,7 @@ class _Subscriber:
 class Feedback:
     """The subscribers of one show. ``status`` gives what the heartbeat tells, as (name, value) below ``/phosphene/status``."""
 
-    def __init__(self, state: State, status: Callable[[], Mapping[str, Value]]) -> None:
+    def __init__(self, state: State, status: Callable[[], Told]) -> None:
         self._state, self._status = state, status
         self._lock = threading.Lock()
         self._subscribers: dict[Hashable, _Subscriber] = {}
@@ -65,7 +69,8 @@ class Feedback:
             if key not in self._subscribers and len(self._subscribers) >= MOST:
                 return False
             self._subscribers[key] = _Subscriber(send, time.monotonic() + LASTS)
-        self._tell([encoded(ROOT + name, value) for name, value in self._state.snapshot().items()], key)
+        names = {name: value for name, value in self._status().items() if isinstance(value, tuple)}
+        self._tell([*(encoded(ROOT + name, value) for name, value in self._state.snapshot().items()), *_status(names)], key)
         return True
 
     def unsubscribe(self, key: Hashable) -> None:
@@ -84,7 +89,7 @@ class Feedback:
                 self._changed |= names
 
     def _run(self) -> None:
-        beat = 0.0
+        beat, lists = 0.0, dict[str, object]()
         while not self._stop.wait(1 / RATE):
             now = time.monotonic()
             with self._lock:
@@ -98,7 +103,9 @@ class Feedback:
                 messages = [encoded(ROOT + name, snapshot[name]) for name in sorted(changed) if name in snapshot]
                 if now - beat >= HEARTBEAT:
                     beat = now
-                    messages += [encoded(f"{ROOT}/status/{name}", value) for name, value in self._status().items()]
+                    told = self._status()
+                    messages += _status({name: value for name, value in told.items() if lists.get(name) != value})
+                    lists = {name: value for name, value in told.items() if isinstance(value, tuple)}
                 self._tell(messages)
             except Exception:  # a round that fails must not end the next
                 log.exception("feedback stumbled")
@@ -113,3 +120,8 @@ class Feedback:
                     self.sent += 1
             except OSError:
                 self.unsubscribe(name)
+
+
+def _status(told: Told) -> list[bytes]:
+    """Messages below ``/phosphene/status``."""
+    return [encoded(f"{ROOT}/status/{name}", *(value if isinstance(value, tuple) else (value,))) for name, value in told.items()]

@@ -12,7 +12,7 @@ import socketserver
 import struct
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,9 +23,9 @@ from pythonosc.osc_message import ParseError as MessageParseError
 from pythonosc.parsing.osc_types import IMMEDIATELY
 
 from bridge.control.desks import Desks
-from bridge.control.feedback import Feedback, encoded
+from bridge.control.feedback import Feedback, Told, encoded
 from bridge.control.state import State
-from engine.parameters import ROOT, TABLE, Value, canonical
+from engine.parameters import ROOT, TABLE, canonical
 
 log = logging.getLogger(__name__)
 #: A bundle may wait this long for its time tag; one further ahead is a mistake.
@@ -50,7 +50,7 @@ class OscControl:
     ``/phosphene/unsubscribe``; the argument ``?`` asks for a value instead of setting it.
     """
 
-    def __init__(self, state: State, status: Callable[[], Mapping[str, Value]] = dict, desks: Desks | None = None) -> None:
+    def __init__(self, state: State, status: Callable[[], Told] = dict, desks: Desks | None = None) -> None:
         self._state, self._desks = state, desks or Desks(state)
         self.packets = self.messages = 0
         self._later = Later()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from bridge.control.feedback import Told
 from engine.parameters import ROOT, TABLE, Parameter, Value
 
 Node = dict[str, Any]
@@ -13,17 +14,24 @@ ATTRIBUTES = ("FULL_PATH", "CONTENTS", "TYPE", "ACCESS", "VALUE", "RANGE", "DESC
 EXTENSIONS = dict.fromkeys(("ACCESS", "VALUE", "RANGE", "DESCRIPTION", "UNIT", "CLIPMODE", "LISTEN", "PATH_CHANGED"), True)
 READ, WRITE = 1, 2
 #: Where the heartbeat's values lie, to read only: name → OSC type.
-STATUS = {"fps": "f", "latency": "f", "state": "s", "cue": "s", "cue/next": "s"}
+STATUS = {"fps": "f", "latency": "f", "state": "s", "cue": "s", "cue/next": "s", "version": "s", "presets": "s", "cues": "s"}
+#: Commands that take one of the names in a list of the heartbeat's.
+NAMED = {"/preset": "presets", "/cue/goto": "cues"}
 
 
-def tree(values: Mapping[str, Value], status: Mapping[str, Value]) -> Node:
+def tree(values: Mapping[str, Value], status: Told) -> Node:
     """The whole tree with its values."""
     root: Node = {"FULL_PATH": "/", "DESCRIPTION": "Phosphene", "ACCESS": 0, "CONTENTS": {}}
     for parameter in TABLE.values():
         _place(root, ROOT + parameter.name, _described(parameter, values))
     for name, kind in STATUS.items():
         value = status.get(name, "" if kind == "s" else 0.0)
-        _place(root, f"{ROOT}/status/{name}", {"TYPE": kind, "ACCESS": READ, "VALUE": [value]})
+        listed = list(value) if isinstance(value, tuple) else [value]
+        _place(root, f"{ROOT}/status/{name}", {"TYPE": kind * len(listed), "ACCESS": READ, "VALUE": listed})
+    for name, where in NAMED.items():
+        names = status.get(where)
+        if isinstance(names, tuple):
+            _place(root, ROOT + name, {"RANGE": [{"VALS": [n.split(" ")[0] for n in names]}]})
     return root
 
 

@@ -24,10 +24,11 @@ from engine.accelerate import tensorrt
 from engine.accelerate.compiled import BESIDE, Compiled
 from engine.accelerate.part import Part, Run, Shape, examples, put_together
 from engine.parameters import ACCELERATORS, BadValue
+from engine.threads import step_aside
 
 log = logging.getLogger(__name__)
 #: Part of the cache's key: raised when what is built, or how it is called, changes.
-FORMAT = 2
+FORMAT = 3
 #: How far a fast run may be from the module, as a share of the module's output (root mean square), by dtype.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.04}
 #: Seconds after which a build is given up.
@@ -105,6 +106,7 @@ class Accelerator:
             torch.set_num_threads(threads)
 
     def _equip(self, part: Part, shape: Shape) -> None:
+        step_aside()
         try:
             part.runs[shape] = self._checked(part, shape, self._found(part, shape))
         except Exception as error:  # whatever it is, the stream goes on as it was

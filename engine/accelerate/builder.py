@@ -6,6 +6,7 @@ is compiled holds no weights, so that all checkpoints of one architecture share 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import queue
@@ -29,7 +30,9 @@ ROWS = 3
 SETTINGS = {
     "aot_inductor.package_constants_in_so": False,
     "always_keep_tensor_constants": True,  # short biases would be written into the code else
+    "aot_inductor.package": True,
     "aot_inductor.compile_wrapper_opt_level": "O0",  # it calls kernels and does little itself: quicker to build
+    "cpp.vec_isa_ok": True,  # what the processor says it can do it can: six seconds of trying it out less
 }
 
 
@@ -77,10 +80,14 @@ def made(recipe: dict[str, Any]) -> nn.Module:
 
 @dataclass(frozen=True)
 class Exported:
-    """A part as a graph with an open batch: the ``form`` of what it gives, and the ``steady`` part that was cut out of it, if any."""
+    """A part as a graph with an open batch: the ``form`` of what it gives, and the ``steady`` part that was cut out of it, if any.
 
-    program: Any
+    The placeholders of ``graph`` tell in their ``meta`` what it takes; ``program`` gives it as torch.export has it.
+    """
+
+    graph: fx.GraphModule
     form: Form
+    program: Callable[[], Any]
     steady: fx.GraphModule | None = None
 
 
@@ -92,18 +99,21 @@ def exported(recipe: dict[str, Any], any_size: bool = False) -> Exported:
     tensors, batched = examples(shape, ROWS, recipe["device"]), [batched for *_, batched in shape.tensors]
     with torch.no_grad():
         whole = torch.export.export(flat, tuple(tensors), dynamic_shapes={"tensors": _open(tensors, batched, any_size)})
-        changing = moving(shape.tensors)
-        parts = split(whole.module(check_guards=False), changing, batched)
+        changing, graph = moving(shape.tensors), whole.module(check_guards=False)
+        parts = split(graph, changing, batched)
         if parts is None:
-            return Exported(whole, results[-1])
-        steady, rest = parts
+            return Exported(graph, results[-1], lambda: whole)
+    steady, rest = parts
+
+    def program() -> Any:
         others = [i for i in range(len(tensors)) if i not in changing]
-        given = steady(*(tensors[i] for i in others))
-        places = [node for node in rest.graph.nodes if node.op == "placeholder"][len(changing) :]
+        places = placeholders(rest)[len(changing) :]
         sides = [*(batched[i] for i in changing), *(not isinstance(node.meta["val"].shape[0], int) for node in places)]
-        inputs = (*(tensors[i] for i in changing), *given)
-        program = torch.export.export(rest, inputs, dynamic_shapes=_open(inputs, sides, any_size, len(changing)))
-    return Exported(program, results[-1], steady)
+        with torch.no_grad():
+            inputs = (*(tensors[i] for i in changing), *steady(*(tensors[i] for i in others)))
+            return torch.export.export(rest, inputs, dynamic_shapes=_open(inputs, sides, any_size, len(changing)))
+
+    return Exported(rest, results[-1], program, steady)
 
 
 def _open(tensors: Sequence[Tensor], batched: Sequence[bool], any_size: bool, pictures: int = MOST_ROWS) -> tuple[dict[int, Any], ...]:
@@ -119,25 +129,32 @@ def _open(tensors: Sequence[Tensor], batched: Sequence[bool], any_size: bool, pi
 def build(recipe: dict[str, Any], path: Path) -> None:
     """Compiles the recipe's part to ``path``; its own constants, its steady part's source, and the form of its result lie beside it."""
     from safetensors.torch import save_file
+    from torch._inductor.package.package import package_aoti
 
     made = exported(recipe, path.suffix == ".plan")
-    program, steady = made.program, made.steady
-    own = {name: value for name, value in program.constants.items() if name not in program.state_dict and isinstance(value, Tensor)}
-    if steady is not None:
-        own |= {
-            node.target: getattr(steady, node.target) for node in steady.graph.nodes if node.op == "get_attr" and "." not in node.target
-        }
+    own = dict[str, Tensor]()
+    for part in (made.graph, made.steady):
+        if part is not None:
+            targets = (node.target for node in part.graph.nodes if node.op == "get_attr" and "." not in node.target)
+            own |= {target: value for target in targets if isinstance(value := getattr(part, target), Tensor)}
     save_file({name: value.detach().cpu().contiguous().clone() for name, value in own.items()}, path.with_suffix(".safetensors"))
-    told = {"result": made.form, "changing": moving(recipe["tensors"]), "steady": steady and steady.code}
+    told = {"result": made.form, "changing": moving(recipe["tensors"]), "steady": made.steady and made.steady.code}
     path.with_suffix(".json").write_text(json.dumps(told), encoding="utf-8")
     if path.suffix == ".plan":
         changing = set(moving(recipe["tensors"]))
         pictures = Shape((), tuple(tensor for i, tensor in enumerate(recipe["tensors"]) if made.steady is None or i in changing))
-        tensorrt.build(program, pictures, path)
+        tensorrt.build(made.program(), pictures, path)
         return
     unfinished = path.with_suffix(f".{os.getpid()}.pt2")
-    torch._inductor.aoti_compile_and_package(program, package_path=str(unfinished), inductor_configs=SETTINGS)
+    inputs = tuple(node.meta["val"] for node in placeholders(made.graph))
+    compiled: Any = torch._inductor.aot_compile(made.graph, inputs, options=SETTINGS)
+    package_aoti(str(unfinished), compiled)
     unfinished.replace(path)
+
+
+def placeholders(graph: fx.GraphModule) -> list[fx.Node]:
+    """The graph's inputs."""
+    return [node for node in graph.graph.nodes if node.op == "placeholder"]
 
 
 def main() -> None:
@@ -150,6 +167,7 @@ def main() -> None:
         os._exit(0)  # whoever asked is gone, in whatever way, or wants no more
 
     threading.Thread(target=listen, daemon=True).start()
+    gc.disable()  # graphs are millions of small objects that live as long as this process
     while True:
         wish = wishes.get()
         torch.set_num_threads(wish["recipe"]["threads"])  # written into the code

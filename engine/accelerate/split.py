@@ -67,6 +67,8 @@ def _part(
     for number, node in enumerate([*inputs, *given]):
         copies[node] = made.placeholder(f"given_{number}")
         copies[node].meta = dict(node.meta)
+    for node in given:  # handed over as the other part's output gives it
+        copies[node].meta["val"] = torch.clone(node.meta["val"], memory_format=torch.contiguous_format)
     output = next(node for node in graph.graph.nodes if node.op == "output")
     needed, open_ = set[fx.Node](), [*results] or [output]
     while open_:

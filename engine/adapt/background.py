@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from engine.models.loading import ONE_AT_A_TIME
 from engine.parameters import BadValue
+from engine.threads import step_aside
 
 log = logging.getLogger(__name__)
 Wish = TypeVar("Wish", bound=Hashable)
@@ -20,7 +21,7 @@ class Background(Generic[Wish, Made]):
 
     def __init__(self, make: Callable[[Wish], Made], first: Wish) -> None:
         self._make, self._asked = make, first
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="adapters")
+        self._executor = ThreadPoolExecutor(1, "adapters", step_aside)
         self._running: tuple[Wish, Future[Made]] | None = None
         self._errors: list[str] = []
 

@@ -304,7 +304,7 @@ def test_the_graph_of_every_family_equals_its_module(name: str, tmp_path: Path) 
         assert part.wanted is not None
         made = exported(json.loads(json.dumps(recipe(part.name, part.module, part.wanted, model.dtype, CPU, 2))))
         assert (made.steady is not None) == (part.name == "denoiser")
-        graph = made.program.module()
+        graph = made.program().module()
         state = {f"module.{key}": tensor for key, tensor in (*part.module.named_parameters(), *part.module.named_buffers())}
         # An encoder's graph also carries its autoencoder's decoder, unused and without its doublings fused.
         own = {key: state[key] for key, tensor in graph.state_dict().items() if key in state and state[key].shape == tensor.shape}

@@ -47,7 +47,7 @@ class Runtime:
         assert part.wanted is not None
         self.part, self.changing = part, moving(part.wanted.tensors)
         self.made = exported(json.loads(json.dumps(recipe(part.name, part.module, part.wanted, torch.float32, CPU, 2))), any_size=True)
-        tensorrt.write_onnx(self.made.program, path)
+        tensorrt.write_onnx(self.made.program(), path)
         graph = onnx.load(str(path))
         weights = {f"module.{name}": value for name, value in (*part.module.named_parameters(), *part.module.named_buffers())}
         self.named = 0

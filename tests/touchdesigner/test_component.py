@@ -1,0 +1,322 @@
+"""The TouchDesigner component, built and played in a stand-in that refuses what TouchDesigner has not, against the real ports."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pythonosc.osc_message import OscMessage
+
+from bridge import component as described
+from bridge.control.feedback import encoded
+from bridge.control.osc import OscControl, UdpServer
+from bridge.control.oscquery import tree
+from bridge.control.state import State
+from bridge.panel.server import described as panel_row
+from bridge.presets import Library
+from engine.parameters import ROOT, TABLE
+from tests.touchdesigner.recorder import OPERATORS, Operator, Par, Refused, TouchDesigner
+
+FOLDER = Path(__file__).parent.parent.parent / "touchdesigner"
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> tuple[TouchDesigner, Operator]:
+    """The component, as the line in the Textport makes it."""
+    touch = TouchDesigner()
+    monkeypatch.setitem(sys.modules, "td", touch.module())
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.delitem(sys.modules, "build", raising=False)
+    import build
+
+    assert build.tox("somewhere/Phosphene.tox") == "somewhere/Phosphene.tox"
+    component = touch.project.op("Phosphene")
+    assert component is not None
+    return touch, component
+
+
+class Engine:
+    """The OSC side of a show, and the component's port."""
+
+    def __init__(self, touch: TouchDesigner, component: Operator) -> None:
+        self.touch, self.component = touch, component
+        self.state = State()
+        self.status: dict[str, Any] = {"fps": 24.5, "latency": 41.0, "state": "live", "cue": "2", "cue/next": "3"}
+        self.status |= {"version": described.release(), "presets": ("lava", "my-look"), "cues": ("1 In", "2 Up", "3 Out")}
+        self.control = OscControl(self.state, lambda: self.status)
+        self.server = UdpServer(self.control, "127.0.0.1", 0)
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.settimeout(0.001)
+        component.par.Port = self.server.port
+        component.par.Feedbackport = self.socket.getsockname()[1]
+
+    def pass_time(self, seconds: float = 0.0, until: Callable[[], bool] = lambda: False) -> None:
+        """Frames of TouchDesigner's, its messages sent and the engine's received."""
+        end = time.monotonic() + (seconds or 6.0)
+        while time.monotonic() < end and not until():
+            self.touch.frame(self.component)
+            out = self.component.op("osc_out")
+            assert out is not None
+            for address, values in out._sent:
+                self.socket.sendto(encoded(address, *values), ("127.0.0.1", int(out.par.port.eval())))
+            out._sent.clear()
+            try:
+                while True:
+                    message = OscMessage(self.socket.recv(65536))
+                    self.touch.receive(self.component, message.address, list(message.params))
+            except TimeoutError:
+                pass
+        assert seconds or until(), "it did not happen"
+
+    def close(self) -> None:
+        self.server.close()
+        self.control.close()
+        self.socket.close()
+
+
+@pytest.fixture
+def engine(built: tuple[TouchDesigner, Operator]) -> Iterator[Engine]:
+    made = Engine(*built)
+    yield made
+    made.close()
+
+
+def par(component: Operator, name: str) -> Par:
+    found = component.par[name]
+    assert found is not None, name
+    return found
+
+
+def test_the_kept_pages_are_the_tables() -> None:
+    assert (FOLDER / "parameters.json").read_text(encoding="utf-8") == described.text(), "run `python -m bridge.reference`"
+
+
+def test_every_parameter_has_the_same_name_for_osc_panel_and_touchdesigner(built: tuple[TouchDesigner, Operator]) -> None:
+    _, component = built
+    about = json.loads((FOLDER / "parameters.json").read_text(encoding="utf-8"))
+    rows = {row["address"]: row for rows in about["pages"].values() for row in rows}
+
+    def leaves(node: dict[str, Any]) -> set[str]:
+        inside = set[str]().union(*(leaves(child) for child in node.get("CONTENTS", {}).values()))
+        return inside | ({node["FULL_PATH"]} if "TYPE" in node else set())
+
+    table = {ROOT + name for name in TABLE if not name.startswith("/hook/")}
+    assert set(rows) == table
+    assert {path for path in leaves(tree({}, {})) if not path.startswith(f"{ROOT}/status/")} == {ROOT + name for name in TABLE}
+    assert {ROOT + panel_row(p)["name"] for p in TABLE.values()} == {ROOT + name for name in TABLE}
+    for row in rows.values():
+        made = par(component, row["name"])
+        parameter = TABLE[row["address"].removeprefix(ROOT)]
+        assert made.help.startswith(parameter.help)
+        if parameter.kind in ("float", "int"):
+            assert (made.min, made.max, made.val) == (parameter.low, parameter.high, parameter.default)
+            assert (made.clampMin, made.clampMax) == (True, True)
+        if parameter.choices:
+            assert made.menuNames == list(parameter.choices)
+            assert made.val == parameter.default
+    assert len({row["name"] for row in rows.values()}) == len(rows)
+
+
+def test_every_preset_and_cue_is_a_choice_and_every_preset_a_button(built: tuple[TouchDesigner, Operator], engine: Engine) -> None:
+    _, component = built
+    shipped = [preset.name for preset in Library([]).ordered]
+    assert par(component, "Preset").menuNames == ["", *shipped]
+    assert len([p for p in component.customPars if p.name.startswith("Recall")]) == len(shipped)
+    engine.pass_time(until=lambda: par(component, "Preset").menuNames == ["", "lava", "my-look"])
+    assert {p.name for p in component.customPars if p.name.startswith("Recall")} == {"Recalllava", "Recallmylook"}
+    assert par(component, "Cuegoto").menuNames == ["", "1", "2", "3"]
+    assert par(component, "Cuegoto").menuLabels == ["-", "1 In", "2 Up", "3 Out"]
+    told = list[tuple[str, object]]()
+    for name in ("/preset", "/cue/goto"):
+        engine.state.on_command(name, lambda value, name=name: told.append((name, value)))
+    par(component, "Recallmylook").pulse()
+    engine.pass_time(until=lambda: told == [("/preset", "my-look")])
+    component.par.Preset = "lava"
+    engine.pass_time(until=lambda: told[1:] == [("/preset", "lava")])
+    par(component, "Presetnow").pulse()
+    engine.pass_time(until=lambda: told[2:] == [("/preset", "lava")])
+    component.par.Cuegoto = "2"
+    engine.pass_time(until=lambda: told[3:] == [("/cue/goto", "2")])
+
+
+def test_the_network_is_wired_from_in_to_out(built: tuple[TouchDesigner, Operator]) -> None:
+    _, component = built
+    inner = {name: component.op(name) for name in ("in1", "share", "ndi_out", "shared", "ndi_in", "choose", "out1")}
+    wired = {(name, c.owner.name) for name, op in inner.items() if op for out in op.outputConnectors for c in out.connections}
+    out_of = {"in1": ("share", "ndi_out", "choose"), "shared": ("choose",), "ndi_in": ("choose",), "choose": ("out1",)}
+    assert wired == {(start, end) for start, ends in out_of.items() for end in ends}
+    share, ndi = inner["share"], inner["ndi_out"]
+    assert share is not None
+    assert ndi is not None
+    assert (share.par.active.eval(), share.par.sendername.eval(), ndi.par.active.eval()) == (True, "phosphene-in", False)
+    component.par.Transport = "ndi"
+    component.par.Sendername = "other"
+    assert (share.par.active.eval(), ndi.par.active.eval(), ndi.par.name.eval()) == (False, True, "other")
+    source = inner["ndi_in"]
+    assert source is not None
+    assert source.par.name.eval() == f"{socket.gethostname().upper()} (phosphene-out)"
+
+
+def test_the_component_and_the_engine_are_in_step_both_ways(built: tuple[TouchDesigner, Operator], engine: Engine) -> None:
+    _, component = built
+    engine.state.set("/prompt", ["of the engine"], "test")
+    engine.pass_time(until=lambda: bool(par(component, "Connected").val))
+    engine.pass_time(until=lambda: par(component, "Prompt").val == "of the engine")
+    assert engine.state.accepted == 1, "what was heard was sent back"
+    component.par.Strength = 0.7
+    component.par.Prompt = "of the component"
+    component.par.Guidancemode = "full"
+    component.par.Freeze = True
+    engine.pass_time(until=lambda: engine.state.snapshot().flag("/freeze"))
+    snapshot = engine.state.snapshot()
+    assert snapshot.real("/strength") == pytest.approx(0.7)
+    assert (snapshot.text("/prompt"), snapshot.text("/guidance/mode")) == ("of the component", "full")
+    engine.state.set("/strength", [0.2], "a desk")
+    engine.state.set("/freeze", [0], "a desk")
+    engine.pass_time(until=lambda: abs(par(component, "Strength").val - 0.2) < 1e-6 and not par(component, "Freeze").val)
+    before = engine.state.accepted
+    engine.pass_time(1.0)
+    assert engine.state.accepted == before, "an echo goes round and round"
+    assert engine.state.refused == 0
+
+
+def test_a_fader_that_is_held_is_not_moved_back_by_older_values(built: tuple[TouchDesigner, Operator], engine: Engine) -> None:
+    _, component = built
+    engine.pass_time(until=lambda: bool(par(component, "Connected").val))
+    engine.pass_time(0.5)
+    shown = []
+    for step in range(40):
+        component.par.Mix = step / 40
+        engine.pass_time(0.02)
+        shown.append(par(component, "Mix").val)
+    assert shown == [pytest.approx(step / 40) for step in range(40)]
+    engine.pass_time(until=lambda: engine.state.snapshot().real("/mix") == pytest.approx(39 / 40))
+
+
+def test_read_outs_and_the_version_check(built: tuple[TouchDesigner, Operator], engine: Engine) -> None:
+    _, component = built
+    engine.pass_time(until=lambda: par(component, "Status").val == "live")
+    assert [par(component, name).val for name in ("Fps", "Latency", "Cue", "Nextcue", "Error")] == [24.5, 41.0, "2", "3", ""]
+    engine.status["version"] = "9.1.0"
+    engine.pass_time(until=lambda: "build it again" in par(component, "Error").val)
+    assert "9.1.0" in par(component, "Error").val
+
+
+def test_it_finds_the_engine_again_and_shows_the_input_meanwhile(built: tuple[TouchDesigner, Operator], engine: Engine) -> None:
+    _, component = built
+    choose = component.op("choose")
+    assert choose is not None
+    engine.pass_time(until=lambda: bool(par(component, "Connected").val))
+    engine.pass_time(until=lambda: choose.par.index.val == 0)
+    engine.control.feedback.close()
+    engine.pass_time(until=lambda: not par(component, "Connected").val)
+    engine.pass_time(until=lambda: choose.par.index.val == 2)
+    assert par(component, "Status").val == "no answer"
+    engine.server.close()
+    other = OscControl(engine.state, lambda: engine.status)
+    engine.server = UdpServer(other, "127.0.0.1", int(component.par.Port.val))
+    engine.pass_time(until=lambda: bool(par(component, "Connected").val) and choose.par.index.val == 0)
+    other.close()
+
+
+def test_send_all_gives_a_fresh_engine_everything(built: tuple[TouchDesigner, Operator], engine: Engine) -> None:
+    _, component = built
+    component.par.Prompt = "kept in the project"
+    component.par.Seed = 77
+    engine.pass_time(until=lambda: bool(par(component, "Connected").val))
+    engine.state.set("/prompt", ["another"], "test")
+    engine.state.set("/seed", [5], "test")
+    engine.pass_time(until=lambda: par(component, "Seed").val == 5)
+    component.par.Seed = 78
+    par(component, "Sendall").pulse()
+    engine.pass_time(until=lambda: engine.state.snapshot().whole("/seed") == 78)
+    engine.pass_time(0.3)
+    assert engine.state.refused == 0
+
+
+def test_start_and_stop_of_the_engines_process(built: tuple[TouchDesigner, Operator], engine: Engine, tmp_path: Path) -> None:
+    _, component = built
+    extension = component.ext.PhospheneExt
+    extension.logPath = str(tmp_path / "log")
+    component.par.Arguments = "--seed 3"
+    component.par.Transport = "ndi"
+    command = extension.Command()
+    assert command[1:6] == ["run", "--source", "ndi:phosphene-in", "--sink", "ndi:phosphene-out"]
+    assert command[-2:] == ["--seed", "3"]
+    script = tmp_path / "phosphene"
+    script.write_text(f"#!{sys.executable}\nimport sys, time\nprint(sys.argv[1:], flush=True)\ntime.sleep(60)\n")
+    script.chmod(0o755)
+    component.par.Program = str(script)
+    par(component, "Start").pulse()
+    engine.pass_time(until=lambda: extension.process is not None)
+    process = extension.process
+    par(component, "Start").pulse()
+    engine.pass_time(0.2)
+    assert extension.process is process, "it was started twice"
+    par(component, "Stop").pulse()
+    engine.pass_time(until=lambda: process.poll() is not None)
+    engine.pass_time(0.6)
+    assert par(component, "Error").val == ""
+    script.write_text(f"#!{sys.executable}\nprint('the port is taken', flush=True)\nraise SystemExit(3)\n")
+    par(component, "Start").pulse()
+    engine.pass_time(until=lambda: par(component, "Error").val == "Phosphene ended (3): the port is taken")
+    component.par.Program = str(tmp_path / "nothing")
+    par(component, "Start").pulse()
+    engine.pass_time(until=lambda: "cannot be started" in par(component, "Error").val)
+
+
+def test_a_deleted_component_takes_its_engine_with_it(built: tuple[TouchDesigner, Operator], tmp_path: Path) -> None:
+    _, component = built
+    script = tmp_path / "phosphene"
+    script.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")
+    script.chmod(0o755)
+    component.par.Program = str(script)
+    component.ext.PhospheneExt.Start()
+    process = component.ext.PhospheneExt.process
+    assert process.poll() is None
+    component.destroy()
+    process.wait(5)
+
+
+def test_built_twice_it_is_there_once(built: tuple[TouchDesigner, Operator]) -> None:
+    touch, component = built
+    import build
+
+    again = build.build(touch.project)
+    assert touch.project.op("Phosphene") is again
+    assert again is not component
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda c: c.create("spoutinTOP", "x"),
+        lambda c: c.op("share").par.sender,
+        lambda c: c.appendCustomPage("X").appendFloat("Two_words"),
+        lambda c: c.appendCustomPage("X").appendFloat("two"),
+        lambda c: c.appendCustomPage("X").appendSlider("Two"),
+        lambda c: c.op("osc_out").outputConnectors[0],
+        lambda c: c.op("in1").outputConnectors[0].connect(c.op("out1").outputConnectors[0]),
+        lambda c: setattr(c, "colour", 1),
+        lambda c: setattr(c.par, "Transport", "carrier pigeon"),
+        lambda c: c.op("in1").sendOSC("/x", [1]),
+    ],
+)
+def test_the_stand_in_refuses_what_touchdesigner_does_not_have(
+    built: tuple[TouchDesigner, Operator], wrong: Callable[[Operator], object]
+) -> None:
+    with pytest.raises((Refused, IndexError)):
+        wrong(built[1])
+
+
+def test_only_documented_operators_are_used(built: tuple[TouchDesigner, Operator]) -> None:
+    import build
+
+    assert {kind for kind, _, _ in build.OPERATORS.values()} <= set(OPERATORS)

@@ -115,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--sink", metavar="URL", action="append", help="where pictures go; may be given several times")
     run.add_argument("--desk", metavar="NAME", action="append", help="a map: grandma3, eos, qlcplus, touchosc, resolume, or a .toml file")
     run.add_argument("--midi", metavar="PORT", help="listen to MIDI inputs whose name holds PORT, or to all; for desk maps and MIDI clock")
+    run.add_argument("--link", action="store_true", help="one tempo and beat with Ableton Link")
+    run.add_argument("--audio", metavar="DEVICE", help="listen to sound for modulators: default, or a part of an input's name")
     run.add_argument("--artnet", action="store_true", help="listen to Art-Net, for desk maps: /dmx/UNIVERSE/CHANNEL")
     run.add_argument("--sacn", type=int, metavar="UNIVERSE", action="append", help="listen to a universe of sACN; may be repeated")
     run.add_argument("--osc-port", type=int, default=9000, metavar="N", help="UDP port for OSC (9000; 0: any free one)")

@@ -84,13 +84,21 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
 
 
 def outside(show: Show, options: argparse.Namespace) -> list[Any]:
-    """MIDI and DMX, where they are asked for. Raises UserError."""
+    """MIDI, DMX, Ableton Link and sound, where they are asked for. Raises UserError."""
     opened: list[Any] = []
     try:
         if options.midi:
             from bridge.control.midi import Midi, MidiInput
 
             opened.append(MidiInput(Midi(show.desks, show.conductor.tempo), options.midi))
+        if options.link:
+            from bridge.control.link import LinkClock
+
+            opened.append(LinkClock(show.state, show.conductor.tempo))
+        if options.audio:
+            from bridge.control.audio import AudioInput
+
+            opened.append(AudioInput(show.state, options.audio))
         if options.artnet or options.sacn:
             from bridge.control.dmx import ArtNet, Dmx, Sacn
 

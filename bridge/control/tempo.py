@@ -60,6 +60,15 @@ class Tempo:
         now = self._clock()
         self._move(now, float(BAR * round(self.beats(now) / BAR)))
 
+    def align(self, beats: float, apart: float = 0.0) -> None:
+        """Another clock is at ``beats`` now: ours goes to the nearest count at the same place in the bar, if it is further off than ``apart``."""
+        now = self._clock()
+        with self._lock:
+            ours = self.beats(now)
+            off = (beats - ours + BAR / 2) % BAR - BAR / 2
+            if abs(off) > apart:
+                self._move(now, ours + off)
+
     def start(self) -> None:
         """MIDI's start: the first beat of a bar is now, and its clock counts from here."""
         with self._lock:

@@ -72,7 +72,9 @@ class AudioInput:
             self._stream.start()
         except Exception as error:  # a missing library, no device, or one that is taken
             reason = str(error).splitlines() or [type(error).__name__]
-            raise OSError(f"no sound can be taken in ({reason[0]}); pip install 'phosphene[audio]', on Linux apt install libportaudio2") from None
+            raise OSError(
+                f"no sound can be taken in ({reason[0]}); pip install 'phosphene[audio]', on Linux apt install libportaudio2"
+            ) from None
         self.analyser = Analyser(rate)
         log.info("sound from %s at %.0f Hz", told["name"], rate)
         self._thread = threading.Thread(target=self._run, name="audio", daemon=True)

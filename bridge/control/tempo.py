@@ -61,7 +61,7 @@ class Tempo:
         self._move(now, float(BAR * round(self.beats(now) / BAR)))
 
     def align(self, beats: float, apart: float = 0.0) -> None:
-        """Another clock is at ``beats`` now: ours goes to the nearest count at the same place in the bar, if it is further off than ``apart``."""
+        """Another clock is at ``beats`` now: ours goes to the nearest count at that place in the bar, unless that is within ``apart``."""
         now = self._clock()
         with self._lock:
             ours = self.beats(now)

@@ -68,7 +68,7 @@ FLOWS: dict[str, tuple[Boxes, Arrows]] = {
             "universe": (1, 0, "QLC+: universe 1", "Inputs/Outputs: OSC or Art-Net output"),
             "phosphene": (2, 0, "phosphene run", "--desk qlcplus, or --artnet"),
         },
-        [("console", "universe", "channels"), ("universe", "phosphene", "/1/dmx/0")],
+        [("console", "universe", "channels"), ("universe", "phosphene", "/0/dmx/0")],
     ),
     "two-machines": (
         {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 import types
@@ -66,7 +67,7 @@ def test_a_beat_jumps_up_at_once_and_falls_slowly() -> None:
     silence = [np.zeros((BLOCK, 1), np.float32)] * 60
     falling = [analyser.take(block)["level"] for block in silence]
     assert falling[0] > 0.8
-    assert all(later < earlier for earlier, later in zip(falling, falling[1:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(falling))
     assert falling[8] == pytest.approx(np.exp(-9 * BLOCK / RATE / 0.15), abs=0.02)
     assert analyser.take(tone(60.0, BLOCK / RATE)[0])["level"] > 0.9
 
@@ -122,7 +123,7 @@ def test_a_device_moves_what_a_modulator_moves(monkeypatch: pytest.MonkeyPatch) 
 
 def test_no_device_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", Device().module)
-    with pytest.raises(OSError, match="no sound can be taken in .No input device matching 'nothing'.; pip install"):
+    with pytest.raises(OSError, match=r"no sound can be taken in .No input device matching 'nothing'.; pip install"):
         AudioInput(State(), "nothing")
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     with pytest.raises(OSError, match="no sound can be taken in"):

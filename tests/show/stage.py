@@ -63,13 +63,19 @@ class Stage:
     """A running show, its audience, and a desk that talks to it over UDP."""
 
     def __init__(
-        self, source: str = "pattern:plasma", control: str = "", accelerate: str = "eager", presets: Sequence[Path] = (), **values: str
+        self,
+        source: str = "pattern:plasma",
+        control: str = "",
+        accelerate: str = "eager",
+        presets: Sequence[Path] = (),
+        desks: Sequence[str] = (),
+        **values: str,
     ) -> None:
         names = {name.replace("_", "/"): value for name, value in values.items()}
         self.state = State(changed({"size": "256x256", "steps": "1"} | names))
         self.audience = Audience()
         second = open_source(control) if control else None
-        self.show = Show(self.state, open_source(source), [self.audience], Options("cpu", accelerate=accelerate), second, presets)
+        self.show = Show(self.state, open_source(source), [self.audience], Options("cpu", accelerate=accelerate), second, presets, desks)
         self.server = UdpServer(self.show.osc, "127.0.0.1", 0)
         self.desk = SimpleUDPClient("127.0.0.1", self.server.port)
         self.show.open()

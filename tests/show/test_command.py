@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from bridge.cli import main
-from tests.show.stage import Command, until
+from tests.show.stage import MINUTE, Command, until
 
 PEER = Path(__file__).with_name("ndi_peer.py")
 
@@ -138,7 +138,8 @@ def ndi_environment(folder: Path) -> dict[str, str]:
 def test_a_minute_from_ndi_to_ndi_under_oscsend(tmp_path: Path) -> None:
     environment = ndi_environment(tmp_path)
     sender = subprocess.Popen([sys.executable, str(PEER), "send", "test-in"], env=environment)
-    seconds = 60
+    seconds = int(MINUTE)
+    length = seconds // 4
     try:
         options = ["--source", "ndi:test-in", "--sink", "ndi:test-out", "--steps", "1", "--strength", "0.9", "--prompt", "red plasma"]
         with Command(*options, environment=environment) as command:
@@ -157,16 +158,16 @@ def test_a_minute_from_ndi_to_ndi_under_oscsend(tmp_path: Path) -> None:
             prompts = ["red plasma", "green plasma", "blue plasma"]
             for k, line in enumerate(peer.stdout):
                 reports.append(json.loads(line))
-                phase, moment = divmod(k, 15)
+                phase, moment = divmod(k, length)
                 if moment == 0 and phase < 3:
                     oscsend("/phosphene/prompt", "s", prompts[phase])
-                elif moment == 5:
+                elif moment == length // 3:
                     oscsend("/phosphene/seed", "i", str(100 + phase))
-                elif moment == 8:
+                elif moment == length // 2:
                     oscsend("/phosphene/strength", "f", "0.95")
-                elif moment == 12 and phase < 3:
+                elif moment == length - 2 and phase < 3:
                     colours[prompts[phase]] = np.array(reports[-1]["colour"])
-                elif moment == 14 and phase == 3:
+                elif moment == length - 1 and phase == 3:
                     break
             assert peer.wait(20) == 0
             status = command.status()

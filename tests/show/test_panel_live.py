@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bridge.panel.server import PanelServer
+from tests.show.browsing import Opening, brightness, browser, click, needs_chromium, text
 from tests.show.stage import Stage, until
 
-webdriver = pytest.importorskip("selenium.webdriver")
-Opening = Callable[[int, int], "webdriver.Chrome"]
-pytestmark = pytest.mark.skipif(shutil.which("chromedriver") is None, reason="needs chromium and chromium-driver")
+__all__ = ["browser"]  # a fixture
+pytestmark = needs_chromium
+WATCHERS = str(Path(__file__).with_name("watchers.py"))
 
 
 @pytest.fixture(scope="module")
@@ -25,43 +29,7 @@ def stage() -> Iterator[tuple[Stage, str]]:
         server.close()
 
 
-@pytest.fixture
-def browser() -> Iterator[Opening]:
-    opened = []
-
-    def opening(width: int, height: int) -> webdriver.Chrome:
-        options = webdriver.ChromeOptions()
-        for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},{height}"):
-            options.add_argument(argument)
-        service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
-        opened.append(webdriver.Chrome(options=options, service=service))
-        return opened[-1]
-
-    yield opening
-    for each in opened:
-        each.quit()
-
-
-def text(page: webdriver.Chrome, selector: str) -> str:
-    return page.execute_script("return document.querySelector(arguments[0])?.textContent ?? ''", selector)
-
-
-def brightness(page: webdriver.Chrome) -> float:
-    """Of the output picture as the browser shows it, 0 to 255."""
-    return page.execute_script(
-        "const c = document.createElement('canvas'), i = document.getElementById('output'); c.width = c.height = 16;"
-        "const p = c.getContext('2d'); p.drawImage(i, 0, 0, 16, 16); const d = p.getImageData(0, 0, 16, 16).data;"
-        "let s = 0; for (let k = 0; k < d.length; k += 4) s += d[k] + d[k + 1] + d[k + 2]; return s / (16 * 16 * 3);"
-    )
-
-
-def click(page: webdriver.Chrome, selector: str) -> None:
-    page.find_element("css selector", selector).click()
-
-
-def test_a_click_on_go_is_seen_and_a_second_browser_follows(
-    stage: tuple[Stage, str], browser: Callable[[int, int], webdriver.Chrome]
-) -> None:
+def test_a_click_on_go_is_seen_and_a_second_browser_follows(stage: tuple[Stage, str], browser: Opening) -> None:
     show, url = stage
     laptop, phone = browser(1440, 900), browser(400, 860)
     for page in (laptop, phone):
@@ -111,3 +79,25 @@ def test_every_parameter_has_its_control(stage: tuple[Stage, str], browser: Open
     time.sleep(0.2)
     visible = page.execute_script("return [...document.querySelectorAll('[data-row]')].filter(r => r.offsetParent).map(r => r.dataset.row)")
     assert visible == ["/feedback/zoom"]
+
+
+def test_eight_panels_cost_the_stream_little(stage: tuple[Stage, str]) -> None:
+    """Frames a second at full speed with eight panels and without, in turns; the panels are in a process of their own and only read."""
+    show, url = stage
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    for turn in range(6):
+        watched = turn % 2 == 1
+        process = subprocess.Popen([sys.executable, WATCHERS, url, "8"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) if watched else None
+        if process is not None:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"watching\n"
+        time.sleep(0.5)
+        frames, start = show.show.meter.frames, time.monotonic()
+        time.sleep(3)
+        rates[watched].append((show.show.meter.frames - frames) / (time.monotonic() - start))
+        if process is not None:
+            told, _ = process.communicate(timeout=10)
+            assert int(told) > 1_000_000, "they saw the films"
+    cost = 1 - np.median(rates[True]) / np.median(rates[False])
+    print(f"eight panels: {np.median(rates[False]):.1f} frames a second without, {np.median(rates[True]):.1f} with them, {cost:.1%} less")
+    assert cost < 0.05, rates

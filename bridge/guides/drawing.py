@@ -72,7 +72,7 @@ FLOWS: dict[str, tuple[Boxes, Arrows]] = {
     ),
     "two-machines": (
         {
-            "stage": (0, 0, "machine A: TouchDesigner, OBS", "NDI out: phosphene-in"),
+            "stage": (0, 0, "machine A", "NDI out: phosphene-in"),
             "phosphene": (1, 0, "machine B: phosphene run", "--source ndi:… --sink ndi:… --host 0.0.0.0"),
             "back": (2, 0, "machine A", "NDI in: B (phosphene-out)"),
             "panel": (1, 1.2, "phone, laptop", "http://machine-b:9001/"),

@@ -59,6 +59,7 @@ function control(p) {
     input.onkeydown = e => { if (e.key === "Enter") input.blur(); };
     show = v => { if (document.activeElement !== input) input.value = v; };
   }
+  if (p.name !== "/learn") row.append(make("button", { type: "button", className: "learn", textContent: "learn a desk's fader or button", onclick: () => fire("/learn", p.name) }));
   row.append(make("p", { className: "help", textContent: p.help + (p.unit ? ` (${p.unit})` : "") + (p.live ? "" : "; loaded beside the running stream") }));
   rows.set(p.name, { p, show, row });
   return row;
@@ -115,6 +116,13 @@ function told(s) {
   $("beat").textContent = `${values["/tempo"]?.toFixed(1)} bpm · beat ${(Math.floor(show.beats) % 4 + 4) % 4 + 1}`;
   $("fade").value = show.fade ?? 0;
   $("now").textContent = cues.list ? `${cues.paused ? "paused · " : ""}now ${cues.current || "—"} · next ${cues.next || "end"}` : "no cue list";
+  const notices = [
+    ...(show.learning ? [`the next message of a desk is bound to ${show.learning}; send "off" to learn to end it`] : []),
+    ...Object.entries(show.preset_problems).map(([name, why]) => `preset ${name}: ${why}`), ...show.desk_problems,
+    ...(s.engine_starts > 1 && !s.engine_ready ? ["the engine is starting again; the output is held"] : []),
+  ];
+  $("notice").textContent = notices.slice(0, 6).join("\n");
+  $("notice").hidden = !notices.length;
   const mark = JSON.stringify([show.presets, show.cue_lists, cues.list, cues.cues]);
   if (mark !== known) { known = mark; looks(show); }
   for (const item of $("cuelist").children) {

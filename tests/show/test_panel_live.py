@@ -63,7 +63,7 @@ def test_a_click_on_go_is_seen_and_a_second_browser_follows(stage: tuple[Stage, 
     click(laptop, "[data-fire='/panic']")
     until(lambda: brightness(phone) > 10, 5, "light")
     errors = [line for page in (laptop, phone) for line in page.get_log("browser") if "thumbnails" not in line["message"]]
-    assert [line["message"] for line in errors if "favicon" not in line["message"]] == []
+    assert [line["message"] for line in errors] == []
 
 
 def test_every_parameter_has_its_control(stage: tuple[Stage, str], browser: Opening) -> None:
@@ -81,10 +81,36 @@ def test_every_parameter_has_its_control(stage: tuple[Stage, str], browser: Open
     assert visible == ["/feedback/zoom"]
 
 
+def test_a_desk_is_taught_at_the_panel(browser: Opening, tmp_path: Path) -> None:
+    (tmp_path / "broken.toml").write_text("[preset\n", encoding="utf-8")
+    with Stage(presets=[tmp_path]) as stage:
+        server = PanelServer(stage.show, "127.0.0.1", 0)
+        page = browser(1200, 900)
+        page.get(f"http://127.0.0.1:{server.port}/")
+        until(lambda: "preset broken" in text(page, "#notice"), 20, "what is wrong with a preset")
+        row = "[data-row='/strength']"
+        for selector in (f"{row} label", f"{row} .learn"):
+            found = page.find_element("css selector", selector)
+            page.execute_script("arguments[0].scrollIntoView({block: 'center'})", found)
+            found.click()
+        until(lambda: "bound to /strength" in text(page, "#notice"), 5, "what is being learned")
+        stage.desk.send_message("/wing/fader/7", [0.5])
+        until(lambda: "bound to" not in text(page, "#notice"), 5, "the end of learning")
+        stage.desk.send_message("/wing/fader/7", [0.25])
+        until(lambda: page.execute_script("return values['/strength']") == 0.25, 5, "the desk's fader")
+        server.close()
+    assert "/wing/fader/7" in (tmp_path / "desks" / "learned.toml").read_text(encoding="utf-8")
+
+
 def test_eight_panels_cost_the_stream_little(stage: tuple[Stage, str]) -> None:
-    """Frames a second at full speed with eight panels and without, in turns; the panels are in a process of their own and only read."""
+    """Processor time and frames a second at full speed with eight panels and without, in turns. The panels are in a process of their own.
+
+    The engine takes every core that it gets, so the share of two cores that the panels take is what they cost it. Its frames a second
+    say the same, but a shared machine moves them by more than that from one moment to the next.
+    """
     show, url = stage
     rates: dict[bool, list[float]] = {True: [], False: []}
+    work: dict[bool, list[float]] = {True: [], False: []}
     for turn in range(6):
         watched = turn % 2 == 1
         process = subprocess.Popen([sys.executable, WATCHERS, url, "8"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) if watched else None
@@ -92,12 +118,17 @@ def test_eight_panels_cost_the_stream_little(stage: tuple[Stage, str]) -> None:
             assert process.stdout is not None
             assert process.stdout.readline() == b"watching\n"
         time.sleep(0.5)
-        frames, start = show.show.meter.frames, time.monotonic()
+        frames, start, busy = show.show.meter.frames, time.monotonic(), time.process_time()
         time.sleep(3)
+        work[watched].append((time.process_time() - busy) / (time.monotonic() - start))
         rates[watched].append((show.show.meter.frames - frames) / (time.monotonic() - start))
         if process is not None:
             told, _ = process.communicate(timeout=10)
             assert int(told) > 1_000_000, "they saw the films"
-    cost = 1 - np.median(rates[True]) / np.median(rates[False])
-    print(f"eight panels: {np.median(rates[False]):.1f} frames a second without, {np.median(rates[True]):.1f} with them, {cost:.1%} less")
-    assert cost < 0.05, rates
+    cost = (np.median(work[True]) - np.median(work[False])) / 2
+    slower = 1 - np.median(rates[True]) / np.median(rates[False])
+    print(
+        f"eight panels: {cost:.1%} of two cores; {np.median(rates[False]):.1f} frames a second without, {np.median(rates[True]):.1f} with"
+    )
+    assert 0 < cost < 0.05, work
+    assert slower < 0.2, rates

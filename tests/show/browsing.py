@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -33,13 +34,20 @@ def text(page: webdriver.Chrome, selector: str) -> str:
     return page.execute_script("return document.querySelector(arguments[0])?.textContent ?? ''", selector)
 
 
+def colour(page: webdriver.Chrome) -> np.ndarray:
+    """Mean red, green and blue of the output picture as the browser shows it, 0 to 255."""
+    return np.array(
+        page.execute_script(
+            "const c = document.createElement('canvas'), i = document.getElementById('output'); c.width = c.height = 16;"
+            "const p = c.getContext('2d'); p.drawImage(i, 0, 0, 16, 16); const d = p.getImageData(0, 0, 16, 16).data;"
+            "const s = [0, 0, 0]; for (let k = 0; k < d.length; k++) if (k % 4 < 3) s[k % 4] += d[k] / 256; return s;"
+        )
+    )
+
+
 def brightness(page: webdriver.Chrome) -> float:
     """Of the output picture as the browser shows it, 0 to 255."""
-    return page.execute_script(
-        "const c = document.createElement('canvas'), i = document.getElementById('output'); c.width = c.height = 16;"
-        "const p = c.getContext('2d'); p.drawImage(i, 0, 0, 16, 16); const d = p.getImageData(0, 0, 16, 16).data;"
-        "let s = 0; for (let k = 0; k < d.length; k += 4) s += d[k] + d[k + 1] + d[k + 2]; return s / (16 * 16 * 3);"
-    )
+    return float(colour(page).mean())
 
 
 def click(page: webdriver.Chrome, selector: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bridge.panel.server import PanelServer
-from tests.show.browsing import Opening, brightness, browser, click, needs_chromium, text
+from tests.show.browsing import Opening, brightness, browser, click, colour, needs_chromium, text
 from tests.show.stage import Stage, until
 
 __all__ = ["browser"]  # a fixture
@@ -41,7 +41,9 @@ def test_a_click_on_go_is_seen_and_a_second_browser_follows(stage: tuple[Stage, 
     assert laptop.find_element("css selector", "[data-preset=bonfire] img").is_displayed()
     assert not phone.find_element("css selector", "#presets").is_displayed(), "on a phone one part at a time"
 
+    before = colour(laptop)
     click(laptop, "#go")
+    until(lambda: np.abs(colour(laptop) - before).max() > 15, 10, "another picture")
     until(lambda: show.show.conductor.player.status()["current"] == "1", 5)
     until(lambda: "now 1" in text(phone, "#now"), 5, "the second browser")
     assert text(phone, "#cuelist li.current b") == "1"

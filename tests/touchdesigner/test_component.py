@@ -5,80 +5,40 @@ from __future__ import annotations
 import json
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pythonosc.osc_message import OscMessage
 
 from bridge import component as described
-from bridge.control.feedback import encoded
 from bridge.control.osc import OscControl, UdpServer
 from bridge.control.oscquery import tree
 from bridge.control.state import State
 from bridge.panel.server import described as panel_row
 from bridge.presets import Library
 from engine.parameters import ROOT, TABLE
-from tests.touchdesigner.recorder import OPERATORS, Operator, Par, Refused, TouchDesigner
+from tests.touchdesigner.recorder import OPERATORS, Operator, Refused, TouchDesigner
+from tests.touchdesigner.wire import FOLDER, Wire, built, par
 
-FOLDER = Path(__file__).parent.parent.parent / "touchdesigner"
-
-
-@pytest.fixture
-def built(monkeypatch: pytest.MonkeyPatch) -> tuple[TouchDesigner, Operator]:
-    """The component, as the line in the Textport makes it."""
-    touch = TouchDesigner()
-    monkeypatch.setitem(sys.modules, "td", touch.module())
-    monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.delitem(sys.modules, "build", raising=False)
-    import build
-
-    assert build.tox("somewhere/Phosphene.tox") == "somewhere/Phosphene.tox"
-    component = touch.project.op("Phosphene")
-    assert component is not None
-    return touch, component
+__all__ = ["built"]  # a fixture
 
 
-class Engine:
-    """The OSC side of a show, and the component's port."""
+class Engine(Wire):
+    """The OSC side of a show, with the component on its wire."""
 
     def __init__(self, touch: TouchDesigner, component: Operator) -> None:
-        self.touch, self.component = touch, component
         self.state = State()
         self.status: dict[str, Any] = {"fps": 24.5, "latency": 41.0, "state": "live", "cue": "2", "cue/next": "3"}
         self.status |= {"version": described.release(), "presets": ("lava", "my-look"), "cues": ("1 In", "2 Up", "3 Out")}
         self.control = OscControl(self.state, lambda: self.status)
         self.server = UdpServer(self.control, "127.0.0.1", 0)
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", 0))
-        self.socket.settimeout(0.001)
-        component.par.Port = self.server.port
-        component.par.Feedbackport = self.socket.getsockname()[1]
-
-    def pass_time(self, seconds: float = 0.0, until: Callable[[], bool] = lambda: False) -> None:
-        """Frames of TouchDesigner's, its messages sent and the engine's received."""
-        end = time.monotonic() + (seconds or 6.0)
-        while time.monotonic() < end and not until():
-            self.touch.frame(self.component)
-            out = self.component.op("osc_out")
-            assert out is not None
-            for address, values in out._sent:
-                self.socket.sendto(encoded(address, *values), ("127.0.0.1", int(out.par.port.eval())))
-            out._sent.clear()
-            try:
-                while True:
-                    message = OscMessage(self.socket.recv(65536))
-                    self.touch.receive(self.component, message.address, list(message.params))
-            except TimeoutError:
-                pass
-        assert seconds or until(), "it did not happen"
+        super().__init__(touch, component, self.server.port)
 
     def close(self) -> None:
         self.server.close()
         self.control.close()
-        self.socket.close()
+        super().close()
 
 
 @pytest.fixture
@@ -86,12 +46,6 @@ def engine(built: tuple[TouchDesigner, Operator]) -> Iterator[Engine]:
     made = Engine(*built)
     yield made
     made.close()
-
-
-def par(component: Operator, name: str) -> Par:
-    found = component.par[name]
-    assert found is not None, name
-    return found
 
 
 def test_the_kept_pages_are_the_tables() -> None:

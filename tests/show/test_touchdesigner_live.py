@@ -1,0 +1,56 @@
+"""The TouchDesigner component starts the real command, steers it and ends it."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import psutil
+
+from tests.touchdesigner.recorder import Operator, TouchDesigner
+from tests.touchdesigner.wire import Wire, built, par
+
+__all__ = ["built"]  # a fixture
+
+
+def free_port() -> int:
+    """A port that nobody has."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def test_start_play_and_stop(built: tuple[TouchDesigner, Operator], tmp_path: Path) -> None:
+    touch, component = built
+    wire = Wire(touch, component, free_port())
+    program = tmp_path / "phosphene"
+    program.write_text(f"#!{sys.executable}\nimport sys\nfrom bridge.cli import main\nsys.exit(main())\n", encoding="utf-8")
+    program.chmod(0o755)
+    component.par.Program = str(program)
+    component.par.Httpport = free_port()
+    component.par.Transport = "ndi"
+    component.par.Arguments = "--source pattern:plasma --sink null: --accelerate eager --size 128x128 --set cue/list=demo"
+    extension = component.ext.PhospheneExt
+    extension.logPath = str(tmp_path / "log")
+    try:
+        par(component, "Start").pulse()
+        wire.pass_time(until=lambda: par(component, "Status").val == "live", patience=60)
+        wire.pass_time(until=lambda: par(component, "Fps").val > 1)
+        assert par(component, "Error").val == ""
+        assert par(component, "Cuelist").val == "demo"
+        component.par.Strength = 0.3
+        par(component, "Recallbonfire").pulse()
+        wire.pass_time(until=lambda: par(component, "Prompt").val == "orange fire")
+        par(component, "Cuego").pulse()
+        wire.pass_time(until=lambda: par(component, "Cue").val == "1")
+        assert "2" in par(component, "Cuegoto").menuNames
+        process = psutil.Process(extension.process.pid)
+        family = [process, *process.children(recursive=True)]
+        par(component, "Stop").pulse()
+        wire.pass_time(until=lambda: all(not each.is_running() or each.status() == psutil.STATUS_ZOMBIE for each in family), patience=15)
+        wire.pass_time(until=lambda: not par(component, "Connected").val)
+        assert par(component, "Error").val == ""
+    finally:
+        extension.Stop()
+        wire.close()

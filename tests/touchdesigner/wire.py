@@ -1,0 +1,71 @@
+"""The component in an open project, and its sockets: frames pass, messages go out and come in."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pythonosc.osc_message import OscMessage
+
+from bridge.control.feedback import encoded
+from tests.touchdesigner.recorder import Operator, Par, TouchDesigner
+
+FOLDER = Path(__file__).parent.parent.parent / "touchdesigner"
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> tuple[TouchDesigner, Operator]:
+    """The component, as the line in the Textport makes it."""
+    touch = TouchDesigner()
+    monkeypatch.setitem(sys.modules, "td", touch.module())
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.delitem(sys.modules, "build", raising=False)
+    import build
+
+    assert build.tox("somewhere/Phosphene.tox") == "somewhere/Phosphene.tox"
+    component = touch.project.op("Phosphene")
+    assert component is not None
+    return touch, component
+
+
+class Wire:
+    """The component's OSC DATs on real sockets; ``port`` is the engine's."""
+
+    def __init__(self, touch: TouchDesigner, component: Operator, port: int) -> None:
+        self.touch, self.component = touch, component
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.settimeout(0.001)
+        component.par.Port = port
+        component.par.Feedbackport = self.socket.getsockname()[1]
+
+    def pass_time(self, seconds: float = 0.0, until: Callable[[], bool] = lambda: False, patience: float = 6.0) -> None:
+        """Frames of TouchDesigner's, its messages sent and the engine's received."""
+        end = time.monotonic() + (seconds or patience)
+        while time.monotonic() < end and not until():
+            self.touch.frame(self.component)
+            out = self.component.op("osc_out")
+            assert out is not None
+            for address, values in out._sent:
+                self.socket.sendto(encoded(address, *values), ("127.0.0.1", int(out.par.port.eval())))
+            out._sent.clear()
+            try:
+                while True:
+                    message = OscMessage(self.socket.recv(65536))
+                    self.touch.receive(self.component, message.address, list(message.params))
+            except TimeoutError:
+                pass
+        assert seconds or until(), "it did not happen"
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def par(component: Operator, name: str) -> Par:
+    found = component.par[name]
+    assert found is not None, name
+    return found

@@ -240,7 +240,8 @@ def test_depth_through_a_model(pocket: Model, tmp_path: Path) -> None:
     assert depth.shape == (2, 3, 60, 90)
     assert depth.amin((1, 2, 3)).tolist() == [0.0, 0.0]
     assert depth.amax((1, 2, 3)).tolist() == [1.0, 1.0]
-    stream.apply(Snapshot({"/control/depth": "nowhere"}), wait=True)
-    assert stream.adapters.notes[0].startswith("depth model nowhere cannot be read")
+    nowhere = str(tmp_path / "nowhere")
+    stream.apply(Snapshot({"/control/depth": nowhere}), wait=True)
+    assert stream.adapters.notes[0].startswith(f"depth model {nowhere} cannot be read")
     stream.adapters.close()
     stream.close()

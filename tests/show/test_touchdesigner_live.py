@@ -25,7 +25,9 @@ def test_start_play_and_stop(built: tuple[TouchDesigner, Operator], tmp_path: Pa
     touch, component = built
     wire = Wire(touch, component, free_port())
     program = tmp_path / "phosphene"
-    program.write_text(f"#!{sys.executable}\nimport sys\nfrom bridge.cli import main\nsys.exit(main())\n", encoding="utf-8")
+    program.write_text(
+        f"#!{sys.executable}\nimport sys\nfrom bridge.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n", encoding="utf-8"
+    )
     program.chmod(0o755)
     component.par.Program = str(program)
     component.par.Httpport = free_port()

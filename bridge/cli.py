@@ -121,6 +121,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--sacn", type=int, metavar="UNIVERSE", action="append", help="listen to a universe of sACN; may be repeated")
     run.add_argument("--osc-port", type=int, default=9000, metavar="N", help="UDP port for OSC (9000; 0: any free one)")
     run.add_argument("--http-port", type=int, default=9001, metavar="N", help="port of the panel and OSCQuery (9001; 0: any free one)")
+    run.add_argument(
+        "--journal", metavar="FILE", help="where what is set is kept, for after a crash (the system's state folder); none: nowhere"
+    )
+    run.add_argument("--fresh", action="store_true", help="do not go on with what was set before a crash")
     run.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (127.0.0.1; 0.0.0.0 for every network)")
     run.add_argument("--open", action="store_true", help="open the panel in the browser")
     run.add_argument("--seconds", type=float, metavar="N", help="stop after N seconds")

@@ -1,4 +1,4 @@
-"""Cue lists: numbered cues as on a lighting desk, each a preset or values, with fade, delay and follow-on; go, back, goto, pause, release.
+"""Cue lists, played: go, back, goto, pause, release, panic.
 
 Cues track: what a cue does not set stays as the cues before it, from the first of the list, have left it. So a cue is the same picture by
 whatever way it was reached.
@@ -6,115 +6,22 @@ whatever way it was reached.
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from bridge.control.state import State
 from bridge.control.tempo import Tempo
-from bridge.documents import Wrong, line_of, named, parsed
+from bridge.cuelists import Cue, CueList, located, shipped
 from bridge.fades import Fader, Timing
-from bridge.presets import Library, checked, settled, timing
+from bridge.presets import Library, checked
 from engine.parameters import TABLE, BadValue, Value
 
-#: Most cues of a list, and the longest delay or follow-on, in its unit.
-MOST, LONGEST = 10_000, 86_400.0
-#: Largest file, in bytes.
-LARGEST = 1 << 20
-_NUMBER = re.compile(r"\d{1,6}(\.\d{1,3})?")
 #: How a list is let go of.
 RELEASE = Timing(1.0)
-_OWN = ("number", "title", "preset", "values", "delay", "follow", "fade", "unit", "curve", "switch")
-
-
-@dataclass(frozen=True)
-class Cue:
-    """One cue. ``number`` is as on a desk, 1 or 1.5; ``timing`` is None where the preset's own holds. Times count in the timing's unit."""
-
-    number: str
-    title: str = ""
-    preset: str = ""
-    values: Mapping[str, Value] | None = None
-    timing: Timing | None = None
-    unit: str = "seconds"
-    delay: float = 0.0
-    follow: float | None = None
-
-
-@dataclass(frozen=True)
-class CueList:
-    """Cues in the order of their numbers."""
-
-    name: str
-    cues: Sequence[Cue]
-    title: str = ""
-
-    def find(self, number: str) -> int:
-        """The place of a cue. Raises BadValue."""
-        wanted = _plain(number)
-        for place, cue in enumerate(self.cues):
-            if cue.number == wanted:
-                return place
-        raise BadValue(f"cue list {self.name!r} has no cue {number[:40]!r}")
-
-
-def _plain(number: object) -> str:
-    """A cue's number as text, ``1.50`` as ``1.5``. Raises BadValue."""
-    text = f"{number:g}" if isinstance(number, float) else str(number).strip()
-    if isinstance(number, bool) or not _NUMBER.fullmatch(text):
-        raise BadValue(f"a cue is numbered as 1 or 1.5, got {text[:40]!r}")
-    whole, _, part = text.partition(".")
-    part = part.rstrip("0")
-    return f"{int(whole)}.{part}" if part else str(int(whole))
-
-
-def read_list(path: Any, name: str) -> CueList:
-    """The cue list in a file or a resource. Raises BadValue with the cue and the line where they are known."""
-    text, content = parsed(path, f"cue list {name!r}", LARGEST)
-    entries = content.get("cue", [])
-    odd = [key for key in content if key not in ("cue", "title")]
-    if odd or not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries) or len(entries) > MOST:
-        raise BadValue(f"cue list {name!r} is a title and at most {MOST} tables [[cue]]{f', not {odd[0]!r}' if odd else ''}")
-    cues: dict[str, Cue] = {}
-    for place, entry in enumerate(entries, 1):
-        try:
-            cue = _cue(entry)
-            if cue.number in cues:
-                raise BadValue("its number is there twice")
-        except BadValue as error:
-            line = line_of(text, error.key) if isinstance(error, Wrong) else ""
-            raise BadValue(f"cue list {name!r}, cue {entry.get('number', f'at place {place}')}{line}: {error}") from None
-        cues[cue.number] = cue
-    ordered = sorted(cues.values(), key=lambda cue: float(cue.number))
-    title = content.get("title", "")
-    return CueList(name, ordered, title if isinstance(title, str) else "")
-
-
-def _cue(entry: Mapping[str, Any]) -> Cue:
-    odd = next((key for key in entry if key not in _OWN), None)
-    if odd is not None:
-        raise Wrong(odd, f"no setting is called {odd!r}; there are {', '.join(_OWN)}")
-    preset, values, title = entry.get("preset", ""), entry.get("values", {}), entry.get("title", "")
-    for key, value in (("preset", preset), ("title", title)):
-        if not isinstance(value, str | int) or isinstance(value, bool):
-            raise Wrong(key, f"{key} takes text, got {value!r}")
-    if not isinstance(values, dict):
-        raise Wrong("values", "values must be a table")
-    told = settled({key: entry[key] for key in ("fade", "unit", "curve", "switch") if key in entry})
-    times: dict[str, float | None] = {}
-    for key in ("delay", "follow"):
-        value = entry.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= LONGEST):
-            raise Wrong(key, f"{key} takes a time from 0 to {LONGEST:g}, got {value!r}")
-        times[key] = None if value is None else float(value)
-    own = timing(told) if told.keys() - {"unit"} else None
-    return Cue(_plain(entry.get("number", "")), str(title), str(preset), checked(values), own, told.get("unit", "seconds"),
-               times["delay"] or 0.0, times["follow"])  # fmt: skip
 
 
 @dataclass
@@ -167,7 +74,7 @@ class Player:
     def names(self) -> list[str]:
         """Every list there is."""
         own = [path.stem for folder in self.folders for path in sorted(folder.glob("*.toml"))]
-        return sorted({*_shipped(), *own})
+        return sorted({*shipped(), *own})
 
     def go(self) -> None:
         """Starts the next cue, or lets a paused one go on."""
@@ -248,6 +155,21 @@ class Player:
                 "cues": [{"number": c.number, "title": c.title or c.preset} for c in self.list.cues],
             }  # fmt: skip
 
+    def standing(self) -> dict[str, Any]:
+        """Where the list stands, for a journal."""
+        with self._lock:
+            return {"list": self.list.name, "cue": self.current.number if self.current else "", "base": dict(self._base)}
+
+    def stand(self, told: Mapping[str, Any]) -> None:
+        """Goes to where ``standing`` told, without starting anything. What is not there any more, or no longer so, is passed over."""
+        with self._lock:
+            try:
+                base = checked(told.get("base") or {})
+                if told.get("list") == self.list.name and told.get("cue"):
+                    self._place, self._base = self.list.find(str(told["cue"])), base
+            except (BadValue, AttributeError) as error:
+                self._state.refuse(f"the cue list does not go on where it stood: {error}", "journal")
+
     def tracked(self, place: int) -> dict[str, Value]:
         """What the cues up to that place make together, over what was before the first. Raises BadValue for a preset that is not there."""
         values = dict(self._base)
@@ -322,19 +244,3 @@ class Player:
                     for due in self._due:
                         due.at += passed[due.beats]
                     self._paused_at = None
-
-
-def _shipped() -> dict[str, Any]:
-    return {path.name.removesuffix(".toml"): path for path in files("presets").joinpath("cues").iterdir() if path.name.endswith(".toml")}
-
-
-def located(name: str, folders: Sequence[Path]) -> CueList:
-    """The cue list called ``name``; no name is an empty list. Raises BadValue."""
-    if not name:
-        return CueList("", ())
-    if not named(name):
-        raise BadValue(f"a cue list is called by letters, digits, blanks, dots, dashes and underscores, got {name[:80]!r}")
-    found = _shipped() | {path.stem: path for folder in folders for path in folder.glob("*.toml")}
-    if name not in found:
-        raise BadValue(f"no cue list {name!r}; there are {', '.join(sorted(found))}")
-    return read_list(found[name], name)

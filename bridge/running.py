@@ -11,6 +11,7 @@ import threading
 import time
 import webbrowser
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from bridge.cli import UserError, engine_options, preset_folders
@@ -19,6 +20,7 @@ from bridge.control.osc import UdpServer
 from bridge.control.osc_tcp import TcpServer
 from bridge.control.state import State
 from bridge.hooks import HookWatch
+from bridge.journal import Journal, recovered, usual_path
 from bridge.panel.server import PanelServer
 from bridge.show import Show
 from bridge.textures import default_sinks, default_source, open_sink, open_source
@@ -34,7 +36,9 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: stop.set())
-    state = State(values)
+    journal_path = journal_of(options)
+    before = recovered(journal_path) if journal_path is not None and not options.fresh else None
+    state = State(dict(values) | dict(before.values) if before else values)
     source = open_source(options.source or default_source())
     sinks = [open_sink(url) for url in options.sink or default_sinks()]
     second = open_source(options.control) if options.control else None
@@ -49,6 +53,11 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
         raise
     page = f"http://{'127.0.0.1' if options.host == '0.0.0.0' else options.host}:{panel.port}/"
     announcement = Announcement(options.host, osc.port, panel.port)
+    if before is not None:
+        show.conductor.player.stand(before.cues)
+        cue = f", cue {before.cues['cue']}" if before.cues.get("cue") else ""
+        print(f"resumed  {len(before.values)} values that were set before the crash{cue}; --fresh begins anew")
+    journal = Journal(state, journal_path, show.conductor.player.standing, before) if journal_path is not None else None
     print(f"source   {source.url}")
     if second is not None:
         print(f"control  {second.url}")
@@ -73,6 +82,8 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
         if watch is not None:
             watch.close()
         line.end(show)
+        if journal is not None:
+            journal.close()
         announcement.close()
         panel.close()
         osc.close()
@@ -81,6 +92,13 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
             other.close()
         show.close()
     return 0
+
+
+def journal_of(options: argparse.Namespace) -> Path | None:
+    """Where the journal lies; None for none."""
+    if options.journal:
+        return None if options.journal == "none" else Path(options.journal).expanduser()
+    return usual_path(options.osc_port)
 
 
 def outside(show: Show, options: argparse.Namespace) -> list[Any]:

@@ -96,8 +96,10 @@ class Device:
             raise ValueError("No input device matching 'nothing'")
         return {"name": "Built-in", "default_samplerate": RATE, "max_input_channels": 8}
 
-    def stream(self, rate: float, blocksize: int, _device: object, channels: int, dtype: str, callback: Callable[..., None]) -> Any:
-        assert (rate, blocksize, channels, dtype) == (RATE, 800, 2, "float32")
+    def stream(
+        self, rate: float, blocksize: int, _device: object, channels: int, dtype: str, latency: str, callback: Callable[..., None]
+    ) -> Any:
+        assert (rate, blocksize, channels, dtype, latency) == (RATE, 800, 2, "float32", "low")
         self.callback = callback
         return types.SimpleNamespace(start=lambda: None, close=lambda: setattr(self, "closed", True))
 

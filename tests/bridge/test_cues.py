@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.cues import Player, located, read_list
+from bridge.cuelists import located, read_list
+from bridge.cues import Player
 from bridge.fades import Timing
 from bridge.presets import Library, load_preset, read
 from engine.parameters import TABLE, BadValue, Value

@@ -285,3 +285,30 @@ def test_doctor_and_sources(capsys: pytest.CaptureFixture[str]) -> None:
         assert scheme in told
     assert main(["sources"]) == 0
     assert "pattern:plasma" in capsys.readouterr().out
+
+
+def test_a_killed_show_goes_on_where_it_was(tmp_path: Path) -> None:
+    """kill -9 on the command itself: the same line again has every value and the cue; after Ctrl-C nothing is resumed."""
+    arguments = ("--sink", "null:", "--size", "64x64", "--set", "cue/list=demo", "--journal", str(tmp_path / "journal.json"))
+    with Command(*arguments) as command:
+        command.found("first transformed frame", 30)
+        port = str(command.osc_port())
+        for name, kind, value in (("/cue/go", "i", "1"), ("/prompt", "s", "green aurora"), ("/strength", "f", "0.35"), ("/freeze", "i", "1")):
+            subprocess.run(["oscsend", "127.0.0.1", port, f"/phosphene{name}", kind, value], check=True)
+        until(lambda: command.status()["parameters"]["/freeze"] is True, 5)
+        before = command.status()["parameters"]
+        time.sleep(0.6)
+        engine = psutil.Process(command.status()["engine_pid"])
+        command.process.kill()
+        until(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE, 10, "the engine's end")
+    with Command(*arguments) as command:
+        assert "cue 1" in command.found(r"resumed +\d+ values that were set before the crash(, cue \d)?", 20)[0]
+        command.found("first transformed frame", 30)
+        status = command.status()
+        assert status["parameters"] == before
+        assert status["show"]["cues"]["current"] == "1"
+        command.process.send_signal(signal.SIGINT)
+        assert command.process.wait(15) == 0
+    with Command(*arguments, "--seconds", "1") as command:
+        command.process.wait(30)
+        assert "resumed" not in command.output

@@ -114,10 +114,11 @@ def test_sacn_comes_through() -> None:
 
 def test_what_is_not_there_is_told_in_one_line() -> None:
     show = Show(State(), open_source("pattern:ball"), [], Options("cpu"), presets=[])
-    options = argparse.Namespace(midi="no such controller", artnet=False, sacn=None, host="127.0.0.1")
-    with pytest.raises(UserError, match="MIDI"):
-        outside(show, options)
-    options = argparse.Namespace(midi=None, artnet=True, sacn=None, host="127.0.0.1")
+    nothing: dict[str, object] = {"midi": None, "artnet": False, "sacn": None, "link": False, "audio": None, "host": "127.0.0.1"}
+    for asked, told in (("midi", "MIDI"), ("audio", "no sound")):
+        with pytest.raises(UserError, match=told):
+            outside(show, argparse.Namespace(**nothing | {asked: "no such device"}))
+    options = argparse.Namespace(**nothing | {"artnet": True})
     first = outside(show, options)
     with pytest.raises(UserError):
         outside(show, options)

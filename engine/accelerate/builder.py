@@ -146,10 +146,26 @@ def build(recipe: dict[str, Any], path: Path) -> None:
         tensorrt.build(made.program(), pictures, path)
         return
     unfinished = path.with_suffix(f".{os.getpid()}.pt2")
+    if recipe["device"] == "cpu":
+        _biases_apart(made.graph)
     inputs = tuple(node.meta["val"] for node in placeholders(made.graph))
     compiled: Any = torch._inductor.aot_compile(made.graph, inputs, options=SETTINGS)
     package_aoti(str(unfinished), compiled)
     unfinished.replace(path)
+
+
+def _biases_apart(graph: fx.GraphModule) -> None:
+    """Adds each linear layer's bias after its matrix product, where the compiler fuses it with what follows; else it is copied first."""
+    for node in list(graph.graph.nodes):
+        if node.op == "call_function" and node.target is torch.ops.aten.linear.default and len(node.args) > 2 and node.args[2] is not None:
+            rows, weight, bias = node.args
+            with graph.graph.inserting_before(node):
+                product = graph.graph.call_function(torch.ops.aten.linear.default, (rows, weight))
+                added = graph.graph.call_function(torch.ops.aten.add.Tensor, (product, bias))
+            added.meta = dict(node.meta)
+            node.replace_all_uses_with(added)
+            graph.graph.erase_node(node)
+    graph.recompile()
 
 
 def placeholders(graph: fx.GraphModule) -> list[fx.Node]:

@@ -12,7 +12,7 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ SETTINGS = {
     "always_keep_tensor_constants": True,  # short biases would be written into the code else
     "aot_inductor.package": True,
     "aot_inductor.compile_wrapper_opt_level": "O0",  # it calls kernels and does little itself: quicker to build
+    "aot_inductor.enable_frame_pointer": False,  # nor is it to be debugged
+    "aot_inductor.enable_line_tables": False,
     "cpp.vec_isa_ok": True,  # what the processor says it can do it can: six seconds of trying it out less
 }
 
@@ -149,9 +151,15 @@ def build(recipe: dict[str, Any], path: Path) -> None:
     if recipe["device"] == "cpu":
         _biases_apart(made.graph)
     inputs = tuple(node.meta["val"] for node in placeholders(made.graph))
-    compiled: Any = torch._inductor.aot_compile(made.graph, inputs, options=SETTINGS)
+    compiled: Any = torch._inductor.aot_compile(made.graph, inputs, options=_known(SETTINGS))
     package_aoti(str(unfinished), compiled)
     unfinished.replace(path)
+
+
+def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those settings that this release of the compiler has: all but two only save time."""
+    has = torch._inductor.config.get_config_copy()
+    return {name: value for name, value in settings.items() if name in has}
 
 
 def _biases_apart(graph: fx.GraphModule) -> None:

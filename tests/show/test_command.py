@@ -293,7 +293,8 @@ def test_a_killed_show_goes_on_where_it_was(tmp_path: Path) -> None:
     with Command(*arguments) as command:
         command.found("first transformed frame", 30)
         port = str(command.osc_port())
-        for name, kind, value in (("/cue/go", "i", "1"), ("/prompt", "s", "green aurora"), ("/strength", "f", "0.35"), ("/freeze", "i", "1")):
+        wishes = (("/cue/go", "i", "1"), ("/prompt", "s", "green aurora"), ("/strength", "f", "0.35"), ("/freeze", "i", "1"))
+        for name, kind, value in wishes:
             subprocess.run(["oscsend", "127.0.0.1", port, f"/phosphene{name}", kind, value], check=True)
         until(lambda: command.status()["parameters"]["/freeze"] is True, 5)
         before = command.status()["parameters"]

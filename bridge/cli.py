@@ -126,6 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--fresh", action="store_true", help="do not go on with what was set before a crash")
     run.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (127.0.0.1; 0.0.0.0 for every network)")
+    run.add_argument("--allow", metavar="NETWORKS", action="append", help="who may send OSC and HTTP, as 192.168.1.0/24 (private networks)")
+    run.add_argument("--token", metavar="TEXT", help="what the panel asks other machines for (drawn anew where --host is not this machine)")
     run.add_argument("--open", action="store_true", help="open the panel in the browser")
     run.add_argument("--seconds", type=float, metavar="N", help="stop after N seconds")
     _common(run)

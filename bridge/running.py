@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from bridge.cli import UserError, engine_options, preset_folders
-from bridge.control.announcing import Announcement
+from bridge.control.announcing import Announcement, own_addresses
 from bridge.control.osc import UdpServer
 from bridge.control.osc_tcp import TcpServer
 from bridge.control.state import State
+from bridge.doors import Doors
 from bridge.hooks import HookWatch
 from bridge.journal import Journal, recovered, usual_path
 from bridge.panel.server import PanelServer
@@ -36,6 +37,10 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: stop.set())
+    try:
+        doors = Doors(options.host, options.allow or (), options.token or "")
+    except ValueError as error:
+        raise UserError(f"--allow takes networks such as 192.168.1.0/24: {error}") from None
     journal_path = journal_of(options)
     before = recovered(journal_path) if journal_path is not None and not options.fresh else None
     state = State(dict(values) | dict(before.values) if before else values)
@@ -44,14 +49,15 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     second = open_source(options.control) if options.control else None
     show = Show(state, source, sinks, engine_options(options), second, preset_folders(options), options.desk or ())
     try:
-        osc = _listening("--osc-port", options.osc_port, lambda: UdpServer(show.osc, options.host, options.osc_port))
-        tcp = _listening("--osc-port", osc.port, lambda: TcpServer(show.osc, options.host, osc.port))
+        osc = _listening("--osc-port", options.osc_port, lambda: UdpServer(show.osc, options.host, options.osc_port, doors))
+        tcp = _listening("--osc-port", osc.port, lambda: TcpServer(show.osc, options.host, osc.port, doors))
         others = outside(show, options)
-        panel = _listening("--http-port", options.http_port, lambda: PanelServer(show, options.host, options.http_port, osc.port))
+        panel = _listening("--http-port", options.http_port, lambda: PanelServer(show, options.host, options.http_port, osc.port, doors))
     except UserError:
         show.close()
         raise
     page = f"http://{'127.0.0.1' if options.host == '0.0.0.0' else options.host}:{panel.port}/"
+    outer = f"http://{own_addresses()[-1] if options.host == '0.0.0.0' else options.host}:{panel.port}/?token={doors.token}"
     announcement = Announcement(options.host, osc.port, panel.port)
     if before is not None:
         show.conductor.player.stand(before.cues)
@@ -64,6 +70,8 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     print(f"sinks    {', '.join(feed.sink.url for feed in show.feeds)}")
     print(f"OSC      udp {options.host}:{osc.port} and tcp, addresses {ROOT}/…")
     print(f"panel    {page}", flush=True)
+    if doors.exposed:
+        print(f"outside  {outer}, for {', '.join(str(network) for network in doors.networks)}", flush=True)
     show.open()
     if options.open and can_open_pages():
         threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()

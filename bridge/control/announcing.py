@@ -17,7 +17,7 @@ class Announcement:
     def __init__(self, host: str, osc_port: int, http_port: int, name: str = "Phosphene") -> None:
         self._everywhere = host in ("0.0.0.0", "::", "")
         address = "127.0.0.1" if self._everywhere else host
-        addresses = _own_addresses() if self._everywhere else [address]
+        addresses = own_addresses() if self._everywhere else [address]
         unique = f"{name} {socket.gethostname().split('.')[0][:30]} {http_port}"
         self.services = [
             ServiceInfo(kind, f"{unique}.{kind}", port=port, parsed_addresses=addresses, properties={"txtvers": "1"})
@@ -48,7 +48,7 @@ class Announcement:
             log.warning("not announced on the network: %s", str(error).splitlines()[0] if str(error) else type(error).__name__)
 
 
-def _own_addresses() -> list[str]:
+def own_addresses() -> list[str]:
     """This machine's addresses, as its name resolves and as packets to the outside would carry."""
     found = {"127.0.0.1"}
     try:

@@ -25,6 +25,7 @@ from pythonosc.parsing.osc_types import IMMEDIATELY
 from bridge.control.desks import Desks
 from bridge.control.feedback import Feedback, Told, encoded
 from bridge.control.state import State
+from bridge.doors import Doors
 from engine.parameters import ROOT, TABLE, canonical
 
 log = logging.getLogger(__name__)
@@ -258,7 +259,9 @@ class Later:
 class UdpServer:
     """Receives datagrams on a thread of its own and hands them to ``control``. Raises OSError where the port is taken."""
 
-    def __init__(self, control: OscControl, host: str, port: int) -> None:
+    def __init__(self, control: OscControl, host: str, port: int, doors: Doors | None = None) -> None:
+        admits = (doors or Doors(host)).admits
+
         def peer(address: tuple[str, int]) -> Peer:
             return Peer(
                 f"OSC from {address[0]}",
@@ -269,7 +272,10 @@ class UdpServer:
 
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
-                control.packet(self.request[0], peer(self.client_address[:2]))
+                if admits(self.client_address[0]):
+                    control.packet(self.request[0], peer(self.client_address[:2]))
+                else:
+                    control.refuse("its network is not let in", f"OSC from {self.client_address[0]}")
 
         class Server(socketserver.UDPServer):
             max_packet_size = 65536

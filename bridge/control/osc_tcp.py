@@ -9,6 +9,7 @@ import threading
 
 from bridge.control.framing import Framing, framing_of
 from bridge.control.osc import OscControl, Peer
+from bridge.doors import Doors
 
 log = logging.getLogger(__name__)
 #: Most clients at once, bytes read in one go, and bytes that may wait to be sent to one that does not read.
@@ -18,8 +19,8 @@ MOST, CHUNK, WAITING = 128, 65536, 1 << 20
 class TcpServer:
     """Listens on ``host``:``port`` and hands packets to ``control``. Raises OSError where the port is taken."""
 
-    def __init__(self, control: OscControl, host: str, port: int) -> None:
-        self._control = control
+    def __init__(self, control: OscControl, host: str, port: int, doors: Doors | None = None) -> None:
+        self._control, self._doors = control, doors or Doors(host)
         self._listener = socket.create_server((host, port), backlog=64)
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
@@ -80,8 +81,9 @@ class TcpServer:
         made.setblocking(False)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client = _Client(made, f"OSC over TCP from {address[0]}", self)
-        if len(self.clients) >= MOST:
-            self._control.refuse(f"more than {MOST} clients at once", client.name)
+        admitted = self._doors.admits(address[0])
+        if not admitted or len(self.clients) >= MOST:
+            self._control.refuse(f"more than {MOST} clients at once" if admitted else "its network is not let in", client.name)
             made.close()
             return
         self.clients.add(client)

@@ -15,14 +15,15 @@ from collections import deque
 from collections.abc import Awaitable
 from importlib.resources import files
 from typing import Any
-from urllib.parse import urlsplit
 
 from aiohttp import WSMsgType, web
-from aiohttp.typedefs import Handler
 
 from bridge.control.feedback import encoded
 from bridge.control.osc import Peer
 from bridge.control.oscquery import ATTRIBUTES, found, host_info, tree
+from bridge.doors import Doors
+from bridge.panel.guard import guard
+from bridge.panel.metrics import health, metrics
 from bridge.panel.preview import Preview
 from bridge.show import Show, jpeg
 from engine.parameters import ROOT, TABLE, Parameter, canonical
@@ -38,8 +39,9 @@ BOUNDARY = "frame"
 class PanelServer:
     """Serves ``show`` on ``host``:``port``; ``osc_port`` is told to those who ask. Raises OSError where the port is taken."""
 
-    def __init__(self, show: Show, host: str, port: int, osc_port: int = 0) -> None:
+    def __init__(self, show: Show, host: str, port: int, osc_port: int = 0, doors: Doors | None = None) -> None:
         self._show, self._osc_port = show, osc_port
+        self._doors = doors or Doors(host)
         self._socket = socket.create_server((host, port), backlog=64)
         self.port: int = self._socket.getsockname()[1]
         self._log = Lines()
@@ -74,13 +76,15 @@ class PanelServer:
 
     async def _serve(self, started: threading.Event) -> None:
         self._previews = {name: Preview(self._show, name) for name in ("input", "output")}
-        app = web.Application(middlewares=[_same_site], client_max_size=LARGEST)
+        app = web.Application(middlewares=[guard(self._doors)], client_max_size=LARGEST)
         app.add_routes(
             [
                 web.get("/", self._root),
                 web.get("/panel", self._panel),
                 web.get("/panel.{ending:css|js}", self._file),
                 web.get("/status.json", self._status),
+                web.get("/metrics", self._metrics),
+                web.get("/health", self._health),
                 web.get("/{what:input|output}.jpg", self._picture),
                 web.get("/{what:input|output}.mjpg", self._film),
                 web.get("/thumbnails/{name}.jpg", self._thumbnail),
@@ -124,6 +128,13 @@ class PanelServer:
 
     async def _status(self, _request: web.Request) -> web.Response:
         return web.json_response(self._show.status())
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        return web.Response(text=metrics(self._show.status()), headers={"Cache-Control": "no-store"})
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        healthy, told = health(self._show.status())
+        return web.json_response(told, status=200 if healthy else 503, headers={"Cache-Control": "no-store"})
 
     async def _picture(self, request: web.Request) -> web.Response:
         frame = self._previews[request.match_info["what"]].frame()
@@ -197,7 +208,10 @@ class PanelServer:
         try:
             async for message in ws:
                 if message.type is WSMsgType.BINARY:
-                    self._show.osc.packet(message.data, peer)
+                    if request["trusted"]:
+                        self._show.osc.packet(message.data, peer)
+                    else:
+                        self._show.state.refuse("it may listen, but changes need the panel's token", origin)
                 elif message.type is WSMsgType.TEXT:
                     try:
                         told = json.loads(message.data)
@@ -262,15 +276,6 @@ async def _safely(sending: Awaitable[None]) -> None:
         await asyncio.wait_for(sending, 1.0)
     except (ConnectionError, TimeoutError, RuntimeError):
         pass
-
-
-@web.middleware
-async def _same_site(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Another site's page may not speak to this one through its visitor's browser."""
-    origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != request.host:
-        return web.Response(status=403, text="this page belongs to another site")
-    return await handler(request)
 
 
 def described(parameter: Parameter) -> dict[str, Any]:

@@ -20,7 +20,7 @@ PAGES = {
     "Look": ("prompt", "negative", "seed", "mode", "strength", "steps", "schedule", "eta", "guidance"),
     "Adapters": ("lora", "control", "reference"),
     "Time": ("feedback", "smoothing", "consistency", "tempo"),
-    "Picture": ("input", "mask", "mix", "fit", "output", "master", "blackout", "freeze", "bypass"),
+    "Picture": ("input", "mask", "mix", "fit", "output", "master", "blackout", "freeze", "bypass", "fallback"),
     "Cues": ("preset", "cue", "panic", "learn"),
     "Modulators": ("mod", "audio"),
     "Engine": ("model", "autoencoder", "size", "dtype", "buffer", "similarity", "reset"),

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from bridge.conductor import Conductor
 from bridge.control.desks import Desks
 from bridge.control.osc import OscControl
 from bridge.control.state import RateLimit, State
+from bridge.fallback import PATIENCE, Fallback
 from bridge.interpolation import Interpolator
 from bridge.supervisor import Supervisor
 from bridge.textures import Sink, Source, TextureError, fitted, resized
@@ -117,13 +119,14 @@ class Show:
     def _give_out(self) -> None:
         """Output mailbox to sinks: a new picture at once, the last one again where none comes; or at a steady rate, with frames between."""
         newest: Frame | None = None
-        between = Interpolator()
+        between, fallback = Interpolator(), Fallback(self.state)
         due = 0.0
         while not self._stop.is_set():
             snapshot = self.state.effective()
             direct = snapshot.flag("/bypass") or newest is None
             rate, way = snapshot.whole("/output/rate"), snapshot.text("/output/between")
-            wait = max(0.0, due - time.monotonic()) if rate else PASS if direct else HOLD
+            lost = fallback.step(time.monotonic(), self.supervisor.silence > PATIENCE, snapshot)
+            wait = max(0.0, due - time.monotonic()) if rate else PASS if direct or lost else HOLD
             frame = self.supervisor.boxes.outbox.read(wait)
             now = time.monotonic()
             if frame is not None:
@@ -137,6 +140,8 @@ class Show:
             due = max(due + 1 / rate, now - 1 / rate) if rate else 0.0
             picture = self.input if direct else between.at(now, way) if rate else newest
             if picture is not None:
+                if lost and not direct:
+                    picture = replace(picture, pixels=fallback.mixed(picture.pixels, snapshot, self.input))
                 self.output = self._finished(picture, snapshot, direct)
                 for feed in self.feeds:
                     feed.put(self.output)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import multiprocessing
 import threading
 import time
@@ -45,6 +46,7 @@ class Supervisor:
         self._stop = threading.Event()
         self._changed = threading.Event()
         self._process: Any = None
+        self._heard_at = 0.0
         state.on_change(self._changed.set)
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
 
@@ -56,6 +58,11 @@ class Supervisor:
     def pid(self) -> int | None:
         """The engine's process number, None between two lives."""
         return self._process.pid if self._process is not None and self._process.is_alive() else None
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the running engine last said something; endless while there is none."""
+        return time.monotonic() - self._heard_at if self.ready.is_set() else math.inf
 
     def close(self) -> None:
         """Stops the engine, by force after 3 s, and frees the shared memory."""
@@ -70,11 +77,17 @@ class Supervisor:
         pause = FIRST_PAUSE
         while not self._stop.is_set():
             born = time.monotonic()
-            self._live()
+            try:
+                self._live()
+                reason = f"the engine died (exit code {self._process.exitcode}); starting it again, the output holds"
+            except Exception as error:  # no memory for a process, no handle left: it may be otherwise in a moment
+                reason = (
+                    f"the engine could not be started: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
+                )
             if self.refused or self._stop.is_set():
                 return
             pause = FIRST_PAUSE if time.monotonic() - born > 30 else min(pause * 2, LONGEST_PAUSE)
-            self._error(f"the engine died (exit code {self._process.exitcode}); starting it again, the output holds")
+            self._error(reason)
             self._stop.wait(pause)
 
     def _live(self) -> None:
@@ -86,7 +99,7 @@ class Supervisor:
         self._process.start()
         theirs.close()
         self.starts += 1
-        sent, heard = snapshot.number, time.monotonic()
+        sent, self._heard_at = snapshot.number, time.monotonic()
         try:
             while not self._stop.is_set():
                 if self._state.number != sent and self.ready.is_set():
@@ -95,10 +108,10 @@ class Supervisor:
                     sent = current.number
                 if ours.poll(0.005 if self._changed.is_set() else 0.02):
                     self._heard(*ours.recv())
-                    heard = time.monotonic()
+                    self._heard_at = time.monotonic()
                 elif not self._process.is_alive():
                     break
-                elif self.ready.is_set() and time.monotonic() - heard > SILENCE:
+                elif self.silence > SILENCE and self.ready.is_set():
                     self._error(f"the engine has said nothing for {SILENCE:.0f} s")
                     break
                 self._changed.clear()

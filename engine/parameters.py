@@ -179,6 +179,11 @@ _ROWS = [
     Parameter("/bypass", "bool", False, "Sends the input through untouched", where="bridge"),
     Parameter("/blackout", "bool", False, "Sends black", where="bridge"),
     Parameter("/master", "float", 1.0, "Brightness of the output", where="bridge"),
+    Parameter(
+        "/fallback", "choice", "hold", "What is shown while the engine is away: the last picture, the input, black, or a still",
+        choices=("hold", "input", "black", "still"), where="bridge",
+    ),
+    Parameter("/fallback/still", "string", "", "The still: a picture file", where="bridge"),
     Parameter("/fit", "choice", "crop", "How an input of another shape is fitted", choices=("crop", "fit", "stretch"), where="bridge"),
     Parameter("/output/rate", "int", 0, "Steady rate of the output; 0 sends frames as they come", high=120, unit="fps", where="bridge"),
     Parameter(

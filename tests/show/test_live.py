@@ -235,6 +235,28 @@ def test_a_killed_engine_is_replaced_while_the_output_holds(stage: Stage) -> Non
     until(lambda: stage.engine("snapshot") == stage.state.number, 5)
 
 
+def test_while_the_engine_is_away_the_audience_sees_what_was_chosen(stage: Stage) -> None:
+    """Black here: it is there soon after the engine is killed, and the picture comes back with the engine."""
+
+    def brightness() -> float:
+        assert stage.audience.picture is not None
+        return float(stage.audience.picture.pixels[..., :3].mean())
+
+    stage.send("/fallback", "black")
+    until(lambda: stage.state.snapshot().text("/fallback") == "black", 5)
+    until(lambda: brightness() > 10, 20, "a picture")
+    pid = stage.show.supervisor.pid
+    assert pid is not None
+    killed = time.monotonic()
+    os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+    dark = until(lambda: brightness() < 1, 3, "black")
+    until(lambda: brightness() > 10, 30, "the picture again")
+    gap = stage.audience.gaps(killed - 0.5).max()
+    print(f"black {dark * 1000:.0f} ms after the kill, longest gap {gap * 1000:.0f} ms")
+    assert gap <= 0.13
+    stage.send("/fallback", "hold")
+
+
 def test_shared_memory_is_freed(stage: Stage) -> None:
     folder = Path("/dev/shm")
     if not folder.is_dir():

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import socket
 import struct
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import aiohttp
 import pytest
@@ -23,16 +22,10 @@ from bridge.panel.server import PanelServer
 from bridge.show import Show
 from bridge.textures import open_source
 from engine.parameters import Options
+from tests.waiting import until
 
 OUTSIDE = next((address for address in own_addresses() if not address.startswith("127.")), "")
 needs_network = pytest.mark.skipif(not OUTSIDE, reason="this machine has no address but the loopback's")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize(

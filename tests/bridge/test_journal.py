@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,13 +14,7 @@ from bridge.cues import Player
 from bridge.fades import Fader
 from bridge.journal import Journal, recovered, usual_path
 from bridge.presets import Library
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
+from tests.waiting import until
 
 
 def crashed(journal: Journal) -> None:

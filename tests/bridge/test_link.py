@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from bridge.control.link import LinkClock
 from bridge.control.state import State
 from bridge.control.tempo import BAR, Tempo
+from tests.waiting import until
 
 pytest.importorskip("link", reason="LinkPython-extern is not installed")
 
@@ -54,22 +55,15 @@ def joined() -> Iterator[tuple[State, Tempo, LinkClock, Other]]:
     tempo = Tempo(state)
     clock = LinkClock(state, tempo)
     other = Other(137.0)
-    until(lambda: clock.peers == 1)
+    until(lambda: clock.peers == 1, 15)
     yield state, tempo, clock, other
     other.close()
     clock.close()
 
 
-def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
-
-
 def test_tempo_goes_both_ways_and_the_beat_is_one(joined: tuple[State, Tempo, LinkClock, Other]) -> None:
     state, tempo, _, other = joined
-    until(lambda: abs(state.snapshot().real("/tempo") - other.ask()[0]) < 0.02)
+    until(lambda: abs(state.snapshot().real("/tempo") - other.ask()[0]) < 0.02, 15)
     other.ask("tempo 128")
     until(lambda: abs(state.snapshot().real("/tempo") - 128) < 0.02)
     state.set("/tempo", [90.0], "a desk")

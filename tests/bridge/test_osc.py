@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
@@ -14,6 +14,7 @@ from pythonosc.udp_client import SimpleUDPClient
 
 from bridge.control.osc import OscControl, UdpServer, matching
 from bridge.control.state import State
+from tests.waiting import until
 
 
 def message(address: str, *arguments: object) -> bytes:
@@ -27,13 +28,6 @@ def bundle(when: float, *contents: bytes) -> bytes:
     """A bundle; ``when`` in seconds of the clock, or IMMEDIATELY."""
     head = bytes(OscBundleBuilder(when).build().dgram)
     return head + b"".join(struct.pack(">i", len(part)) + part for part in contents)
-
-
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "it did not happen in time"
-        time.sleep(0.002)
 
 
 class Desk:

@@ -19,13 +19,7 @@ from bridge.control.osc import OscControl, UdpServer
 from bridge.control.osc_tcp import MOST, WAITING, TcpServer
 from bridge.control.state import State
 from engine.parameters import ROOT
-
-
-def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
+from tests.waiting import until
 
 
 class Desk:

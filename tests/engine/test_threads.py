@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from engine.models import Condition
 from engine.parameters import Options, Snapshot
 from engine.reload import Reloader, make_stream, reload_values
 from engine.threads import step_aside
+from tests.waiting import until
 
 CPU = torch.device("cpu")
 
@@ -31,13 +31,6 @@ def _two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
-
-
-def until(condition: object) -> None:
-    end = time.monotonic() + 20
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_a_thread_that_steps_aside_does_not_move_others() -> None:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,10 @@ from bridge.show import Show
 from bridge.textures import Sink, open_source
 from engine.mailbox import Frame
 from engine.parameters import Options, changed
+from tests.waiting import until
 
 #: How long the tests of a minute last, in seconds: less where time is short.
 MINUTE = float(os.environ.get("PHOSPHENE_MINUTE", "60"))
-
-
-def until(condition: Callable[[], bool], seconds: float, what: str = "it") -> float:
-    """Waits for ``condition``; returns the seconds it took."""
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < seconds, f"{what} did not happen within {seconds:.0f} s"
-        time.sleep(0.002)
-    return time.monotonic() - start
 
 
 class Audience(Sink):

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from engine.accelerate.accelerator import missing
-from tests.show.stage import Stage, until
+from tests.show.stage import Stage
+from tests.waiting import until
 
 
 @pytest.mark.skipif(bool(missing(torch.device("cpu"))), reason="needs a C++ compiler")

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from engine.models import POCKET, load
 from engine.parameters import TABLE
 from tests.engine.adapters import save_controlnet, save_image_adapter, save_lora
-from tests.show.stage import MINUTE, Stage, until
+from tests.show.stage import MINUTE, Stage
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ import psutil
 import pytest
 
 from bridge.cli import main
-from tests.show.stage import MINUTE, Command, until
+from tests.show.stage import MINUTE, Command
+from tests.waiting import until
 
 PEER = Path(__file__).with_name("ndi_peer.py")
 

@@ -19,7 +19,8 @@ from pythonosc.osc_message import OscMessage
 from bridge.control.osc_tcp import TcpServer
 from bridge.panel.server import PanelServer
 from tests.show.browsing import Opening, brightness, browser, needs_chromium, text, webdriver
-from tests.show.stage import Stage, until
+from tests.show.stage import Stage
+from tests.waiting import until
 
 __all__ = ["browser"]  # a fixture
 pytestmark = needs_chromium

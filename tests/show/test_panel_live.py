@@ -13,7 +13,8 @@ import pytest
 
 from bridge.panel.server import PanelServer
 from tests.show.browsing import Opening, brightness, browser, click, colour, needs_chromium, text
-from tests.show.stage import Stage, until
+from tests.show.stage import Stage
+from tests.waiting import until
 
 __all__ = ["browser"]  # a fixture
 pytestmark = needs_chromium

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from tests.show.stage import Stage, until
+from tests.show.stage import Stage
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from pythonosc.udp_client import SimpleUDPClient
 
-from tests.show.stage import Command, Stage, until
+from tests.show.stage import Command, Stage
+from tests.waiting import until
 
 
 def test_a_steady_rate_and_a_captured_reference() -> None:

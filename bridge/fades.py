@@ -46,7 +46,7 @@ class Timing:
 
 @dataclass
 class _Fade:
-    """One on its way: what glides from where to where, what switches to what, and the mixture that it came from."""
+    """One on its way: what glides from where to where, what switches to what, the mixture that it came from, and what it last set."""
 
     timing: Timing
     begins: float
@@ -56,6 +56,7 @@ class _Fade:
     before: Mixture
     target: dict[str, Value] | None
     done: float = field(default=0.0)
+    last: dict[str, Value] = field(default_factory=dict)
 
 
 class Fader:
@@ -104,7 +105,9 @@ class Fader:
             begins, ends = (now, now + timing.length) if timing.unit == "seconds" else self._beats(now, timing.length)
             before = state.mixture or ((own, 1.0),)
             target = own | {name: value for name, value in rest.items() if name in MIXED} if mixes else None
-            self._fade = _Fade(timing, begins, ends, glides, switches, before, target)
+            self._fade = _Fade(
+                timing, begins, ends, glides, switches, before, target, last={name: state[name] for name in (*glides, *switches)}
+            )
             self._state.put(at_once, by=NAME)
             self.tick(now)
 
@@ -141,10 +144,11 @@ class Fader:
             if t >= 1.0:
                 self._fade = None
                 values |= {name: b for name, (_, b) in fade.glides.items()}
-                self._state.put(values, mixture=() if fade.target is not None else None, by=NAME)
+                self._state.put(values, () if fade.target is not None else None, NAME, expected=fade.last)
                 return False
             mixture = None if fade.target is None else mixed(fade.before, fade.target, share)
-            self._state.put(values, mixture=mixture, by=NAME)
+            self._state.put(values, mixture, NAME, expected=fade.last)
+            fade.last |= values
             return True
 
     def _beats(self, now: float, length: float) -> tuple[float, float]:

@@ -109,10 +109,17 @@ class State:
         self.accepted += 1
         return True
 
-    def put(self, values: Mapping[str, Value], mixture: Mixture | None = None, by: str = "") -> None:
-        """Sets values that are already checked, all at once, and the mixture where one is given."""
+    def put(
+        self, values: Mapping[str, Value], mixture: Mixture | None = None, by: str = "", expected: Mapping[str, Value] | None = None
+    ) -> None:
+        """Sets values that are already checked, all at once, and the mixture where one is given.
+
+        A value that is not as ``expected`` is left as it is: somebody was quicker.
+        """
         with self._lock:
             fresh = {name: value for name, value in values.items() if self._values.get(name) != value}
+            if expected is not None:
+                fresh = {name: value for name, value in fresh.items() if name not in expected or self._values.get(name) == expected[name]}
             if not fresh and mixture in (None, self._mixture):
                 return
             self._values.update(fresh)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import pytest
 
@@ -188,3 +189,26 @@ def test_taps_set_the_tempo_and_the_beat() -> None:
 def test_a_timing_that_cannot_be_is_told(wrong: dict[str, object]) -> None:
     with pytest.raises(BadValue, match="a fade"):
         Timing(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("at", [1.0, 4.0])
+def test_a_hand_that_is_quicker_than_the_fade_wins(at: float) -> None:
+    """A value is set while the fade works out its own: the fader has not heard of it yet, and must not set it back."""
+    desk = Desk(strength=0.2, steps=2)
+    desk.fader.start({"/strength": 0.6, "/steps": 4}, Timing(4.0))
+    desk.wait(0.5)
+    with desk.fader._lock:
+        hands = [
+            threading.Thread(target=desk.state.set, args=(name, [value], "hand")) for name, value in (("/strength", 0.25), ("/steps", 7))
+        ]
+        for hand in hands:
+            hand.start()
+        while desk["/strength"] != 0.25 or desk["/steps"] != 7:
+            pass
+        desk.clock.now += at
+        desk.fader.tick()
+        assert (desk["/strength"], desk["/steps"]) == (0.25, 7)
+    for hand in hands:
+        hand.join()
+    desk.wait(4.0, steps=8)
+    assert (desk["/strength"], desk["/steps"]) == (0.25, 7)

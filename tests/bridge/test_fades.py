@@ -199,16 +199,16 @@ def test_a_hand_that_is_quicker_than_the_fade_wins(at: float) -> None:
     desk.wait(0.5)
     with desk.fader._lock:
         hands = [
-            threading.Thread(target=desk.state.set, args=(name, [value], "hand")) for name, value in (("/strength", 0.25), ("/steps", 7))
+            threading.Thread(target=desk.state.set, args=(name, [value], "hand")) for name, value in (("/strength", 0.9), ("/steps", 7))
         ]
         for hand in hands:
             hand.start()
-        while desk["/strength"] != 0.25 or desk["/steps"] != 7:
+        while desk["/strength"] != 0.9 or desk["/steps"] != 7:
             pass
         desk.clock.now += at
         desk.fader.tick()
-        assert (desk["/strength"], desk["/steps"]) == (0.25, 7)
+        assert (desk["/strength"], desk["/steps"]) == (0.9, 7)
     for hand in hands:
         hand.join()
     desk.wait(4.0, steps=8)
-    assert (desk["/strength"], desk["/steps"]) == (0.25, 7)
+    assert (desk["/strength"], desk["/steps"]) == (0.9, 7)

@@ -220,8 +220,6 @@ class Operator(Strict):
         self._extension: Any = None
         self._module: Any = None
         self._inputs = [Connector(self, False) for _ in range(3 if kind == "switchTOP" else 0 if kind.endswith(("inTOP", "inDAT")) else 1)]
-        if kind == "inTOP":
-            self._inputs = []
         self._outputs = [] if kind.endswith("DAT") else [Connector(self, True)]
         self._text = ""
         self._par = Pars(self)
@@ -250,10 +248,9 @@ class Operator(Strict):
         """The DAT's text as a module; ``parent`` is there as it is in TouchDesigner."""
         self._be("DAT")
         if self._module is None:
-            made = types.ModuleType(self._name)
-            made.__dict__["parent"] = lambda: self._above
-            exec(compile(self._text, f"{self._name}.py", "exec"), made.__dict__)
-            self._module = made
+            self._module = types.ModuleType(self._name)
+            vars(self._module)["parent"] = lambda: self._above
+            exec(compile(self._text, f"{self._name}.py", "exec"), vars(self._module))
         return self._module
 
     @property
@@ -327,8 +324,7 @@ class TouchDesigner:
     def frame(self, component: Operator) -> None:
         """One frame: what changed and what was pressed is told to the Parameter Execute DAT, and the Execute DAT is called."""
         watch, every = component.op("parameters_callbacks"), component.op("frame_callbacks")
-        assert watch is not None
-        assert every is not None
+        assert watch is not None and every is not None  # noqa: PT018 -- for the type checker
         assert watch.par.active.val
         assert watch.par.op.val == ".."
         assert watch.par.custom.val

@@ -54,11 +54,12 @@ class Journal:
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
-        """An orderly end: there is nothing to resume."""
+    def close(self, orderly: bool = True) -> None:
+        """The end. After an orderly one there is nothing to resume."""
         self._stop.set()
         self._thread.join(2)
-        self._write({"version": VERSION, "clean": True})
+        if orderly:
+            self._write({"version": VERSION, "clean": True})
 
     def _run(self) -> None:
         while not self._stop.wait(EVERY):

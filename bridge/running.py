@@ -76,22 +76,23 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     if options.open and can_open_pages():
         threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
     watch = HookWatch(options.hooks, state) if options.hooks else None
-    line = StatusLine()
+    line, orderly = StatusLine(), False
     try:
         while not stop.wait(0.1):
             if show.supervisor.refused:
-                raise UserError(show.supervisor.refused)
+                raise UserError(show.supervisor.refused + ("; --fresh starts without what was resumed" if before is not None else ""))
             if show.first_frame_at is not None and not line.first_told:
                 line.first(show.first_frame_at - started)
             line.show(show)
             if options.seconds is not None and time.monotonic() - started >= options.seconds:
                 break
+        orderly = True
     finally:
         if watch is not None:
             watch.close()
         line.end(show)
         if journal is not None:
-            journal.close()
+            journal.close(orderly)
         announcement.close()
         panel.close()
         osc.close()

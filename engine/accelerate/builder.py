@@ -34,7 +34,7 @@ SETTINGS = {
     "aot_inductor.compile_wrapper_opt_level": "O0",  # it calls kernels and does little itself: quicker to build
     "aot_inductor.enable_frame_pointer": False,  # nor is it to be debugged
     "aot_inductor.enable_line_tables": False,
-    "cpp.vec_isa_ok": True,  # what the processor says it can do it can: six seconds of trying it out less
+    "cpp.vec_isa_ok": True,  # what the processor says it can do it can, without trying it out
 }
 
 
@@ -157,7 +157,7 @@ def build(recipe: dict[str, Any], path: Path) -> None:
 
 
 def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those settings that this release of the compiler has: all but two only save time."""
+    """Those settings that this release of the compiler has; those that older ones lack only save time."""
     has = torch._inductor.config.get_config_copy()
     return {name: value for name, value in settings.items() if name in has}
 

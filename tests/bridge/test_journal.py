@@ -167,3 +167,13 @@ def test_the_cue_list_goes_on_where_it_stood(path: Path) -> None:
     resumed.stand({"list": "demo", "cue": "999"})
     assert resumed.status()["current"] == "2"
     assert again.refused == 1
+
+
+def test_an_end_that_was_not_orderly_keeps_what_was_set(path: Path) -> None:
+    kept(path, prompt="violet ink")
+    before = recovered(path)
+    assert before is not None
+    Journal(State(dict(before.values)), path, recovered=before).close(orderly=False)
+    again = recovered(path)
+    assert again is not None
+    assert again.values == {"/prompt": "violet ink"}

@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -21,10 +22,18 @@ import psutil
 import pytest
 
 from bridge.cli import main
+from engine.parameters import declare
 from tests.show.stage import MINUTE, Command
 from tests.waiting import until
 
 PEER = Path(__file__).with_name("ndi_peer.py")
+
+
+@pytest.fixture(autouse=True)
+def _no_hooks_left() -> Iterator[None]:
+    """What a test's hooks declared goes with it."""
+    yield
+    declare([])
 
 
 def test_the_first_command_shows_processed_frames_within_10_seconds() -> None:

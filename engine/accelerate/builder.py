@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from engine.accelerate import tensorrt
+from engine.accelerate.packing import pack
 from engine.accelerate.part import MOST_ROWS, Form, Shape, examples, put_together, taken_apart
 from engine.accelerate.split import moving, split
 from engine.models.autoencoders import Decoder, Encoder
@@ -140,7 +141,10 @@ def build(recipe: dict[str, Any], path: Path) -> None:
             targets = (node.target for node in part.graph.nodes if node.op == "get_attr" and "." not in node.target)
             own |= {target: value for target in targets if isinstance(value := getattr(part, target), Tensor)}
     save_file({name: value.detach().cpu().contiguous().clone() for name, value in own.items()}, path.with_suffix(".safetensors"))
-    told = {"result": made.form, "changing": moving(recipe["tensors"]), "steady": made.steady and made.steady.code}
+    told = {"result": made.form, "changing": moving(recipe["tensors"]), "steady": made.steady and made.steady.code, "packings": []}
+    if recipe["device"] == "cpu" and path.suffix != ".plan":
+        _biases_apart(made.graph)
+        told["packings"] = pack(made.graph)
     path.with_suffix(".json").write_text(json.dumps(told), encoding="utf-8")
     if path.suffix == ".plan":
         changing = set(moving(recipe["tensors"]))
@@ -148,8 +152,6 @@ def build(recipe: dict[str, Any], path: Path) -> None:
         tensorrt.build(made.program(), pictures, path)
         return
     unfinished = path.with_suffix(f".{os.getpid()}.pt2")
-    if recipe["device"] == "cpu":
-        _biases_apart(made.graph)
     inputs = tuple(node.meta["val"] for node in placeholders(made.graph))
     compiled: Any = torch._inductor.aot_compile(made.graph, inputs, options=_known(SETTINGS))
     package_aoti(str(unfinished), compiled)

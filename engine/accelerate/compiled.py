@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.accelerate.graphs import Graphed
+from engine.accelerate.packing import Packed
 from engine.accelerate.part import Part, laid_out, put_together
 from engine.accelerate.tensorrt import Engine
 from engine.kept import Kept
@@ -41,7 +42,7 @@ class Compiled:
         if path.suffix == ".plan":
             self._run: Callable[[Sequence[Tensor]], list[Tensor]] = Engine(path, held)
         else:
-            package = Package(path, held)
+            package = Package(path, held, part, told["packings"])
             self._run = Graphed(package) if device.type == "cuda" else package
         self._steady = steady(told["steady"], part, own) if told["steady"] else None
         self._given: Kept[list[Tensor]] = Kept(KEPT)
@@ -65,14 +66,21 @@ class Compiled:
 class Package:
     """A graph as inductor compiled it, on weights that are others' too: what changes them changes it."""
 
-    def __init__(self, path: Path, weights: Mapping[str, Tensor]) -> None:
+    def __init__(self, path: Path, weights: Mapping[str, Tensor], part: Part, packings: Sequence[Mapping[str, Any]] = ()) -> None:
         from torch._C._aoti import AOTIModelPackageLoader  # what aoti_load_package uses, without importing the compiler
 
         self._run = AOTIModelPackageLoader(str(path), "model", False, 1, -1)
-        self._held = {name: weights[name] for name in self._run.get_constant_fqns()}
+        names = self._run.get_constant_fqns()
+        self._part, self._version = part, part.version
+        self._packed = Packed(packings, weights, names)
+        self._held = {name: weights[name] for name in names if name in weights} | self._packed.held
         self._run.load_constants(self._held, False, True, True)  # not the inactive ones, all of them, kept alive here
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        if self._version != self._part.version:
+            self._version, renewed = self._part.version, self._packed.renewed()
+            self._held |= renewed
+            self._run.load_constants(renewed, False, False, True)
         return self._run.boxed_run(list(tensors))
 
 

@@ -220,6 +220,15 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
     assert float((fast - before).abs().max()) > 1e-3, "a LoRA shows"
     assert float((fast - plain).abs().max()) < 1e-3
     loras.weigh([0.0])
+    with torch.inference_mode():
+        model.denoiser.conv_in.weight.mul_(1.5)
+    model.family.run.changed()
+    fast, plain = both(1)
+    assert float((plain - before).abs().max()) > 1e-2, "a convolution's weights are others"
+    assert float((fast - plain).abs().max()) < 1e-3, "and what was laid out of them is too"
+    with torch.inference_mode():
+        model.denoiser.conv_in.weight.div_(1.5)
+    model.family.run.changed()
 
     # Another model of the same make, with other weights, is served from the cache.
     files = sorted((cache / "compiled").glob("*.pt2"))

@@ -1,0 +1,111 @@
+"""A processor's convolutions on weights that lie as oneDNN wants them: laid out once, not anew at every call.
+
+A compiled part takes its weights as they are when it is called, so that it follows them; but then oneDNN copies each convolution's into the
+order of its kernels every time, which at one picture takes as long as the small ones themselves. So the compiled graph takes copies laid
+out beforehand, and those whose weights have changed since are laid out again.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+#: What the compiler calls a constant that has no name of its own; the packed weights are these, in the order of their packings.
+UNNAMED = "_tensor_constant"
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the weight called ``source`` is laid out for a convolution of pictures of ``size`` (1, C, H, W)."""
+
+    source: str
+    padding: Sequence[int]
+    stride: Sequence[int]
+    dilation: Sequence[int]
+    groups: int
+    size: Sequence[int]
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        reorder = torch.ops.mkldnn._reorder_convolution_weight
+        result: Tensor = reorder(weight.detach(), self.padding, self.stride, self.dilation, self.groups, self.size)
+        return result
+
+
+class Packed:
+    """The packed copies of ``weights``, by the names that the compiled code has for them, of which there must be as many.
+
+    ``held`` are all of them; ``renewed`` makes anew those whose weights were changed in place, and gives only these.
+    """
+
+    def __init__(self, packings: Sequence[Mapping[str, Any]], weights: Mapping[str, Tensor], names: Sequence[str]) -> None:
+        own = sorted((name for name in names if name not in weights), key=lambda name: int(name.removeprefix(UNNAMED)))
+        self._packings = [(name, Packing(**packing)) for name, packing in zip(own, packings, strict=True)]
+        self._weights = weights
+        self._seen: dict[str, int] = {}
+        self.held = self.renewed()
+
+    def renewed(self) -> dict[str, Tensor]:
+        made = {}
+        for name, packing in self._packings:
+            weight = self._weights[packing.source]
+            now = -1 if weight.is_inference() else weight._version
+            if now < 0 or self._seen.get(name) != now:
+                made[name], self._seen[name] = packing(weight), now
+        return made
+
+
+def pack(graph: fx.GraphModule) -> list[dict[str, Any]]:
+    """Lets the convolutions of ``graph`` take packed weights, and do a ReLU that follows in the same call; gives the packings.
+
+    None where this processor or this precision has no such kernels.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
+        return []
+    packings: list[dict[str, Any]] = []
+    for node in list(graph.graph.nodes):
+        packing = _packing(node)
+        if packing is None:
+            continue
+        weight = graph.get_parameter(packing.source)
+        if weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return []
+        name = f"packed_{len(packings)}"
+        setattr(graph, name, packing(weight))
+        packings.append(asdict(packing))
+        users = list(node.users)
+        relu = len(users) == 1 and users[0].target is torch.ops.aten.relu.default
+        x, bias = node.args[0], _arguments(node)[0]
+        with graph.graph.inserting_before(node):
+            rest: tuple[Any, ...] = (bias, packing.padding, packing.stride, packing.dilation, packing.groups, "relu" if relu else "none", [], "")
+            convolution = torch.ops.mkldnn._convolution_pointwise.default
+            made = graph.graph.call_function(convolution, (x, graph.graph.get_attr(name), *rest))
+        made.meta = dict(node.meta)
+        (users[0] if relu else node).replace_all_uses_with(made)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return packings
+
+
+def _packing(node: fx.Node) -> Packing | None:
+    """How the node's weight can be packed: it is a convolution on a weight of the model's own, of pictures of a known size."""
+    if node.op != "call_function" or node.target is not torch.ops.aten.conv2d.default:
+        return None
+    x, weight = node.args[:2]
+    if not isinstance(x, fx.Node) or not isinstance(weight, fx.Node) or weight.op != "get_attr" or node.kwargs:
+        return None
+    size = (1, *x.meta["val"].shape[1:])
+    if not all(isinstance(side, int) for side in size):
+        return None
+    _, stride, padding, dilation, groups = _arguments(node)
+    return Packing(str(weight.target), padding, stride, dilation, groups, size)
+
+
+def _arguments(node: fx.Node) -> tuple[Any, ...]:
+    """(bias, stride, padding, dilation, groups) of a convolution."""
+    given = node.args[2:]
+    return (*given, *(None, [1, 1], [0, 0], [1, 1], 1)[len(given) :])

@@ -37,6 +37,12 @@ SETTINGS = {
     "aot_inductor.enable_line_tables": False,
     "cpp.vec_isa_ok": True,  # what the processor says it can do it can, without trying it out
 }
+#: On a processor: what takes long and gains nothing here.
+ON_CPU = {
+    "aot_inductor.precompile_headers": False,  # making them takes longer than three parts save by them
+    "cpp.enable_tiling_heuristics": False,
+    "pattern_matcher": False,
+}
 
 
 class Flat(nn.Module):
@@ -152,8 +158,9 @@ def build(recipe: dict[str, Any], path: Path) -> None:
         tensorrt.build(made.program(), pictures, path)
         return
     unfinished = path.with_suffix(f".{os.getpid()}.pt2")
+    settings = SETTINGS | (ON_CPU if recipe["device"] == "cpu" else {})
     inputs = tuple(node.meta["val"] for node in placeholders(made.graph))
-    compiled: Any = torch._inductor.aot_compile(made.graph, inputs, options=_known(SETTINGS))
+    compiled: Any = torch._inductor.aot_compile(made.graph, inputs, options=_known(settings))
     package_aoti(str(unfinished), compiled)
     unfinished.replace(path)
 

@@ -85,15 +85,15 @@ class Composed(nn.Module):
         if self.halves:
             x = pixel_unshuffle(x, 2)
         whole = conv2d(x, self.kernel, self.bias, padding=1)
-        height, width = x.shape[-2:]
         top, bottom = conv2d(_ends(x, 2), self.rows, self.row_bias, padding=(0, 1)).chunk(2, 1)
         left, right = conv2d(_ends(x, 3), self.columns, self.column_bias, padding=(1, 0)).chunk(2, 1)
-        whole = whole + pad(top[:, :, :1], (0, 0, 0, height - 1)) + pad(bottom[:, :, 1:], (0, 0, height - 1, 0))
-        whole = whole + pad(left[..., :1], (0, width - 1)) + pad(right[..., 1:], (width - 1, 0))
+        whole[:, :, :1].add_(top[:, :, :1])
+        whole[:, :, -1:].add_(bottom[:, :, 1:])
+        whole[..., :1].add_(left[..., :1])
+        whole[..., -1:].add_(right[..., 1:])
         corners = conv2d(_ends(_ends(x, 2), 3), self.corners[..., None, None], self.corner_bias).chunk(4, 1)
         for corner, (i, j) in zip(corners, _CORNERS, strict=True):
-            beside = (j * (width - 1), (1 - j) * (width - 1), i * (height - 1), (1 - i) * (height - 1))
-            whole = whole + pad(corner[:, :, i : i + 1, j : j + 1], beside)
+            whole[:, :, -i : 1 - i or None, -j : 1 - j or None].add_(corner[:, :, i : i + 1, j : j + 1])
         return whole if self.halves else pixel_shuffle(whole, 2)
 
     def _cells(self, run: nn.Module, x: Tensor) -> Tensor:

@@ -81,7 +81,16 @@ def pack(graph: fx.GraphModule) -> list[dict[str, Any]]:
         relu = len(users) == 1 and users[0].target is torch.ops.aten.relu.default
         x, bias = node.args[0], _arguments(node)[0]
         with graph.graph.inserting_before(node):
-            rest: tuple[Any, ...] = (bias, packing.padding, packing.stride, packing.dilation, packing.groups, "relu" if relu else "none", [], "")
+            rest: tuple[Any, ...] = (
+                bias,
+                packing.padding,
+                packing.stride,
+                packing.dilation,
+                packing.groups,
+                "relu" if relu else "none",
+                [],
+                "",
+            )
             convolution = torch.ops.mkldnn._convolution_pointwise.default
             made = graph.graph.call_function(convolution, (x, graph.graph.get_attr(name), *rest))
         made.meta = dict(node.meta)

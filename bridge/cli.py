@@ -1,4 +1,4 @@
-"""The commands: run, render, presets, bench, doctor, sources. A command's module is imported when it is called."""
+"""The commands: run, render, presets, bench, faults, doctor, sources. A command's module is imported when it is called."""
 
 from __future__ import annotations
 
@@ -59,6 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
             from bridge.benching import bench
 
             return bench(options, values_of(options))
+        if options.command == "faults":
+            from bridge.faults import faults
+
+            return faults(options, values_of(options))
         from bridge import inspection
 
         return inspection.doctor() if options.command == "doctor" else inspection.sources()
@@ -125,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         "--journal", metavar="FILE", help="where what is set is kept, for after a crash (the system's state folder); none: nowhere"
     )
     run.add_argument("--fresh", action="store_true", help="do not go on with what was set before a crash")
+    run.add_argument("--no-spare", action="store_true", help="keep no second engine process waiting: saves memory, a restart takes longer")
     run.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (127.0.0.1; 0.0.0.0 for every network)")
     run.add_argument("--allow", metavar="NETWORKS", action="append", help="who may send OSC and HTTP, as 192.168.1.0/24 (private networks)")
     run.add_argument("--token", metavar="TEXT", help="what the panel asks other machines for (drawn anew where --host is not this machine)")
@@ -146,6 +151,16 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--side", type=int, default=0, metavar="N", help="working size N x N (the model's own)")
     bench.add_argument("--output", metavar="DIR", default="bench", help="where bench.json and the plots go (bench)")
     _common(bench)
+
+    faults = commands.add_parser(
+        "faults", help="break a show of its own in every way that shows break, and say what the audience saw of it"
+    )
+    faults.add_argument("--tries", type=int, default=20, metavar="N", help="how often each fault is tried (20)")
+    faults.add_argument("--kills", type=int, default=100, metavar="N", help="how often the engine is killed (100)")
+    faults.add_argument("--only", metavar="FAULT", action="append", help="only this fault, by its name; may be repeated")
+    faults.add_argument("--gap", type=float, default=100.0, metavar="MS", help="the longest gap on the output that is passed (100)")
+    faults.add_argument("--back", type=float, default=5.0, metavar="S", help="the longest time until live again that is passed (5)")
+    _common(faults)
 
     presets = commands.add_parser("presets", help="list the presets, or draw a picture of each")
     presets.add_argument("--thumbnails", metavar="DIR", help="draw a picture of each preset that was made for the model into this folder")

@@ -1,4 +1,4 @@
-"""What the audience sees while the engine is away: the last picture, the input, black, or a still; faded into, and out of."""
+"""What the audience sees while the engine or the input is away: the last picture, the input, black, or a still; faded into, and out of."""
 
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ from bridge.textures import fitted
 from engine.mailbox import MAX_SIDE, Frame, Pixels
 from engine.parameters import Snapshot
 
-#: Seconds of a fade into the fallback or out of it, and without a word from the engine until it counts as away.
+#: Seconds of a fade into the fallback or out of it, and without a word from the engine or a picture to it until they count as away.
 FADE, PATIENCE = 0.4, 2.0
 #: Largest file of a still, in bytes.
 LARGEST = 64 << 20
+
+
+def wanted(snapshot: Snapshot, engine: float, source: float) -> str:
+    """What is to be seen where the ``engine`` has been silent, and no picture came from the ``source``, for so many seconds."""
+    if engine > PATIENCE and snapshot.text("/fallback") != "hold":
+        return snapshot.text("/fallback")
+    return snapshot.text("/fallback/source") if source > PATIENCE and snapshot.text("/mode") != "text" else "hold"
 
 
 class Fallback:
@@ -24,13 +31,14 @@ class Fallback:
     def __init__(self, state: State) -> None:
         self._state = state
         self._still: Pixels | None = None
-        self._share, self._at = 0.0, 0.0
+        self._share, self._at, self._kind = 0.0, 0.0, "hold"
         state.on_set(self._follow)
         self._follow(frozenset({"/fallback/still"}), "start")
 
-    def step(self, now: float, away: bool, snapshot: Snapshot) -> bool:
-        """Moves the fade on to ``now``; whether any of the fallback is seen."""
-        shown = away and snapshot.text("/fallback") != "hold"
+    def step(self, now: float, kind: str) -> bool:
+        """Moves the fade on to ``now``, towards ``kind`` (hold: towards the picture); whether any of the fallback is seen."""
+        shown = kind != "hold"
+        self._kind = kind if shown else self._kind
         passed, self._at = min(now - self._at, 0.1), now
         self._share = min(1.0, self._share + passed / FADE) if shown else max(0.0, self._share - passed / FADE)
         return self._share > 0.0
@@ -40,11 +48,10 @@ class Fallback:
         if self._share <= 0.0:
             return pixels
         height, width = pixels.shape[:2]
-        kind = snapshot.text("/fallback")
         other = None
-        if kind == "input" and given is not None:
+        if self._kind == "input" and given is not None:
             other = fitted(given.pixels, width, height, snapshot.text("/fit"))
-        elif kind == "still" and self._still is not None:
+        elif self._kind == "still" and self._still is not None:
             other = fitted(self._still, width, height, snapshot.text("/fit"))
         if other is None:
             other = np.zeros_like(pixels)

@@ -47,7 +47,7 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     source = open_source(options.source or default_source())
     sinks = [open_sink(url) for url in options.sink or default_sinks()]
     second = open_source(options.control) if options.control else None
-    show = Show(state, source, sinks, engine_options(options), second, preset_folders(options), options.desk or ())
+    show = Show(state, source, sinks, engine_options(options), second, preset_folders(options), options.desk or (), not options.no_spare)
     try:
         osc = _listening("--osc-port", options.osc_port, lambda: UdpServer(show.osc, options.host, options.osc_port, doors))
         tcp = _listening("--osc-port", osc.port, lambda: TcpServer(show.osc, options.host, osc.port, doors))

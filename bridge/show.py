@@ -21,7 +21,7 @@ from bridge.conductor import Conductor
 from bridge.control.desks import Desks
 from bridge.control.osc import OscControl
 from bridge.control.state import RateLimit, State
-from bridge.fallback import PATIENCE, Fallback
+from bridge.fallback import Fallback, wanted
 from bridge.interpolation import Interpolator
 from bridge.supervisor import Supervisor
 from bridge.textures import Sink, Source, TextureError, fitted, resized
@@ -41,7 +41,7 @@ class Show:
     """One running show. ``open`` starts everything, ``close`` ends it; in between it needs nobody.
 
     ``second`` is a source of control pictures and masks, ``presets`` the folders of one's own presets,
-    cue lists and desk maps, ``desks`` the names of those maps that are used.
+    cue lists and desk maps, ``desks`` the names of those maps that are used. With ``spare`` another engine process waits to take over.
     """
 
     def __init__(
@@ -53,9 +53,10 @@ class Show:
         second: Source | None = None,
         presets: Sequence[Path] | None = None,
         desks: Sequence[str] = (),
+        spare: bool = True,
     ) -> None:
         self.state, self.source, self.second = state, source, second
-        self.supervisor = Supervisor(state, options)
+        self.supervisor = Supervisor(state, options, spare)
         self.conductor = Conductor(state, presets, self._thumbnail)
         self.desks = Desks(state, desks, self.conductor.library.folders[-1] / "desks" if self.conductor.library.folders else None)
         self.osc = OscControl(state, self.heartbeat, self.desks)
@@ -125,7 +126,9 @@ class Show:
             snapshot = self.state.effective()
             direct = snapshot.flag("/bypass") or newest is None
             rate, way = snapshot.whole("/output/rate"), snapshot.text("/output/between")
-            lost = fallback.step(time.monotonic(), self.supervisor.silence > PATIENCE, snapshot)
+            now = time.monotonic()
+            waited = now - self.input.captured_at if self.input is not None else 0.0
+            lost = fallback.step(now, wanted(snapshot, self.supervisor.silence, waited))
             wait = max(0.0, due - time.monotonic()) if rate else PASS if direct or lost else HOLD
             frame = self.supervisor.boxes.outbox.read(wait)
             now = time.monotonic()

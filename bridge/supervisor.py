@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
 import multiprocessing
 import threading
 import time
 from collections.abc import Mapping
-from multiprocessing.connection import Connection
 from typing import Any
 
 from bridge.control.state import State
+from bridge.life import Life, patience
 from engine.mailbox import Boxes, Mailbox
-from engine.parameters import Options, Snapshot
+from engine.parameters import TABLE, Options, Value
 
 log = logging.getLogger(__name__)
 #: Pause before a restart, doubled while the engine dies young, in seconds.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
-#: A loop that reports nothing for this long, once it is running, is taken for dead, in seconds.
-SILENCE = 30.0
-
-
-def _engine_process(pipe: Connection, boxes: Boxes, options: Options, snapshot: Snapshot) -> None:
-    """The spawned process's first lines: the engine is imported there, by name, never here."""
-    logging.basicConfig(level=logging.INFO, format="engine: %(message)s")
-    importlib.import_module("engine.worker").run(pipe, boxes, options, snapshot)
+#: A life that gave pictures for this long went well, in seconds; deaths in a row, without one that did, that a model is given.
+SETTLED, DEATHS = 5.0, 3
+#: Seconds after the engine is ready until the next one is made ready beside it.
+SPARE = 2.0
+#: What a new engine is needed for, or a reload: the model and how it is run.
+MODEL = tuple(name for name, parameter in TABLE.items() if not parameter.live)
 
 
 class Supervisor:
     """The life of the engine process. One thread watches; it alone talks through the pipe.
 
-    ``status`` is the engine's last report, ``refused`` the reason why its very first start failed.
+    ``status`` is the engine's last report, ``refused`` the reason why its very first start failed. With ``spare`` a second process waits,
+    everything imported, and takes over when the first dies.
     """
 
-    def __init__(self, state: State, options: Options) -> None:
+    def __init__(self, state: State, options: Options, spare: bool = True) -> None:
         context = multiprocessing.get_context("spawn")
         self._context, self._state, self._options = context, state, options
         self.boxes = Boxes(Mailbox(context), Mailbox(context), Mailbox(context))
@@ -45,8 +43,13 @@ class Supervisor:
         self.ready = threading.Event()
         self._stop = threading.Event()
         self._changed = threading.Event()
-        self._process: Any = None
-        self._heard_at = 0.0
+        self._life: Life | None = None
+        self._spare: Life | None = None
+        self._spares = spare
+        self._heard_at = self._ready_at = 0.0
+        self._good: dict[str, Value] = {}
+        self._deaths = 0
+        self._unwilling = False
         state.on_change(self._changed.set)
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
 
@@ -57,7 +60,14 @@ class Supervisor:
     @property
     def pid(self) -> int | None:
         """The engine's process number, None between two lives."""
-        return self._process.pid if self._process is not None and self._process.is_alive() else None
+        life = self._life
+        return life.process.pid if life is not None and life.alive else None
+
+    @property
+    def reserve(self) -> int | None:
+        """The number of the process that waits, ready to take over; None where there is none, or it is not ready."""
+        spare = self._spare
+        return spare.process.pid if spare is not None and spare.waits else None
 
     @property
     def silence(self) -> float:
@@ -74,85 +84,112 @@ class Supervisor:
             box.close()
 
     def _run(self) -> None:
-        pause = FIRST_PAUSE
         while not self._stop.is_set():
-            born = time.monotonic()
             try:
-                self._live()
-                reason = f"the engine died (exit code {self._process.exitcode}); starting it again, the output holds"
+                reason = self._live()
             except Exception as error:  # no memory for a process, no handle left: it may be otherwise in a moment
-                reason = (
-                    f"the engine could not be started: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
-                )
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                reason = f"the engine could not be started: {lines[0]}"
             if self.refused or self._stop.is_set():
-                return
-            pause = FIRST_PAUSE if time.monotonic() - born > 30 else min(pause * 2, LONGEST_PAUSE)
-            self._error(reason)
+                break
+            self._error(f"{reason}; the output holds")
+            self._deaths += 1
+            pause = min(FIRST_PAUSE * 2 ** (self._deaths - 1), LONGEST_PAUSE)
+            self._retreat()
             self._stop.wait(pause)
+        if self._spare is not None:
+            self._spare.end(0.5)
 
-    def _live(self) -> None:
-        """One life of the engine, from its start to its end."""
-        ours, theirs = self._context.Pipe()
+    def _live(self) -> str:
+        """One life of the engine, from its start to its end; how it ended."""
+        spare, self._spare = self._spare, None
+        if spare is not None and not spare.alive:
+            spare.end(0.0)
+            spare = None
+        life = self._life = spare or Life(self._context, self.boxes, self._options)
         snapshot = self._state.effective()
-        arguments = (theirs, self.boxes, self._options, snapshot)
-        self._process = self._context.Process(target=_engine_process, args=arguments, name="phosphene-engine", daemon=True)
-        self._process.start()
-        theirs.close()
         self.starts += 1
-        sent, self._heard_at = snapshot.number, time.monotonic()
+        sent, self._heard_at, looked = snapshot.number, time.monotonic(), time.monotonic()
         try:
+            life.begin(snapshot)
             while not self._stop.is_set():
                 if self._state.number != sent and self.ready.is_set():
                     current = self._state.effective()
-                    ours.send(current)
+                    life.pipe.send(current)
                     sent = current.number
-                if ours.poll(0.005 if self._changed.is_set() else 0.02):
-                    self._heard(*ours.recv())
+                if life.pipe.poll(0.005 if self._changed.is_set() else 0.02):
+                    self._heard(*life.pipe.recv())
                     self._heard_at = time.monotonic()
-                elif not self._process.is_alive():
-                    break
-                elif self.silence > SILENCE and self.ready.is_set():
-                    self._error(f"the engine has said nothing for {SILENCE:.0f} s")
+                elif not life.alive:
                     break
                 self._changed.clear()
+                now = time.monotonic()
+                if now - looked > 0.5:
+                    self._heard_at = now  # this process was held up itself, or the machine slept: nobody was silent
+                looked = now
+                if self.ready.is_set() and self.silence > patience(self.status):
+                    return f"the engine hangs: it has said nothing for {self.silence:.1f} s; another takes over"
+                self._settle(now)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             pass
         finally:
+            hung = self.ready.is_set() and self.silence > patience(self.status)
             self.ready.clear()
-            self._end(ours)
+            life.end(3 if self._stop.is_set() else 0.0 if hung else 0.5)
+        return f"the engine died (exit code {life.process.exitcode}); another takes over"
 
-    def _end(self, pipe: Connection) -> None:
-        try:
-            pipe.send("stop")
-        except OSError:
-            pass  # it is gone already
-        self._process.join(3 if self._stop.is_set() else 0.5)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join(2)
-        pipe.close()
+    def _settle(self, now: float) -> None:
+        """What a life that goes well is good for: its model is one to go back to, and the next engine is made ready beside it."""
+        if not self.ready.is_set() or self.status.get("loading"):
+            return
+        if self._spares and self._spare is None and now - self._ready_at > SPARE:
+            self._spare = Life(self._context, self.boxes, self._options)
+        elif self._spare is not None and not self._spare.alive:
+            self._spare.end(0.0)
+            self._spare, self._ready_at = None, now  # not again and again
+        if self.status.get("frames", 0) and now - self._ready_at > SETTLED:
+            self._deaths = 0
+            self._good = dict(self.status.get("running") or {})
+
+    def _retreat(self) -> None:
+        """Back to the model that worked last, where another dies again and again; to the built-in one, where none can be read."""
+        wish = {name: self._state.snapshot()[name] for name in MODEL}
+        if not self._unwilling and self._deaths < DEATHS:
+            return
+        back = self._good
+        if self._unwilling and back in ({}, wish):
+            back = {name: TABLE[name].default for name in MODEL}
+        if back and back != wish:
+            self._error(f"model {wish['/model']} does not work; back to {back['/model']}")
+            self._state.put(back, expected=wish)
+            self._deaths = 0
+        self._unwilling = False
 
     def _heard(self, kind: str, payload: Any) -> None:
         if kind in ("ready", "status"):
             self.status = payload
             if kind == "ready":
+                self._ready_at = time.monotonic()
                 self.ready.set()
                 log.info("engine ready: %s on %s, %s, %s", payload["model"], payload["device"], payload["dtype"], payload["size"])
         elif kind == "refused":
             if self.starts == 1:
                 self.refused = payload
             else:
+                self._unwilling = True
                 self._error(payload)
+        elif kind == "waiting":
+            pass  # it said so before it began
         elif kind == "note":
             log.info("%s", payload)
         elif kind == "reloaded":
             log.info("engine now runs %s", payload)
+            self._ready_at = time.monotonic()
         elif kind == "kept":
             reason, running, refused = payload
-            self._error(f"{reason}; the running stream goes on")
-            current = self._state.snapshot()
+            self._error(reason)
             # What was wished for is taken back, unless something else has been wished for since.
-            self._state.put({name: running[name] for name in running if current[name] == refused[name]})
+            self._state.put({name: running[name] for name in running if running[name] != refused[name]}, expected=refused)
         else:
             self._error(payload)
 

@@ -183,6 +183,10 @@ _ROWS = [
         "/fallback", "choice", "hold", "What is shown while the engine is away: the last picture, the input, black, or a still",
         choices=("hold", "input", "black", "still"), where="bridge",
     ),
+    Parameter(
+        "/fallback/source", "choice", "hold", "What is shown while no input comes: the last picture, black, or the still",
+        choices=("hold", "black", "still"), where="bridge",
+    ),
     Parameter("/fallback/still", "string", "", "The still: a picture file", where="bridge"),
     Parameter("/fit", "choice", "crop", "How an input of another shape is fitted", choices=("crop", "fit", "stretch"), where="bridge"),
     Parameter("/output/rate", "int", 0, "Steady rate of the output; 0 sends frames as they come", high=120, unit="fps", where="bridge"),

@@ -16,7 +16,7 @@ from engine.hooks import Hooks
 from engine.mailbox import Frame
 from engine.models import load, pick_dtype
 from engine.parameters import TABLE, BadValue, Options, Snapshot, Value, parse_size
-from engine.stream import Stream
+from engine.stream import NotFinite, Stream
 from engine.threads import step_aside
 
 log = logging.getLogger(__name__)
@@ -52,11 +52,20 @@ def make_stream(
         raise BadValue(f"/size {width}x{height}: both sides must be multiples of {model.multiple} for this model")
     stream = Stream(model, width, height, spare.adapters if spare is not None else None, hooks)
     stream.apply(snapshot, wait=True)
-    blank = Frame(np.zeros((height, width, 4), np.uint8))
+    try:
+        _warm_up(stream)
+    except NotFinite:
+        if not model.widen():
+            raise
+        _warm_up(stream)
+    return stream
+
+
+def _warm_up(stream: Stream) -> None:
+    blank = Frame(np.zeros((stream.height, stream.width, 4), np.uint8))
     for _ in range(len(stream.plan.steps)):
         stream.step([blank])
     stream.restart()
-    return stream
 
 
 def _downloading(name: str, tell: Callable[[str], None]) -> Callable[[int, int], None]:
@@ -114,10 +123,10 @@ class Reloader:
             self._outcome = Outcome(wish, time.monotonic() - start, stream)
         except BadValue as error:
             self._outcome = Outcome(wish, time.monotonic() - start, error=str(error))
-        except (MemoryError, torch.OutOfMemoryError):
-            self._outcome = Outcome(wish, time.monotonic() - start, error=f"out of memory for {described(wish)}")
-        except RuntimeError as error:
-            self._outcome = Outcome(wish, time.monotonic() - start, error=f"{described(wish)}: {str(error).splitlines()[0]}")
+        except Exception as error:  # whatever it is, the running stream goes on
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            text = f"out of memory for {described(wish)}" if out_of_memory(error) else f"{described(wish)}: {lines[0]}"
+            self._outcome = Outcome(wish, time.monotonic() - start, error=text)
         finally:
             self.progress = ""
             free_memory()
@@ -129,6 +138,17 @@ class Reloader:
 def described(values: dict[str, Value]) -> str:
     """``model pocket, size 512x512, dtype auto``."""
     return ", ".join(f"{name.strip('/')} {value}" for name, value in values.items() if value != "")
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether there was not enough memory, of the device or of the machine."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or ("memory" in str(error) and "alloc" in str(error))
+
+
+def device_lost(error: Exception) -> bool:
+    """Whether the device does not answer this process any more: only a new process gets it back."""
+    told = type(error).__name__ == "AcceleratorError" or any(word in str(error) for word in ("CUDA error", "cuDNN error", "HIP error"))
+    return told and not out_of_memory(error)
 
 
 def free_memory() -> None:

@@ -31,6 +31,10 @@ from engine.travel import Travel
 STILL = 0.15
 
 
+class NotFinite(ArithmeticError):
+    """The model's output holds infinities or NaN."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a frame goes through: its steps, and the noise of each, (n, C, h, w) float32."""
@@ -255,6 +259,8 @@ class Stream:
         now = finished[-1][0].frames[-1].captured_at
         latents = self.hooks.run("latent", torch.cat([self._steadied(slot.z, D) for slot, D in finished]), self.snapshot, now)
         decoded = self.model.decode(latents)
+        if not bool((latents.sum() + decoded.sum()).isfinite()):
+            raise NotFinite("the model gave no picture, but numbers that are none (NaN)")
         pictures = self.hooks.run("after", decoded, self.snapshot, now)
         pictures = pictures if pictures is decoded else pictures.clamp(0, 1)
         pixels = to_pixels(self.optics.given(pictures, [slot.taken for slot, _ in finished]))

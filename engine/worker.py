@@ -18,14 +18,22 @@ from engine.hooks import Hooks
 from engine.mailbox import Boxes, Frame
 from engine.models import pick_device
 from engine.parameters import BadValue, Options, Snapshot
-from engine.reload import Reloader, described, free_memory, make_stream, reload_values
+from engine.reload import Reloader, described, device_lost, free_memory, make_stream, out_of_memory, reload_values
+from engine.stream import NotFinite
 
 log = logging.getLogger(__name__)
 #: Seconds without an input after which text mode paints on a clock of its own.
 PATIENCE = 0.25
 CLOCK = 1 / 60
-#: Ticks that may fail one after another before the process gives up and is started afresh.
-FAILURES = 20
+#: Ticks that may fail one after another before the process gives up and is started afresh; and before something is done about it.
+FAILURES, SEVERAL = 20, 3
+
+
+def prepare() -> None:
+    """Imports what loading a model will import, so that a process that waits has it."""
+    import diffusers.loaders
+    import diffusers.models  # noqa: F401
+    import transformers.models.clip  # noqa: F401
 
 
 def run(pipe: Connection, boxes: Boxes, options: Options, snapshot: Snapshot) -> None:
@@ -36,14 +44,22 @@ def run(pipe: Connection, boxes: Boxes, options: Options, snapshot: Snapshot) ->
     except BadValue as error:
         pipe.send(("refused", str(error)))
         return
+    except Exception as error:  # whatever it is: the next process may fare better
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        pipe.send(("error", f"the engine could not begin: {lines[0]}"))
+        raise SystemExit(1) from None
     try:
         worker.loop()
         worker.accelerator.close()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the bridge is gone, and so are we
-    except (RuntimeError, MemoryError) as error:
-        log.error("giving up after %d failed frames: %s", FAILURES, str(error).splitlines()[0])
+    except Failed as error:
+        pipe.send(("error", f"giving up after {worker.failures} failed frames: {error}"))
         raise SystemExit(1) from None
+
+
+class Failed(Exception):
+    """The engine cannot go on in this process."""
 
 
 class Worker:
@@ -52,6 +68,8 @@ class Worker:
     def __init__(self, pipe: Connection, boxes: Boxes, options: Options, snapshot: Snapshot) -> None:
         self.pipe, self.snapshot = pipe, snapshot
         self.inbox, self.second, self.outbox = boxes
+        for box in (self.inbox, self.second):
+            box.skip()  # of what came while this process waited
         device = pick_device(options.device)
         self.hooks = Hooks(Path(options.hooks) if options.hooks else None)
         self.stream = make_stream(snapshot, device, options, hooks=self.hooks)
@@ -63,6 +81,7 @@ class Worker:
         self.fade: Fade | None = None
         self.last_input = time.monotonic()
         self.failures = 0
+        self.good = snapshot
         self._told = ""
         self._send("ready", self._status())
 
@@ -93,21 +112,36 @@ class Worker:
             finished = self.stream.step(frames)
             if self.fade is not None:
                 finished = self.fade.mixed(frames, finished)
-        except (RuntimeError, MemoryError) as error:
-            self.failures += 1
-            self._end_fade()
-            self.stream.restart()
-            free_memory()
-            self._send("error", f"a frame failed: {str(error).splitlines()[0]}")
-            if self.failures >= FAILURES:
-                raise
+        except Exception as error:  # whatever it is, the next frame may be well
+            self._failed(error)
             return
-        self.failures = 0
+        if finished and self.failures:
+            self._send("note", f"frames come again, after {self.failures} that failed")
+        if finished:
+            self.failures, self.good = 0, self.snapshot
         for frame in finished or ():
             self.outbox.write(frame)
         if self.fade is not None and self.fade.share >= 1.0:
             self._end_fade()
         self.metrics.tick(start, finished)
+
+    def _failed(self, error: Exception) -> None:
+        """A frame was lost. Told once; what several in a row are due to is mended where it can be. Raises Failed."""
+        self.failures += 1
+        self._end_fade()
+        self.stream.restart()
+        free_memory()
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if self.failures == 1:
+            self._send("error", f"a frame failed: {text}")
+        if device_lost(error) or self.failures >= FAILURES:
+            raise Failed(text) from error
+        if self.failures % SEVERAL:
+            return
+        if isinstance(error, NotFinite) and self.stream.model.widen():
+            self._send("error", "the autoencoder's precision does not suffice: it goes on in float32")
+        elif out_of_memory(error) and dict(self.good) != dict(self.snapshot):
+            self._send("kept", ("out of memory: back to what fitted", dict(self.good), dict(self.snapshot)))
 
     def _next_frame(self) -> Frame | None:
         text = self.snapshot.text("/mode") == "text"
@@ -139,7 +173,7 @@ class Worker:
         if outcome is None:
             return
         if outcome.stream is None:
-            self._send("kept", (outcome.error, self.values, outcome.values))
+            self._send("kept", (f"{outcome.error}; the running stream goes on", self.values, outcome.values))
             return
         self._end_fade()
         old, self.stream, self.values = self.stream, outcome.stream, outcome.values
@@ -168,6 +202,7 @@ class Worker:
         stream = self.stream
         return self.metrics.report() | {
             "snapshot": self.snapshot.number,
+            "running": self.values,
             "device": str(stream.model.device),
             "dtype": str(stream.model.dtype).removeprefix("torch."),
             "model": stream.model.name,

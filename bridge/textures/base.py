@@ -60,6 +60,8 @@ class Source:
             return None
         if pixels is None:
             return None
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 4 or not pixels.size:
+            raise TextureError(f"a picture that cannot be used: {'×'.join(map(str, pixels.shape))}, {pixels.dtype}")
         self.frames += 1
         return Frame(pixels, self.frames, time.monotonic())
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import logging
+import shutil
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -17,6 +21,9 @@ from engine.mailbox import Frame, Pixels
 
 CODECS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
 STILL_RATE = 25.0
+#: Room that a recording needs to go on after the disk was full, in bytes.
+ROOM = 64 << 20
+log = logging.getLogger(__name__)
 
 
 class FileSource(Source):
@@ -101,14 +108,16 @@ class VideoWriter:
 
     def __init__(self, path: Path, rate: Fraction | None = None, lossless: bool = False) -> None:
         check_recording(path)
-        fragments = {"movflags": "frag_keyframe+empty_moov+default_base_moof"} if path.suffix.lower() in (".mp4", ".mov") else {}
+        fragments = {"flush_packets": "1"}
+        if path.suffix.lower() in (".mp4", ".mov"):
+            fragments |= {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "1000000"}
         try:
             self._container = av.open(str(path), "w", options=fragments if rate is None else {})
         except (FFmpegError, OSError) as error:
             raise TextureError(f"file:{path}: cannot be written ({error.strerror})") from None
         self._codec, self._rate = CODECS[path.suffix.lower()], rate
         self._stream: Any = None
-        self._last = -1
+        self._last, self._failed = -1, False
         self._crf = "0" if lossless else "18"
 
     def write(self, pixels: Pixels, seconds: float | None = None) -> None:
@@ -130,25 +139,50 @@ class VideoWriter:
         moment = self._last + 1 if seconds is None else round(seconds * 90_000)
         self._last = frame.pts = max(moment, self._last + 1)
         frame.time_base = self._stream.codec_context.time_base
-        self._container.mux(self._stream.encode(frame))
+        self._mux(frame)
 
     def close(self) -> None:
         """Writes what the encoder still holds and ends the file."""
-        if self._stream is not None:
-            self._container.mux(self._stream.encode(None))
-        self._container.close()
+        try:
+            if self._stream is not None and not self._failed:
+                self._mux(None)
+        finally:
+            self._container.close()
+
+    def _mux(self, frame: av.VideoFrame | None) -> None:
+        try:
+            self._container.mux(self._stream.encode(frame))
+        except (FFmpegError, OSError):
+            self._failed = True  # flushing an encoder whose packets could not be written ends the process
+            raise
+
+
+def _beside(path: Path) -> Path:
+    """The first free name of ``show-2.mp4``, ``show-3.mp4`` …"""
+    return next(other for n in itertools.count(2) if not (other := path.with_stem(f"{path.stem}-{n}")).exists())
 
 
 class FileSink(Sink):
-    """Records what changes: a held picture is not written again, its time stamp stands for it."""
+    """Records what changes: a held picture is not written again, its time stamp stands for it.
+
+    Where the disk is full the file is ended, playable as far as it goes, and recording goes on in another one when there is room again;
+    ``stops`` counts that.
+    """
 
     def __init__(self, url: str, path: str) -> None:
         super().__init__(url)
         self._path = Path(path).expanduser()
+        self.stops = 0
         check_recording(self._path)
 
     def _open(self) -> None:
-        self._writer = VideoWriter(self._path)
+        path = self._path
+        if self.stops:
+            if shutil.disk_usage(self._path.parent).free < ROOM:
+                raise TextureError(f"{self.url}: there is no room to go on recording")
+            path = _beside(path)
+            log.info("recording goes on in %s", path)
+        self._writer = VideoWriter(path)
         self._start: float | None = None
         self._last: Pixels | None = None
 
@@ -156,7 +190,15 @@ class FileSink(Sink):
         now = time.monotonic()
         self._start = now if self._start is None else self._start
         if frame.pixels is not self._last:
-            self._writer.write(frame.pixels, now - self._start)
+            try:
+                self._writer.write(frame.pixels, now - self._start)
+            except (FFmpegError, OSError) as error:
+                self._is_open = False
+                self.stops += 1
+                with contextlib.suppress(FFmpegError, OSError):
+                    self._close()
+                reason = error.strerror or str(error)
+                raise TextureError(f"{self.url}: recording stopped ({reason}); it goes on in a new file when it can") from None
             self._last = frame.pixels
 
     def _close(self) -> None:

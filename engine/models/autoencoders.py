@@ -65,6 +65,17 @@ class Codec:
         """(B, channels, h, w) → (B, 3, H, W) float32 in 0..1."""
         return self.decoder(self.plain(latents))
 
+    def widen(self) -> bool:
+        """Goes on in float32; False where it is in float32 already."""
+        autoencoder: Any = self.encoder.module.autoencoder
+        if autoencoder.dtype == torch.float32:
+            return False
+        autoencoder.float()
+        for part in (self.encoder, self.decoder):
+            part.runs.clear()
+            part.refused.clear()
+        return True
+
     def normalised(self, latents: Tensor) -> Tensor:
         """The autoencoder's latents as the denoiser knows them."""
         return (latents - self._shift) * self._scale

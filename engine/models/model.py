@@ -25,7 +25,7 @@ class Model:
         self.device, self.dtype = family.device, family.dtype
         self.denoiser, self.autoencoder, self.encode_prompt = family.denoiser, autoencoder, family.encode_prompt
         self.codec = codec(autoencoder)
-        self.encode, self.decode = self.codec.encode, self.codec.decode
+        self.encode, self.decode, self.widen = self.codec.encode, self.codec.decode, self.codec.widen
         self.latent_channels, self.factor = self.codec.channels, self.codec.factor
 
     @property

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bridge.control.state import State
-from bridge.fallback import FADE, Fallback
+from bridge.fallback import FADE, PATIENCE, Fallback, wanted
 from engine.mailbox import Frame, Pixels
 
 PICTURE = np.full((32, 48, 4), (200, 100, 50, 255), np.uint8)
@@ -20,7 +20,7 @@ def away(state: State, seconds: float) -> Fallback:
     """The fallback after the engine has been away for so long, looked at 60 times a second."""
     made = Fallback(state)
     for tick in range(int(seconds * 60) + 1):
-        made.step(100.0 + tick / 60, tick > 0, state.snapshot())
+        made.step(100.0 + tick / 60, wanted(state.snapshot(), 9.0 if tick > 0 else 0.0, 0.0))
     return made
 
 
@@ -53,7 +53,7 @@ def test_it_is_faded_into_and_out_of() -> None:
     made = away(state, 1.0)
     levels = []
     for tick in range(60):
-        seen = made.step(102.0 + tick / 60, False, state.snapshot())
+        seen = made.step(102.0 + tick / 60, "hold")
         levels.append(int(shown(made, state)[0, 0, 0]))
     assert levels == sorted(levels)
     assert levels[0] < 70
@@ -71,3 +71,16 @@ def test_a_still_that_is_not_there_is_black_and_told(tmp_path: Path) -> None:
         assert state.refused == refused + 1
         assert "/fallback/still" in state.last_refusal
     assert shown(made, state)[0, 0].tolist() == [0, 0, 0, 255]
+
+
+def test_what_is_wanted_when_the_engine_or_the_input_is_away() -> None:
+    state = State({"/fallback": "input", "/fallback/source": "black"})
+    long, now = PATIENCE + 1, 0.0
+    assert wanted(state.snapshot(), now, now) == "hold"
+    assert wanted(state.snapshot(), long, now) == "input"
+    assert wanted(state.snapshot(), now, long) == "black"
+    assert wanted(state.snapshot(), long, long) == "input", "without an engine no input is transformed"
+    state.put({"/mode": "text"})
+    assert wanted(state.snapshot(), now, long) == "hold", "text mode needs no input"
+    state.put({"/mode": "image", "/fallback/source": "hold"})
+    assert wanted(state.snapshot(), now, long) == "hold"

@@ -61,13 +61,15 @@ class Stage:
         accelerate: str = "eager",
         presets: Sequence[Path] = (),
         desks: Sequence[str] = (),
+        spare: bool = False,
         **values: str,
     ) -> None:
         names = {name.replace("_", "/"): value for name, value in values.items()}
         self.state = State(changed({"size": "256x256", "steps": "1"} | names))
         self.audience = Audience()
         second = open_source(control) if control else None
-        self.show = Show(self.state, open_source(source), [self.audience], Options("cpu", accelerate=accelerate), second, presets, desks)
+        options = Options("cpu", accelerate=accelerate)
+        self.show = Show(self.state, open_source(source), [self.audience], options, second, presets, desks, spare)
         self.server = UdpServer(self.show.osc, "127.0.0.1", 0)
         self.desk = SimpleUDPClient("127.0.0.1", self.server.port)
         self.show.open()

@@ -1,0 +1,77 @@
+"""One life of the engine process: spawned, made ready to begin, begun with the values of the moment, ended."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnContext
+from typing import Any
+
+from engine.mailbox import Boxes
+from engine.parameters import Options, Snapshot
+
+#: Seconds of silence after which a running engine counts as hung, at least; and while it loads, which may hold it up.
+HUNG, HUNG_LOADING = 2.5, 15.0
+#: Ticks that a single one may take as long as.
+TICKS = 20
+
+
+def _engine_process(pipe: Connection, boxes: Boxes, options: Options) -> None:
+    """The spawned process's first lines: the engine is imported there, by name, never here. It begins with the snapshot that it is sent."""
+    logging.basicConfig(level=logging.INFO, format="engine: %(message)s")
+    worker = importlib.import_module("engine.worker")
+    try:
+        worker.prepare()
+        pipe.send(("waiting", None))
+        snapshot = pipe.recv()
+        if snapshot != "stop":
+            worker.run(pipe, boxes, options, snapshot)
+    except (EOFError, OSError, KeyboardInterrupt):
+        pass  # nobody is there to begin for
+
+
+class Life:
+    """An engine process, which waits, all imported, until ``begin``. Raises OSError where none can be had."""
+
+    def __init__(self, context: SpawnContext, boxes: Boxes, options: Options) -> None:
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_engine_process, args=(theirs, boxes, options), name="phosphene-engine", daemon=True)
+        try:
+            self.process.start()
+        except BaseException:
+            self.pipe.close()
+            raise
+        finally:
+            theirs.close()
+
+    @property
+    def alive(self) -> bool:
+        return self.process.is_alive()
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has imported everything and waits to begin; to be asked only before."""
+        return self.alive and self.pipe.poll()
+
+    def begin(self, snapshot: Snapshot) -> None:
+        """Lets it run with ``snapshot``."""
+        self.pipe.send(snapshot)
+
+    def end(self, patience: float) -> None:
+        """Asks it to stop, and makes it stop after ``patience`` seconds."""
+        try:
+            self.pipe.send("stop")
+        except OSError:
+            pass  # it is gone already
+        self.process.join(patience)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join(2)
+        self.pipe.close()
+
+
+def patience(status: Mapping[str, Any]) -> float:
+    """How long a running engine that reported ``status`` may say nothing, in seconds."""
+    return max(HUNG_LOADING if status.get("loading") else HUNG, TICKS * float(status.get("tick_ms") or 0.0) / 1000)

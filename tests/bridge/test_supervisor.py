@@ -1,0 +1,135 @@
+"""What the supervisor does with engines that die: another, ever later; and another model, where one kills them all."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import pytest
+
+from bridge import life, supervisor
+from bridge.control.state import State
+from bridge.supervisor import DEATHS, FIRST_PAUSE, Supervisor
+from engine.parameters import Options, Snapshot
+from tests.waiting import until
+
+RUNNING = {"/model": "pocket", "/size": "512x512"}
+
+
+class Pipe:
+    """The bridge's end of a pipe to an engine that was never there."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, Any]] = []
+
+    def poll(self, _timeout: float = 0.0) -> bool:
+        if not self.told:
+            time.sleep(0.005)
+        return bool(self.told)
+
+    def recv(self) -> tuple[str, Any]:
+        return self.told.pop(0)
+
+    def send(self, _message: object) -> None:
+        pass
+
+
+class Engine:
+    """Behaves as ``way`` says when it is begun with a snapshot: runs, dies, refuses, or falls silent."""
+
+    way: Callable[[Snapshot], str] = staticmethod(lambda _snapshot: "runs")
+    begun: ClassVar[list[tuple[float, str]]] = []
+
+    def __init__(self, *_: object) -> None:
+        self.pipe, self.alive, self.waits = Pipe(), True, True
+        self.process = type("Process", (), {"exitcode": -9, "pid": 1})()
+
+    def begin(self, snapshot: Snapshot) -> None:
+        way = Engine.way(snapshot)
+        Engine.begun.append((time.monotonic(), snapshot.text("/model")))
+        running = {name: snapshot[name] for name in supervisor.MODEL}
+        status = {"model": snapshot["/model"], "device": "cpu", "dtype": "bfloat16", "size": "512x512", "running": running, "frames": 9}
+        if way == "refuses":
+            self.pipe.told.append(("refused", f"{snapshot['/model']} cannot be read"))
+        elif way in ("runs", "silent"):
+            self.pipe.told.append(("ready", status))
+        self.alive = way in ("runs", "silent")
+
+    def end(self, _patience: float) -> None:
+        self.alive = False
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[State, Supervisor]]:
+    monkeypatch.setattr(supervisor, "Life", Engine)
+    monkeypatch.setattr(supervisor, "SETTLED", 0.1)
+    monkeypatch.setattr(Engine, "begun", [])
+    state = State({"/model": "pocket", "/prompt": "kept"})
+    made = Supervisor(state, Options("cpu"), spare=False)
+    made.start()
+    yield state, made
+    made.close()
+
+
+def dies_with(name: str, how: str = "dies") -> Callable[[Snapshot], str]:
+    return staticmethod(lambda snapshot: how if snapshot.text("/model") == name else "runs")  # type: ignore[return-value]
+
+
+def test_a_model_that_kills_every_engine_gives_way_to_the_one_before(
+    watched: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, made = watched
+    until(lambda: made._good, 5, "a good life")
+    monkeypatch.setattr(Engine, "way", dies_with("killer"))
+    state.put({"/model": "killer"})
+    assert made._life is not None
+    made._life.alive = False
+    until(lambda: state.snapshot().text("/model") == "pocket", 10, "the model before")
+    until(made.ready.is_set, 5, "a running engine")
+    assert [name for _, name in Engine.begun] == ["pocket", *["killer"] * (DEATHS - 1), "pocket"]
+    assert "killer does not work; back to pocket" in made.last_error
+    assert state.snapshot().text("/prompt") == "kept"
+
+
+def test_restarts_come_ever_later(watched: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, made = watched
+    until(lambda: made._good, 5, "a good life")
+    monkeypatch.setattr(Engine, "way", staticmethod(lambda _snapshot: "dies"))
+    assert made._life is not None
+    made._life.alive = False
+    until(lambda: len(Engine.begun) == 6, 20, "restarts")
+    moments = [moment for moment, _ in Engine.begun[1:]]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(moments)]
+    for number, pause in enumerate(pauses):
+        assert pause >= FIRST_PAUSE * 2 ** (number + 1)
+
+
+def test_a_model_that_is_gone_from_the_disk_gives_way_to_the_built_in_one(
+    watched: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, made = watched
+    until(lambda: made._good, 5, "a good life")
+    state.put({"/model": "folder"})
+    assert made._life is not None
+    made._life.pipe.told.append(("status", made.status | {"running": made.status["running"] | {"/model": "folder"}}))  # type: ignore[attr-defined]
+    until(lambda: made._good.get("/model") == "folder", 5, "another good model")
+    monkeypatch.setattr(Engine, "way", dies_with("folder", "refuses"))
+    made._life.alive = False
+    until(lambda: state.snapshot().text("/model") == "pocket", 10, "the built-in model")
+    until(made.ready.is_set, 5, "a running engine")
+
+
+def test_an_engine_that_says_nothing_is_replaced(watched: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, made = watched
+    monkeypatch.setattr(life, "HUNG", 0.5)
+    until(lambda: len(Engine.begun) == 2, 10, "another engine")
+    assert "hangs" in made.last_error
+
+
+def test_how_long_an_engine_may_be_silent() -> None:
+    assert life.patience({}) == life.HUNG
+    assert life.patience({"tick_ms": 40.0}) == life.HUNG
+    assert life.patience({"tick_ms": 4000.0}) == life.TICKS * 4.0
+    assert life.patience({"loading": True}) == life.HUNG_LOADING

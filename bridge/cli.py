@@ -1,8 +1,9 @@
-"""The commands: run, render, presets, bench, faults, doctor, sources. A command's module is imported when it is called."""
+"""The commands and their options. A command's module is imported when it is called."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import sys
 from pathlib import Path
@@ -26,6 +27,10 @@ SHORT = {
 }
 
 
+#: The commands that run something, each a function of the same name in its module; imported when it is called.
+SHOWS = {"run": "running", "render": "rendering", "bench": "benching", "faults": "faults", "floods": "floods", "soak": "soak"}
+
+
 class UserError(Exception):
     """What the user did wrong: told in one line, exit code 2."""
 
@@ -37,14 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     from bridge.textures.base import TextureError
 
     try:
-        if options.command == "run":
-            from bridge.running import run
-
-            return run(options, values_of(options))
-        if options.command == "render":
-            from bridge.rendering import render
-
-            return render(options, values_of(options))
+        if options.command in SHOWS:
+            command = getattr(importlib.import_module(f"bridge.{SHOWS[options.command]}"), options.command)
+            return int(command(options, values_of(options)))
         if options.command == "presets":
             from bridge.presets import Library, listing
 
@@ -55,14 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
             from bridge.rendering import thumbnails
 
             return thumbnails(options, library, values_of(options))
-        if options.command == "bench":
-            from bridge.benching import bench
+        if options.command == "report":
+            from bridge.report import report
 
-            return bench(options, values_of(options))
-        if options.command == "faults":
-            from bridge.faults import faults
-
-            return faults(options, values_of(options))
+            return report(options)
         from bridge import inspection
 
         return inspection.doctor() if options.command == "doctor" else inspection.sources()
@@ -128,10 +124,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--journal", metavar="FILE", help="where what is set is kept, for after a crash (the system's state folder); none: nowhere"
     )
+    run.add_argument("--log", metavar="FILE", help="where the log goes, JSON lines (the system's log folder); none: nowhere")
     run.add_argument("--fresh", action="store_true", help="do not go on with what was set before a crash")
     run.add_argument("--no-spare", action="store_true", help="keep no second engine process waiting: saves memory, a restart takes longer")
     run.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (127.0.0.1; 0.0.0.0 for every network)")
     run.add_argument("--allow", metavar="NETWORKS", action="append", help="who may send OSC and HTTP, as 192.168.1.0/24 (private networks)")
+    run.add_argument(
+        "--files", metavar="DIR", action="append", help="where other machines may name files, with --host; may be repeated (own presets)"
+    )
     run.add_argument("--token", metavar="TEXT", help="what the panel asks other machines for (drawn anew where --host is not this machine)")
     run.add_argument("--open", action="store_true", help="open the panel in the browser")
     run.add_argument("--seconds", type=float, metavar="N", help="stop after N seconds")
@@ -162,6 +162,16 @@ def _parser() -> argparse.ArgumentParser:
     faults.add_argument("--back", type=float, default=5.0, metavar="S", help="the longest time until live again that is passed (5)")
     _common(faults)
 
+    floods = commands.add_parser("floods", help="send a show of its own more than any desk does, and say what was felt of it")
+    floods.add_argument("--seconds", type=float, default=10.0, metavar="N", help="how long each flood lasts (10)")
+    _common(floods)
+
+    soak = commands.add_parser("soak", help="run a show of its own for hours, and say whether memory, handles and latency stayed flat")
+    soak.add_argument("--hours", type=float, default=8.0, metavar="H", help="how long (8)")
+    soak.add_argument("--memory", type=float, default=1.0, metavar="MIB", help="growth an hour that is passed, in MiB (1)")
+    soak.add_argument("--latency", type=float, default=10.0, metavar="PERCENT", help="growth of the latency that is passed (10)")
+    _common(soak)
+
     presets = commands.add_parser("presets", help="list the presets, or draw a picture of each")
     presets.add_argument("--thumbnails", metavar="DIR", help="draw a picture of each preset that was made for the model into this folder")
     presets.add_argument("--input", metavar="IN", help="what they are drawn over: a video or a folder of pictures (a moving pattern)")
@@ -169,6 +179,9 @@ def _parser() -> argparse.ArgumentParser:
     _common(presets)
 
     commands.add_parser("doctor", help="say what works on this machine, and what makes the rest work")
+    report = commands.add_parser("report", help="put what a bug report needs into one zip: versions, settings, the last log")
+    report.add_argument("file", nargs="?", metavar="FILE", help="the zip (phosphene-report-DATE.zip)")
+    report.add_argument("--log", metavar="FILE", action="append", help="a log that lies elsewhere; may be repeated")
     commands.add_parser("sources", help="list the sources that can be opened now")
     return parser
 

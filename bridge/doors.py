@@ -1,16 +1,22 @@
-"""Who may come in: networks for OSC and HTTP, names that a browser may call this machine, and a token once the panel is exposed."""
+"""Who may come in: networks for OSC and HTTP, names that a browser may call this machine, a token, and the files that may be named."""
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 import secrets
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from engine.parameters import BadValue
 
 #: Who is let in where ``--allow`` says nothing and the show listens beyond its own machine: private networks alone.
 PRIVATE = ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "::1/128", "fc00::/7", "fe80::/10")
 LOCAL = ("127.0.0.0/8", "::1/128")
+#: A name that is no path: one in a folder of Phosphene's own, or one on a hub.
+NAME = re.compile(r"[\w][\w.+-]*(/[\w][\w.+-]*)?")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -50,6 +56,23 @@ class Doors:
         except ValueError:
             return name in self._names
         return True
+
+
+def confined(folders: Iterable[Path]) -> Callable[[str], None]:
+    """A check of what is named from outside: plain names pass, and files in one of ``folders``; it raises BadValue for any other."""
+    roots = [folder.expanduser().resolve() for folder in folders]
+
+    def check(text: str) -> None:
+        if not text or (NAME.fullmatch(text) and not Path(text).exists()):
+            return
+        try:
+            path = Path(text).expanduser().resolve()
+        except (OSError, RuntimeError, ValueError):
+            raise BadValue(f"{text[:80]!r} is no file's name") from None
+        if not any(path.is_relative_to(root) for root in roots):
+            raise BadValue(f"{text[:80]!r} lies in no folder that is open to other machines; --files DIR opens one")
+
+    return check
 
 
 def _networks(texts: Iterable[str]) -> tuple[Network, ...]:

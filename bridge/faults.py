@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from unittest import mock
 import numpy as np
 
 from bridge.cli import UserError, engine_options
-from bridge.control.osc import UdpServer
+from bridge.control.osc_udp import UdpServer
 from bridge.control.state import State
 from bridge.hooks import declare_all
 from bridge.show import Show
@@ -86,23 +87,24 @@ class Breakable(Source):
 
 
 class Watch(Sink):
-    """The audience: when a picture came, of which input."""
+    """The audience: when a picture came, of which input, made with which snapshot, and how long it took in seconds."""
 
     def __init__(self) -> None:
         super().__init__("audience:")
-        self.seen: list[tuple[float, int, int]] = []
+        self.seen: deque[tuple[float, int, int, float]] = deque(maxlen=100_000)
 
     def _write(self, frame: Frame) -> None:
-        self.seen.append((time.monotonic(), frame.sequence, frame.snapshot))
+        now = time.monotonic()
+        self.seen.append((now, frame.sequence, frame.snapshot, now - frame.captured_at))
 
     def gap(self, since: float) -> float:
         """The longest time between two pictures from ``since`` until now, in seconds."""
-        moments = [moment for moment, *_ in self.seen if moment >= since]
+        moments = [moment for moment, *_ in list(self.seen) if moment >= since]
         return float(np.diff([*moments, time.monotonic()]).max()) if moments else time.monotonic() - since
 
     def fresh(self, since: float) -> int:
         """Transformed pictures of different inputs since then."""
-        return len({sequence for moment, sequence, snapshot in self.seen if moment >= since and snapshot > 0})
+        return len({sequence for moment, sequence, snapshot, _ in list(self.seen) if moment >= since and snapshot > 0})
 
 
 class Stubborn(Sink):
@@ -131,7 +133,7 @@ class Try:
 class Rehearsal:
     """A show on the built-in model, with a source, a recording and a sink that can be broken. A context manager."""
 
-    def __init__(self, options: Options, values: Mapping[str, Value]) -> None:
+    def __init__(self, options: Options, values: Mapping[str, Value], recording: bool = True) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="phosphene-faults-")
         folder = Path(self._folder.name)
         (folder / "hooks").mkdir()
@@ -141,8 +143,9 @@ class Rehearsal:
         self.state = State(own | dict(values))
         self.source, self.audience, self.stubborn = Breakable(), Watch(), Stubborn()
         self.recording = FileSink("file:", str(folder / "show.mp4"))
+        sinks: list[Sink] = [self.audience, self.stubborn, self.recording] if recording else [self.audience]
         engine = Options(options.device, options.offline, hooks=str(folder / "hooks"), accelerate=options.accelerate)
-        self.show = Show(self.state, self.source.open(), [self.audience, self.stubborn, self.recording], engine)
+        self.show = Show(self.state, self.source.open(), sinks, engine)
         self.osc = UdpServer(self.show.osc, "127.0.0.1", 0)
 
     def __enter__(self) -> Rehearsal:
@@ -156,12 +159,12 @@ class Rehearsal:
         self.show.close()
         self._folder.cleanup()
 
-    def until(self, condition: Callable[[], object], what: str) -> None:
+    def until(self, condition: Callable[[], object], what: str, longest: float = LONGEST) -> None:
         """Waits. Raises UserError where it takes too long."""
-        end = time.monotonic() + LONGEST
+        end = time.monotonic() + longest
         while not condition():
             if time.monotonic() > end:
-                raise UserError(f"{what} did not come within {LONGEST:.0f} s; the engine said last: {self.show.supervisor.last_error}")
+                raise UserError(f"{what} did not come within {longest:.0f} s; the engine said last: {self.show.supervisor.last_error}")
             time.sleep(0.005)
 
     def tried(self, fault: Fault) -> Try:

@@ -35,7 +35,11 @@ def main() -> int:
         subprocess.run([sys.executable, "-m", "venv", str(options.venv)], check=True)
     extra = "ndi" if options.task == "run" else "test"
     print(f"installing phosphene[{extra}] …", flush=True)
-    installed = subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"{ROOT}[{extra}]"])
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"{ROOT}[{extra}]"]
+    installed = subprocess.run([*install, "--constraint", str(ROOT / "requirements.lock")])
+    if installed.returncode:
+        print("phosphene: the versions in requirements.lock do not all suit this Python; taking others", file=sys.stderr)
+        installed = subprocess.run(install)
     if installed.returncode:
         return installed.returncode
     if options.task == "run":

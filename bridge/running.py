@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import platform
 import signal
 import sys
 import threading
@@ -14,20 +15,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from bridge import logs, release
 from bridge.cli import UserError, engine_options, preset_folders
 from bridge.control.announcing import Announcement, own_addresses
-from bridge.control.osc import UdpServer
 from bridge.control.osc_tcp import TcpServer
+from bridge.control.osc_udp import UdpServer
 from bridge.control.state import State
-from bridge.doors import Doors
+from bridge.doors import Doors, confined
 from bridge.hooks import HookWatch
 from bridge.journal import Journal, recovered, usual_path
+from bridge.logs import Log
 from bridge.panel.server import PanelServer
 from bridge.show import Show
 from bridge.textures import default_sinks, default_source, open_sink, open_source
 from engine.parameters import ROOT, Value
 
 log = logging.getLogger(__name__)
+#: Seconds between two lines of the log that say how it goes.
+NOTED = 60.0
 
 
 def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
@@ -41,6 +48,11 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
         doors = Doors(options.host, options.allow or (), options.token or "")
     except ValueError as error:
         raise UserError(f"--allow takes networks such as 192.168.1.0/24: {error}") from None
+    if (kept := log_of(options)) is not None:
+        logging.getLogger().addHandler(kept)
+        log.info(
+            "phosphene %s starts", release() or "from a checkout", extra={"facts": {"pid": os.getpid(), "system": platform.platform()}}
+        )
     journal_path = journal_of(options)
     before = recovered(journal_path) if journal_path is not None and not options.fresh else None
     state = State(dict(values) | dict(before.values) if before else values)
@@ -48,6 +60,8 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     sinks = [open_sink(url) for url in options.sink or default_sinks()]
     second = open_source(options.control) if options.control else None
     show = Show(state, source, sinks, engine_options(options), second, preset_folders(options), options.desk or (), not options.no_spare)
+    if doors.exposed:
+        state.confine = confined([*(Path(folder) for folder in options.files or ()), *show.conductor.library.folders])
     try:
         osc = _listening("--osc-port", options.osc_port, lambda: UdpServer(show.osc, options.host, options.osc_port, doors))
         tcp = _listening("--osc-port", osc.port, lambda: TcpServer(show.osc, options.host, osc.port, doors))
@@ -76,7 +90,7 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     if options.open and can_open_pages():
         threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
     watch = HookWatch(options.hooks, state) if options.hooks else None
-    line, orderly = StatusLine(), False
+    line, orderly, noted = StatusLine(), False, started + NOTED
     try:
         while not stop.wait(0.1):
             if show.supervisor.refused:
@@ -84,15 +98,22 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
             if show.first_frame_at is not None and not line.first_told:
                 line.first(show.first_frame_at - started)
             line.show(show)
+            if time.monotonic() >= noted:
+                noted += NOTED
+                log.info("running", extra={"facts": facts(show)})
             if options.seconds is not None and time.monotonic() - started >= options.seconds:
                 break
         orderly = True
+        log.info("phosphene ends", extra={"facts": facts(show)})
     finally:
         if watch is not None:
             watch.close()
         line.end(show)
         if journal is not None:
             journal.close(orderly)
+        if kept is not None:
+            logging.getLogger().removeHandler(kept)
+            kept.close()
         announcement.close()
         panel.close()
         osc.close()
@@ -101,6 +122,18 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
             other.close()
         show.close()
     return 0
+
+
+def log_of(options: argparse.Namespace) -> Log | None:
+    """The log on disk; None for none. Raises UserError."""
+    if options.log == "none":
+        return None
+    try:
+        return Log(Path(options.log).expanduser() if options.log else logs.usual_path(options.osc_port))
+    except OSError as error:
+        if options.log:
+            raise UserError(f"--log {options.log}: {error.strerror}") from None
+        return None  # a system without such a folder
 
 
 def journal_of(options: argparse.Namespace) -> Path | None:
@@ -180,6 +213,13 @@ class StatusLine:
 
     def _clear(self) -> str:
         return "\r\033[K" if self._live else ""
+
+
+def facts(show: Show) -> dict[str, Any]:
+    """How the show goes, for the log."""
+    status = show.status()
+    names = ("fps", "latency_ms", "frames", "engine_starts", "errors", "refused", "osc_messages", "source_frames")
+    return {name: status[name] for name in names} | {"memory_mib": round(psutil.Process().memory_info().rss / 2**20, 1)}
 
 
 def text(status: Mapping[str, Any]) -> str:

@@ -138,7 +138,7 @@ class Mailbox:
             self._fence()
             slot = self._slots[index % SLOTS].copy()
             count = int(slot["width"]) * int(slot["height"]) * 4
-            if slot["version"] & 1 or slot["index"] != index or count > self._capacity:
+            if slot["version"] & 1 or slot["index"] != index or not 0 < count <= self._capacity:
                 continue
             pixels = self._pixels[index % SLOTS][:count].copy().reshape(int(slot["height"]), int(slot["width"]), 4)
             self._fence()

@@ -99,6 +99,11 @@ _SHOW = [
     Parameter("/panic", "trigger", False, "Stops everything and shows the safe look at once", where="bridge"),
     Parameter("/panic/preset", "string", "", "The safe look, a preset; empty: all defaults", where="bridge"),
 ]
+#: Parameters that name a file or a folder.
+FILES = frozenset(
+    [*(f"/lora/{i}" for i in range(1, 5)), *(f"/control/{i}" for i in range(1, 4)), "/control/depth", "/reference", "/reference/model",
+     "/reference/encoder", "/fallback/still", "/model", "/autoencoder"]
+)  # fmt: skip
 #: How many modulators there are.
 MODULATORS = 4
 _MODULATION = [

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "diffusers", "transformers"}
@@ -43,3 +46,20 @@ def test_nothing_heavy_is_loaded_by_the_live_side(module: str) -> None:
     code = f"import sys, {module}; print(sorted({HEAVY!r} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "[]"
+
+
+def test_every_dependency_is_locked_at_a_version_that_is_admitted() -> None:
+    locked: dict[str, list[Requirement]] = {}
+    for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            requirement = Requirement(line)
+            assert str(requirement.specifier).startswith("=="), line
+            locked.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]
+    for text in wanted:
+        requirement = Requirement(text)
+        pins = locked.get(canonicalize_name(requirement.name))
+        assert pins, f"{requirement.name} is not locked"
+        for pin in pins:
+            assert requirement.specifier.contains(str(pin.specifier).removeprefix("==")), f"{pin} is not {text}"

@@ -7,8 +7,6 @@ import itertools
 import logging
 import math
 import re
-import socket
-import socketserver
 import struct
 import threading
 import time
@@ -25,13 +23,11 @@ from pythonosc.parsing.osc_types import IMMEDIATELY
 from bridge.control.desks import Desks
 from bridge.control.feedback import Feedback, Told, encoded
 from bridge.control.state import State
-from bridge.doors import Doors
 from engine.parameters import ROOT, TABLE, canonical
 
 log = logging.getLogger(__name__)
 #: A bundle may wait this long for its time tag; one further ahead is a mistake.
 LONGEST_WAIT = 60.0
-RECEIVE_BUFFER = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,49 +250,3 @@ class Later:
                     return
                 _, _, function = heapq.heappop(self._heap)
             function()
-
-
-class UdpServer:
-    """Receives datagrams on a thread of its own and hands them to ``control``. Raises OSError where the port is taken."""
-
-    def __init__(self, control: OscControl, host: str, port: int, doors: Doors | None = None) -> None:
-        admits = (doors or Doors(host)).admits
-
-        def peer(address: tuple[str, int]) -> Peer:
-            return Peer(
-                f"OSC from {address[0]}",
-                address,
-                lambda packet: self._send(packet, address),
-                lambda port: peer((address[0], port)),
-            )
-
-        class Handler(socketserver.BaseRequestHandler):
-            def handle(self) -> None:
-                if admits(self.client_address[0]):
-                    control.packet(self.request[0], peer(self.client_address[:2]))
-                else:
-                    control.refuse("its network is not let in", f"OSC from {self.client_address[0]}")
-
-        class Server(socketserver.UDPServer):
-            max_packet_size = 65536
-
-            def server_bind(self) -> None:
-                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-                super().server_bind()
-
-            def handle_error(self, request: object, client_address: object) -> None:
-                log.exception("a packet from %s could not be handled", client_address)
-
-        self._server = Server((host, port), Handler)
-        self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.2,), name="osc-udp", daemon=True)
-        self._thread.start()
-
-    def _send(self, packet: bytes, address: tuple[str, int]) -> None:
-        self._server.socket.sendto(packet, address)
-
-    def close(self) -> None:
-        """Stops receiving."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(2)

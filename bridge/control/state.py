@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from engine.parameters import TABLE, BadValue, Mixture, Parameter, Snapshot, Value, declare, lookup
+from engine.parameters import FILES, TABLE, BadValue, Mixture, Parameter, Snapshot, Value, declare, lookup
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class State:
         self._over: dict[str, Value] = {}
         self.refused = self.accepted = 0
         self.last_refusal = ""
+        self.confine: Callable[[str], None] = lambda _text: None
 
     def snapshot(self) -> Snapshot:
         """Every value at this moment, under its number."""
@@ -96,6 +97,8 @@ class State:
         try:
             parameter = lookup(name)
             value = self._meant(parameter.name, arguments)
+            if parameter.name in FILES:
+                self.confine(str(value))
             if parameter.kind == "command" and parameter.name in self._commands:
                 self._commands[parameter.name](str(value))
         except BadValue as error:

@@ -213,15 +213,21 @@ class PanelServer:
                     else:
                         self._show.state.refuse("it may listen, but changes need the panel's token", origin)
                 elif message.type is WSMsgType.TEXT:
-                    try:
-                        told = json.loads(message.data)
-                        command, path = told["COMMAND"], told["DATA"]
-                        {"LISTEN": paths.add, "IGNORE": paths.discard}[command](str(path))
-                    except (ValueError, KeyError, TypeError, RecursionError):
-                        self._show.state.refuse("a message is neither LISTEN nor IGNORE", origin)
+                    self._heed(message.data, paths, origin)
         finally:
             self._listeners.pop(ws, None)
         return ws
+
+    def _heed(self, text: str, paths: set[str], origin: str) -> None:
+        """``{"COMMAND": "LISTEN" or "IGNORE", "DATA": PATH}``: changes ``paths``, of which there are no more than nodes."""
+        try:
+            told = json.loads(text)
+            command, path = told["COMMAND"], str(told["DATA"])
+            if command == "LISTEN" and path.removeprefix(ROOT) not in TABLE:
+                return self._show.state.refuse(f"there is no node {path[:80]!r} to listen to", origin)
+            {"LISTEN": paths.add, "IGNORE": paths.discard}[command](path)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            self._show.state.refuse("a message is neither LISTEN nor IGNORE", origin)
 
     def _full(self) -> web.Response | None:
         many = len(self._panels) + len(self._listeners) >= MOST

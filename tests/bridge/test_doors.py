@@ -8,20 +8,24 @@ import struct
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import aiohttp
 import pytest
 
+from bridge.control import desks
 from bridge.control.announcing import own_addresses
 from bridge.control.feedback import encoded
-from bridge.control.osc import UdpServer
 from bridge.control.osc_tcp import TcpServer
+from bridge.control.osc_udp import UdpServer
 from bridge.control.state import State
-from bridge.doors import Doors
+from bridge.cuelists import located
+from bridge.doors import Doors, confined
 from bridge.panel.server import PanelServer
+from bridge.presets import Library
 from bridge.show import Show
 from bridge.textures import open_source
-from engine.parameters import Options
+from engine.parameters import BadValue, Options
 from tests.waiting import until
 
 OUTSIDE = next((address for address in own_addresses() if not address.startswith("127.")), "")
@@ -205,3 +209,38 @@ def test_another_network_comes_in_by_no_door(house: House) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here:
         here.sendto(message, ("127.0.0.1", house.udp.port))
         until(lambda: house.state.snapshot().real("/strength") == pytest.approx(0.9))
+
+
+def test_files_are_named_from_outside_only_where_they_are_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    opened, closed = tmp_path / "loras", tmp_path / "home"
+    for folder in (opened, closed):
+        folder.mkdir()
+        (folder / "a.safetensors").write_bytes(b"x")
+    (opened / "link.safetensors").symlink_to(closed / "a.safetensors")
+    state = State()
+    state.confine = confined([opened])
+    for good in (str(opened / "a.safetensors"), "neon", "stabilityai/sd-turbo", "loras/a.safetensors", ""):
+        assert state.set("/lora/1", [good], "desk"), state.last_refusal
+    for bad in (
+        str(closed / "a.safetensors"), "/etc/passwd", "~/x", "../home/a.safetensors", "home/a.safetensors", "loras/../home/a.safetensors",
+        str(opened / "link.safetensors"), "a\0b",
+    ):  # fmt: skip
+        for name in ("/lora/1", "/control/2", "/reference", "/model", "/fallback/still"):
+            before = state.snapshot()[name]
+            assert not state.set(name, [bad], "desk"), f"{name} {bad}"
+            assert state.snapshot()[name] == before
+    assert state.set("/prompt", ["/etc/passwd"], "desk"), "a prompt is no file"
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "..", "/etc/evil", "a\\b", "", "x" * 300, "nul\0l"])
+def test_no_name_leaves_its_folder(name: str, tmp_path: Path) -> None:
+    library = Library([tmp_path / "presets"])
+    with pytest.raises(BadValue):
+        library.save(name, {"/strength": 0.5})
+    with pytest.raises(BadValue):
+        located(name, [tmp_path])
+    with pytest.raises(BadValue):
+        desks.load(name, tmp_path)
+    assert library.thumbnail(name) is None
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

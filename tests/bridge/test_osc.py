@@ -12,7 +12,8 @@ from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
 from pythonosc.osc_message_builder import OscMessageBuilder
 from pythonosc.udp_client import SimpleUDPClient
 
-from bridge.control.osc import OscControl, UdpServer, matching
+from bridge.control.osc import OscControl, matching
+from bridge.control.osc_udp import UdpServer
 from bridge.control.state import State
 from tests.waiting import until
 

@@ -15,8 +15,9 @@ from pythonosc.osc_message import OscMessage
 
 from bridge.control.feedback import encoded
 from bridge.control.framing import LONGEST, Framing, LengthPrefixed, Slip, framing_of
-from bridge.control.osc import OscControl, UdpServer
+from bridge.control.osc import OscControl
 from bridge.control.osc_tcp import MOST, WAITING, TcpServer
+from bridge.control.osc_udp import UdpServer
 from bridge.control.state import State
 from engine.parameters import ROOT
 from tests.waiting import until

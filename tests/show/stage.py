@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from pythonosc.udp_client import SimpleUDPClient
 
-from bridge.control.osc import UdpServer
+from bridge.control.osc_udp import UdpServer
 from bridge.control.state import State
 from bridge.show import Show
 from bridge.textures import Sink, open_source

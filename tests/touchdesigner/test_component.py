@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from bridge import component as described
-from bridge.control.osc import OscControl, UdpServer
+from bridge.control.osc import OscControl
+from bridge.control.osc_udp import UdpServer
 from bridge.control.oscquery import tree
 from bridge.control.state import State
 from bridge.panel.server import described as panel_row

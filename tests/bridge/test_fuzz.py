@@ -1,0 +1,105 @@
+"""What strangers send: the kept corpus again, bytes of all kinds, and what is meant arriving as it was meant."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bridge.control.feedback import encoded
+from bridge.control.osc import OscControl
+from bridge.control.osc_udp import latest
+from bridge.control.state import State
+from engine.parameters import ROOT, TABLE, Parameter
+from tests.fuzz.__main__ import counted
+from tests.fuzz.targets import CORPUS, TARGETS, seeds
+
+NUMBERS = [parameter for parameter in TABLE.values() if parameter.kind in ("float", "int") and parameter.holds]
+PLENTY = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_corpus_again(target: str) -> None:
+    kept = list((CORPUS / target).glob("*"))
+    assert kept, "a search was kept for every reader"
+    for data in seeds(target):
+        TARGETS[target](data)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_any_bytes(target: str) -> None:
+    @PLENTY
+    @given(st.binary(max_size=400))
+    def bytes_(data: bytes) -> None:
+        TARGETS[target](data)
+
+    bytes_()
+
+
+@pytest.mark.parametrize("target", ["preset", "cue", "map", "wish", "listen", "query", "journal"])
+def test_any_text(target: str) -> None:
+    @PLENTY
+    @given(st.text(max_size=200), st.sampled_from(seeds(target)), st.integers(0, 2000))
+    def text(inserted: str, seed: bytes, place: int) -> None:
+        TARGETS[target](seed[:place] + inserted.encode("utf-8", "replace") + seed[place:])
+
+    text()
+
+
+@PLENTY
+@given(st.data())
+def test_what_is_within_range_arrives_and_what_is_not_changes_nothing(data: st.DataObject) -> None:
+    state = State()
+    control = OscControl(state)
+    parameter: Parameter = data.draw(st.sampled_from(NUMBERS))
+    value: Any = data.draw(st.floats(-1e9, 1e9, width=32) if parameter.kind == "float" else st.integers(-(2**31), 2**31 - 1))
+    before = state.snapshot()[parameter.name]
+    control.packet(encoded(ROOT + parameter.name, value), "test")
+    within = parameter.low <= value <= parameter.high
+    found = state.snapshot()[parameter.name]
+    assert found == (value if within else before) or abs(float(found) - float(value)) < 1e-3
+    assert state.refused == (0 if within else 1)
+    control.close()
+
+
+@PLENTY
+@given(st.lists(st.tuples(st.sampled_from(NUMBERS[:4]), st.floats(0, 1, width=32), st.sampled_from([1, 2])), max_size=30))
+def test_of_a_flood_the_last_value_of_each_sender_is_kept_in_order(sent: list[tuple[Parameter, float, int]]) -> None:
+    came = [(encoded(ROOT + parameter.name, value), ("127.0.0.1", port)) for parameter, value, port in sent]
+    kept = latest(came)
+    names = [(parameter.name, port) for parameter, _, port in sent]
+    expected = [came[i] for i in range(len(came)) if names[i] not in names[i + 1 :]]
+    assert list(kept) == expected
+
+
+def test_what_is_no_number_is_never_left_out() -> None:
+    address = ("127.0.0.1", 1)
+    came = [
+        (packet, address)
+        for packet in (
+            encoded("/phosphene/cue/go", 1),
+            encoded("/phosphene/strength", "?"),
+            b"#bundle\0",
+            b"/x",
+            b"",
+            encoded("/else", 1.0),
+        )
+        for _ in range(2)
+    ]
+    assert list(latest(came)) == came
+
+
+def test_a_count_in_small(capsys: pytest.CaptureFixture[str]) -> None:
+    assert counted(20_000, 3_000)
+    assert capsys.readouterr().out.count("values unchanged") == 4

@@ -1,0 +1,89 @@
+"""The log on disk, and the report that takes it along."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from bridge import logs, report
+from bridge.logs import KEPT, Log
+from bridge.report import scrubbed
+
+
+def entry(log: Log, text: str, **extra: object) -> None:
+    record = logging.makeLogRecord({"name": "bridge.show", "levelno": logging.INFO, "levelname": "INFO", "msg": text, **extra})
+    log.handle(record)
+
+
+def test_one_line_an_event(tmp_path: Path) -> None:
+    log = Log(tmp_path / "deep" / "show.jsonl")
+    entry(log, "engine ready")
+    entry(log, "running\nin two lines", facts={"fps": 14.5})
+    try:
+        raise ValueError("broken")
+    except ValueError as error:
+        entry(log, "stumbled", exc_info=(type(error), error, error.__traceback__))
+    log.close()
+    told = [json.loads(line) for line in (tmp_path / "deep" / "show.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["event"] for line in told] == ["engine ready", "running\nin two lines", "stumbled"]
+    assert told[1]["fps"] == 14.5
+    assert {"time", "level", "from"} <= set(told[0])
+    assert "ValueError: broken" in told[2]["error"]
+
+
+def test_old_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "LARGEST", 2000)
+    log = Log(tmp_path / "show.jsonl")
+    for number in range(400):
+        entry(log, f"event {number}")
+    log.close()
+    files = list(tmp_path.iterdir())
+    assert len(files) == KEPT + 1
+    assert sum(file.stat().st_size for file in files) <= 2100 * (KEPT + 1)
+    assert "event 399" in (tmp_path / "show.jsonl").read_text(encoding="utf-8")
+
+
+def test_a_disk_that_refuses_takes_the_line_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = Log(tmp_path / "show.jsonl")
+    (tmp_path / "show.jsonl").mkdir()
+    entry(log, "lost")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("http://10.0.0.2:9001/?token=AbC-123_x", "AbC-123_x"),
+        ("Authorization: Bearer abc.def-ghi", "abc.def-ghi"),
+        ("HF_TOKEN hf_abcdefgh12345678", "hf_abcdefgh12345678"),
+        ("https://user:pass@example.org/model", "pass"),
+        (f"{Path.home()}/loras/x.safetensors", str(Path.home())),
+    ],
+)
+def test_secrets_are_left_out(text: str, secret: str) -> None:
+    assert secret not in scrubbed(text)
+
+
+def test_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("state", "log"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "state" / "journal-9000.json").write_text('{"values": {"/prompt": "fire"}}', encoding="utf-8")
+    (tmp_path / "log" / "show-9000.jsonl").write_text("\n".join(f'{{"event": "{n} token=secret"}}' for n in range(9)), encoding="utf-8")
+    monkeypatch.setattr(report.journal, "usual_path", lambda port: tmp_path / "state" / f"journal-{port}.json")
+    monkeypatch.setattr(report.logs, "usual_path", lambda port: tmp_path / "log" / f"show-{port}.jsonl")
+    monkeypatch.setattr(report, "doctor", lambda: print("ok   Python"))
+    assert report.report(argparse.Namespace(file=str(tmp_path / "r.zip"), log=None)) == 0
+    with zipfile.ZipFile(tmp_path / "r.zip") as made:
+        parts = {name: made.read(name).decode() for name in made.namelist()}
+    assert set(parts) == {"about.json", "doctor.txt", "journal/journal-9000.json", "log/show-9000.jsonl"}
+    about = json.loads(parts["about.json"])
+    assert "torch" in about["packages"]
+    assert parts["doctor.txt"] == "ok   Python\n"
+    assert '"8 token=…"' in parts["log/show-9000.jsonl"]
+    assert "secret" not in parts["log/show-9000.jsonl"]
+    assert "r.zip" in capsys.readouterr().out

@@ -1,0 +1,17 @@
+"""``python -m tests.fuzz.guided TARGET FOLDER SECONDS``: one search, in a process whose readers tell Atheris what they reach."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import atheris
+
+with atheris.instrument_imports(include=["bridge", "engine", "pythonosc", "tomllib"]):
+    from tests.fuzz.targets import TARGETS
+
+logging.disable(logging.CRITICAL)
+target, folder, seconds = sys.argv[1:4]
+limits = [f"-max_total_time={seconds}", "-max_len=4096", "-timeout=20", "-print_final_stats=1"]
+atheris.Setup([sys.argv[0], folder, *limits], TARGETS[target])
+atheris.Fuzz()

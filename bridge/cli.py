@@ -28,7 +28,14 @@ SHORT = {
 
 
 #: The commands that run something, each a function of the same name in its module; imported when it is called.
-SHOWS = {"run": "running", "render": "rendering", "bench": "benching", "faults": "faults", "floods": "floods", "soak": "soak"}
+SHOWS = {
+    "run": "running",
+    "render": "rendering",
+    "bench": "benching",
+    "faults": "trials.faults",
+    "floods": "trials.floods",
+    "soak": "trials.soak",
+}
 
 
 class UserError(Exception):

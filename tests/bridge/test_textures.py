@@ -18,6 +18,7 @@ from bridge.textures.file import VideoWriter
 from bridge.textures.ndi import match
 from bridge.textures.pattern import PATTERNS, draw
 from engine.mailbox import Frame, Pixels
+from tests.waiting import until
 
 
 def read(source: Source, seconds: float = 5.0) -> Frame:
@@ -262,3 +263,51 @@ def test_a_strange_shared_memory_is_no_texture(spoil: tuple[int, bytes]) -> None
     data[spoil[0] : spoil[0] + 4] = spoil[1]
     with pytest.raises(Lost):
         touchshm.parse(bytes(data))
+
+
+def test_a_camera_that_is_unplugged_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against what OpenCV documents; there is no camera here."""
+    plugged = True
+
+    class Capture:
+        def __init__(self, _index: int) -> None:
+            pass
+
+        def isOpened(self) -> bool:  # noqa: N802 -- OpenCV's name
+            return plugged
+
+        def set(self, *_: object) -> None:
+            pass
+
+        def read(self) -> tuple[bool, np.ndarray | None]:
+            return (True, np.full((48, 64, 3), (10, 20, 30), np.uint8)) if plugged else (False, None)
+
+        def release(self) -> None:
+            pass
+
+    monkeypatch.setattr("bridge.textures.camera.cv2.VideoCapture", Capture)
+    with open_source("camera:0") as camera:
+        frame = camera.read(0.1)
+        assert frame is not None
+        assert frame.pixels[0, 0].tolist() == [30, 20, 10, 255]
+        plugged = False
+        assert camera.read(0.1) is None
+        assert camera.losses == 1
+        until(lambda: camera._retry_at < time.monotonic(), 5)
+        assert camera.read(0.1) is None, "still away"
+        plugged = True
+        until(lambda: camera.read(0.1) is not None, 5, "the camera")
+        assert camera.losses == 1
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 4), np.float32), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 4), np.uint8)],
+)
+def test_a_picture_of_a_wrong_format_is_refused_in_one_line(picture: np.ndarray) -> None:
+    class Wrong(Source):
+        def _read(self, timeout: float) -> np.ndarray:
+            return picture
+
+    with Wrong("wrong:") as source, pytest.raises(TextureError, match="cannot be used"):
+        source.read(0.1)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bridge.faults import FAULTS, Fault, Rehearsal
+from bridge.trials.faults import FAULTS, Fault, tried
+from bridge.trials.rehearsal import Rehearsal
 from engine.parameters import Options, declare
 
 
@@ -22,7 +23,7 @@ def rehearsal() -> Iterator[Rehearsal]:
 def test_a_show_survives(rehearsal: Rehearsal, fault: Fault) -> None:
     if fault.posix and sys.platform == "win32":
         pytest.xfail("signals and limits of POSIX")
-    found = rehearsal.tried(fault)
+    found = tried(rehearsal, fault)
     print(f"{fault.name}: longest gap {found.gap * 1000:.0f} ms, live again after {found.back:.1f} s")
     assert found.gap <= 0.1 + 0.05
     assert found.back < 8.0
@@ -36,7 +37,7 @@ def test_a_recording_that_was_cut_off_plays_and_another_goes_on(rehearsal: Rehea
     if fault.posix and sys.platform == "win32":
         pytest.xfail("limits of POSIX")
     stops = rehearsal.recording.stops
-    rehearsal.tried(fault)
+    tried(rehearsal, fault)
     assert rehearsal.recording.stops == stops + 1
     folder = rehearsal.recording._path.parent
     files = sorted(folder.glob("show*.mp4"), key=lambda path: path.stat().st_mtime_ns)

@@ -1,6 +1,6 @@
 """``phosphene floods``: a show of its own under more than any desk sends; how even its frames stay, and how soon a hand is felt.
 
-``python -m bridge.floods KIND OSC-PORT HTTP-PORT SECONDS`` is the other side of one flood, a process of its own.
+``python -m bridge.trials.floods KIND OSC-PORT HTTP-PORT SECONDS`` is the other side of one flood, a process of its own.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import psutil
 
 from bridge.cli import UserError, engine_options
 from bridge.control.osc_tcp import TcpServer
-from bridge.faults import Rehearsal
 from bridge.panel.server import PanelServer
+from bridge.trials.rehearsal import Rehearsal
 from engine.parameters import ROOT, Value
 
 #: What every flood turns, what it is left at, and what the hand beside it turns.
@@ -224,7 +224,7 @@ def floods(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
 def _flooded(rehearsal: Rehearsal, http: int, name: str, seconds: float) -> bool:
     process = psutil.Process()
     before = process.memory_info().rss
-    command = [sys.executable, "-m", "bridge.floods", name, str(rehearsal.osc.port), str(http), str(seconds)]
+    command = [sys.executable, "-m", "bridge.trials.floods", name, str(rehearsal.osc.port), str(http), str(seconds)]
     other = subprocess.Popen(command)
     time.sleep(1.0)  # until it has begun
     begun, hand = time.monotonic(), Hand(rehearsal)

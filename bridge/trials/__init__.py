@@ -1,0 +1,1 @@
+"""A show of its own, tried hard: broken, flooded, and run for a night."""

@@ -109,10 +109,11 @@ class Supervisor:
         life = self._life = spare or Life(self._context, self.boxes, self._options)
         snapshot = self._state.effective()
         self.starts += 1
-        sent, self._heard_at, looked = snapshot.number, time.monotonic(), time.monotonic()
+        self._heard_at = looked = time.monotonic()
+        sent, silent = snapshot.number, 0.0
         try:
             life.begin(snapshot)
-            while not self._stop.is_set():
+            while not self._stop.is_set() and not silent:
                 if self._state.number != sent and self.ready.is_set():
                     current = self._state.effective()
                     life.pipe.send(current)
@@ -128,14 +129,15 @@ class Supervisor:
                     self._heard_at = now  # this process was held up itself, or the machine slept: nobody was silent
                 looked = now
                 if self.ready.is_set() and self.silence > patience(self.status):
-                    return f"the engine hangs: it has said nothing for {self.silence:.1f} s; another takes over"
+                    silent = self.silence
                 self._settle(now)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             pass
         finally:
-            hung = self.ready.is_set() and self.silence > patience(self.status)
             self.ready.clear()
-            life.end(3 if self._stop.is_set() else 0.0 if hung else 0.5)
+            life.end(3 if self._stop.is_set() else 0.0 if silent else 0.5)
+        if silent:
+            return f"the engine hangs: it has said nothing for {silent:.1f} s; another takes over"
         return f"the engine died (exit code {life.process.exitcode}); another takes over"
 
     def _settle(self, now: float) -> None:
@@ -143,7 +145,11 @@ class Supervisor:
         if not self.ready.is_set() or self.status.get("loading"):
             return
         if self._spares and self._spare is None and now - self._ready_at > SPARE:
-            self._spare = Life(self._context, self.boxes, self._options)
+            try:
+                self._spare = Life(self._context, self.boxes, self._options)
+            except Exception as error:  # the one that runs must not end because there is no room for another
+                self._spares = False
+                self._error(f"no engine can be kept in reserve: {error}")
         elif self._spare is not None and not self._spare.alive:
             self._spare.end(0.0)
             self._spare, self._ready_at = None, now  # not again and again

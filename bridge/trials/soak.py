@@ -29,8 +29,8 @@ from engine.parameters import Value
 #: Length of a cycle, when its calm begins and when it is looked at, in seconds; cycles of a life that are its warm-up.
 CYCLE, FLOOD, CALM, LOOK = 60.0, 48.0, 52.0, 58.5
 WARM_UP = 5
-#: Cycles between two kills.
-KILLED = 30
+#: Cycles between two kills, and before the first.
+KILLED, FIRST_KILL = 30, 2
 PROMPTS = ("neon tunnel", "a forest of glass", "fire", "deep sea", "stars", "red plasma", "a green spiral", "snow")
 
 
@@ -84,7 +84,7 @@ def soak(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
         began, steps = time.monotonic(), script()
         print("minute  bridge MiB  engine MiB  handles  threads   fps  p99 ms  gap ms", flush=True)
         while not looks or time.monotonic() + CYCLE < end:
-            if looks and len(looks) % KILLED == 0 and supervisor.pid is not None:
+            if len(looks) % KILLED == FIRST_KILL and supervisor.pid is not None:
                 os.kill(supervisor.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
                 rehearsal.until(lambda: supervisor.ready.is_set() and supervisor.reserve is not None, "another engine")
             look = _cycle(rehearsal, steps, began)

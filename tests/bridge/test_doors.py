@@ -233,7 +233,7 @@ def test_files_are_named_from_outside_only_where_they_are_open(tmp_path: Path, m
     assert state.set("/prompt", ["/etc/passwd"], "desk"), "a prompt is no file"
 
 
-@pytest.mark.parametrize("name", ["../evil", "a/b", "..", "/etc/evil", "a\\b", "", "x" * 300, "nul\0l"])
+@pytest.mark.parametrize("name", ["../evil", "a/b", "..", "/etc/evil", "a\\b", "x" * 300, "nul\0l"])
 def test_no_name_leaves_its_folder(name: str, tmp_path: Path) -> None:
     library = Library([tmp_path / "presets"])
     with pytest.raises(BadValue):

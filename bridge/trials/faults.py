@@ -200,7 +200,6 @@ def faults(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
                 f"| {fault.name} | {fault.seen} | {len(tries)} | {gap * 1000:.0f} ms | {back:.1f} s | {', '.join(lost) or 'none'} |",
                 flush=True,
             )
-    print(
-        f"\nlongest gap {options.gap:.0f} ms, live again within {options.back:.0f} s (twice that where the reserve dies too): {'held' if good else 'missed'}"
-    )
+    bounds = f"longest gap {options.gap:.0f} ms, live again within {options.back:.0f} s, twice that where the reserve dies too"
+    print(f"\n{bounds}: {'held' if good else 'missed'}")
     return 0 if good else 1

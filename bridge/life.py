@@ -18,12 +18,13 @@ HUNG, HUNG_LOADING = 2.5, 15.0
 TICKS = 20
 
 
-def _engine_process(pipe: Connection, boxes: Boxes, options: Options) -> None:
+def _engine_process(pipe: Connection, boxes: Boxes, options: Options, reserve: bool) -> None:
     """The spawned process's first lines: the engine is imported there, by name, never here. It begins with the snapshot that it is sent."""
     logging.basicConfig(level=logging.INFO, format="engine: %(message)s")
     worker = importlib.import_module("engine.worker")
     try:
-        worker.prepare()
+        if reserve:
+            worker.prepare()
         pipe.send(("waiting", None))
         snapshot = pipe.recv()
         if snapshot != "stop":
@@ -33,11 +34,11 @@ def _engine_process(pipe: Connection, boxes: Boxes, options: Options) -> None:
 
 
 class Life:
-    """An engine process, which waits, all imported, until ``begin``. Raises OSError where none can be had."""
+    """An engine process, which waits until ``begin``; as a ``reserve`` with everything imported. Raises OSError where none can be had."""
 
-    def __init__(self, context: SpawnContext, boxes: Boxes, options: Options) -> None:
+    def __init__(self, context: SpawnContext, boxes: Boxes, options: Options, reserve: bool = False) -> None:
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_engine_process, args=(theirs, boxes, options), name="phosphene-engine", daemon=True)
+        self.process = context.Process(target=_engine_process, args=(theirs, boxes, options, reserve), name="phosphene-engine", daemon=True)
         try:
             self.process.start()
         except BaseException:

@@ -146,7 +146,7 @@ class Supervisor:
             return
         if self._spares and self._spare is None and now - self._ready_at > SPARE:
             try:
-                self._spare = Life(self._context, self.boxes, self._options)
+                self._spare = Life(self._context, self.boxes, self._options, reserve=True)
             except Exception as error:  # the one that runs must not end because there is no room for another
                 self._spares = False
                 self._error(f"no engine can be kept in reserve: {error}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from engine.accelerate import Accelerator
 from engine.fade import Fade
@@ -20,6 +21,7 @@ from engine.models import pick_device
 from engine.parameters import BadValue, Options, Snapshot
 from engine.reload import Reloader, described, device_lost, free_memory, make_stream, out_of_memory, reload_values
 from engine.stream import NotFinite
+from engine.threads import step_aside
 
 log = logging.getLogger(__name__)
 #: Seconds without an input after which text mode paints on a clock of its own.
@@ -30,10 +32,12 @@ FAILURES, SEVERAL = 20, 3
 
 
 def prepare() -> None:
-    """Imports what loading a model will import, so that a process that waits has it."""
-    import diffusers.loaders
-    import diffusers.models  # noqa: F401
-    import transformers.models.clip  # noqa: F401
+    """Does once what every start does, with the built-in model: the real start finds everything imported. Beside another stream."""
+    threads = torch.get_num_threads()
+    step_aside()
+    make_stream(Snapshot({"/size": "64x64", "/steps": 1}), torch.device("cpu"), Options("cpu")).close()
+    free_memory()
+    torch.set_num_threads(threads)
 
 
 def run(pipe: Connection, boxes: Boxes, options: Options, snapshot: Snapshot) -> None:

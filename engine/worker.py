@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import time
@@ -43,6 +44,8 @@ def prepare() -> None:
 def run(pipe: Connection, boxes: Boxes, options: Options, snapshot: Snapshot) -> None:
     """The whole life of the process. Sends ("ready" | "refused" | "status" | "note" | "reloaded" | "kept" | "error", payload)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the bridge's to handle
+    gc.collect()
+    gc.freeze()  # the libraries: a collection that looked at them all would cost a frame
     try:
         worker = Worker(pipe, boxes, options, snapshot)
     except BadValue as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from typing import Protocol
 
-#: Longest packet, in bytes, as with UDP.
-LONGEST = 65535
+#: Longest packet, in bytes: a bundle of well over 10,000 messages.
+LONGEST = 1 << 20
 _END, _ESCAPE = 0xC0, 0xDB
 _ESCAPED_END, _ESCAPED_ESCAPE = 0xDC, 0xDD
 

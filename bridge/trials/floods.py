@@ -204,9 +204,8 @@ def floods(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     """Prints the table; 1 where a frame came late, a value was lost, or memory grew."""
     if options.seconds < 1:
         raise UserError("--seconds takes 1 or more")
-    print(
-        "| Flood | Longest gap | New frames a second | A hand is felt after (p50, p99) | Memory | Last value |\n|---|---|---|---|---|---|"
-    )
+    print("| Flood | Messages taken | Longest gap | New frames a second | A hand is felt after (p50, p99) | Memory | Last value |")
+    print("|---|---|---|---|---|---|---|", flush=True)
     good = True
     with Rehearsal(engine_options(options), values, recording=False) as rehearsal:
         tcp = TcpServer(rehearsal.show.osc, "127.0.0.1", rehearsal.osc.port)
@@ -223,7 +222,7 @@ def floods(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
 
 def _flooded(rehearsal: Rehearsal, http: int, name: str, seconds: float) -> bool:
     process = psutil.Process()
-    before = process.memory_info().rss
+    before, taken = process.memory_info().rss, rehearsal.show.osc.messages
     command = [sys.executable, "-m", "bridge.trials.floods", name, str(rehearsal.osc.port), str(http), str(seconds)]
     other = subprocess.Popen(command)
     time.sleep(1.0)  # until it has begun
@@ -242,7 +241,14 @@ def _flooded(rehearsal: Rehearsal, http: int, name: str, seconds: float) -> bool
     p50, p99 = np.percentile(hand.seconds or [9.9], (50, 99)) * 1000
     grown = (process.memory_info().rss - before) / 2**20
     lost = f", {hand.missed} lost" if hand.missed else ""
-    row = f"{gap * 1000:.0f} ms", f"{rate:.1f}", f"{p50:.1f} ms, {p99:.1f} ms{lost}", f"{grown:+.1f} MiB", "set" if won else "NOT SET"
+    row = (
+        f"{rehearsal.show.osc.messages - taken}",
+        f"{gap * 1000:.0f} ms",
+        f"{rate:.1f}",
+        f"{p50:.1f} ms, {p99:.1f} ms{lost}",
+        f"{grown:+.1f} MiB",
+        "set" if won else "NOT SET",
+    )
     print(f"| {name} | {' | '.join(row)} |", flush=True)
     return gap <= 0.15 and p99 <= 100 and grown < 64 and won
 

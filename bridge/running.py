@@ -63,8 +63,7 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     if doors.exposed:
         state.confine = confined([*(Path(folder) for folder in options.files or ()), *show.conductor.library.folders])
     try:
-        osc = _listening("--osc-port", options.osc_port, lambda: UdpServer(show.osc, options.host, options.osc_port, doors))
-        tcp = _listening("--osc-port", osc.port, lambda: TcpServer(show.osc, options.host, osc.port, doors))
+        osc, tcp = _osc(show, options, doors)
         others = outside(show, options)
         panel = _listening("--http-port", options.http_port, lambda: PanelServer(show, options.host, options.http_port, osc.port, doors))
     except UserError:
@@ -185,6 +184,19 @@ def _listening(option: str, port: int, make: Any) -> Any:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"port {port} cannot be used ({reason}); choose another with {option}") from None
+
+
+def _osc(show: Show, options: argparse.Namespace, doors: Doors) -> tuple[UdpServer, TcpServer]:
+    """OSC over UDP and TCP on the same port; where any will do, on one that is free for both. Raises UserError."""
+    for left in range(9 if options.osc_port == 0 else 0, -1, -1):
+        udp = _listening("--osc-port", options.osc_port, lambda: UdpServer(show.osc, options.host, options.osc_port, doors))
+        try:
+            return udp, _listening("--osc-port", udp.port, lambda port=udp.port: TcpServer(show.osc, options.host, port, doors))
+        except UserError:
+            udp.close()
+            if not left:
+                raise
+    raise AssertionError
 
 
 class StatusLine:

@@ -1,6 +1,6 @@
 """``phosphene floods``: a show of its own under more than any desk sends; how even its frames stay, and how soon a hand is felt.
 
-``python -m bridge.trials.floods KIND OSC-PORT HTTP-PORT SECONDS`` is the other side of one flood, a process of its own.
+``python -m bridge.trials.floods KIND UDP-PORT TCP-PORT HTTP-PORT SECONDS`` is the other side of one flood, a process of its own.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def bundle(packets: list[bytes]) -> bytes:
     return b"#bundle\0" + struct.pack(">Q", 1) + b"".join(struct.pack(">i", len(packet)) + packet for packet in packets)
 
 
-def _osc(rate: float) -> Callable[[int, int, float], None]:
-    def send(osc: int, _http: int, seconds: float) -> None:
+def _osc(rate: float) -> Callable[[int, int, int, float], None]:
+    def send(osc: int, _tcp: int, _http: int, seconds: float) -> None:
         port = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         port.connect(("127.0.0.1", osc))
         packets = [message(TURNED, 0.5 + i / 2048) for i in range(1024)]
@@ -57,22 +57,22 @@ def _osc(rate: float) -> Callable[[int, int, float], None]:
     return send
 
 
-def _bundles(osc: int, _http: int, seconds: float) -> None:
+def _bundles(osc: int, tcp: int, _http: int, seconds: float) -> None:
     """Bundles of 10,000 over TCP, one after another; as many as one datagram holds over UDP beside them."""
     big = bundle([message(TURNED, 0.5 + i / 20000) for i in range(10_000)])
     small = bundle([message(TURNED, 0.25)] * 1400)
     end = time.monotonic() + seconds
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with socket.create_connection(("127.0.0.1", osc)) as port:
+    with socket.create_connection(("127.0.0.1", tcp)) as port:
         while time.monotonic() < end:
             port.sendall(struct.pack(">i", len(big)) + big)
             udp.sendto(small, ("127.0.0.1", osc))
             time.sleep(0.5)
 
 
-def _clients(osc: int, _http: int, seconds: float) -> None:
+def _clients(_osc: int, tcp: int, _http: int, seconds: float) -> None:
     """A hundred clients over TCP, each of which sends a hundred messages a second."""
-    ports = [socket.create_connection(("127.0.0.1", osc)) for _ in range(100)]
+    ports = [socket.create_connection(("127.0.0.1", tcp)) for _ in range(100)]
     packets = [message(TURNED, i / 1024) for i in range(1024)]
     framed = [struct.pack(">i", len(packet)) + packet for packet in packets]
     end, turn = time.monotonic() + seconds, 0
@@ -83,7 +83,7 @@ def _clients(osc: int, _http: int, seconds: float) -> None:
         time.sleep(0.008)
 
 
-def _slow(_osc: int, http: int, seconds: float) -> None:
+def _slow(_osc: int, _tcp: int, http: int, seconds: float) -> None:
     """Two hundred that ask for a page a byte at a time, and never end."""
     ports: list[socket.socket] = []
     end, place = time.monotonic() + seconds, 0
@@ -101,7 +101,7 @@ def _slow(_osc: int, http: int, seconds: float) -> None:
         time.sleep(0.1)
 
 
-def _malformed(_osc: int, http: int, seconds: float) -> None:
+def _malformed(_osc: int, _tcp: int, http: int, seconds: float) -> None:
     """Requests and WebSocket frames that are none."""
     rng = random.Random(1)
     upgrade = (
@@ -126,7 +126,7 @@ def _malformed(_osc: int, http: int, seconds: float) -> None:
             port.recv(4096)
 
 
-def _panels(_osc: int, http: int, seconds: float) -> None:
+def _panels(_osc: int, _tcp: int, http: int, seconds: float) -> None:
     """Eight panels, each with its WebSocket and both films."""
     import aiohttp
 
@@ -150,11 +150,11 @@ def _panels(_osc: int, http: int, seconds: float) -> None:
     asyncio.run(watch())
 
 
-def _nobody(_osc: int, _http: int, seconds: float) -> None:
+def _nobody(_osc: int, _tcp: int, _http: int, seconds: float) -> None:
     time.sleep(seconds)
 
 
-FLOODS: Mapping[str, Callable[[int, int, float], None]] = {
+FLOODS: Mapping[str, Callable[[int, int, int, float], None]] = {
     "nobody": _nobody,
     "20,000 OSC messages a second": _osc(20_000),
     "bundles of 10,000 messages": _bundles,
@@ -208,11 +208,11 @@ def floods(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     print("|---|---|---|---|---|---|---|", flush=True)
     good = True
     with Rehearsal(engine_options(options), values, recording=False) as rehearsal:
-        tcp = TcpServer(rehearsal.show.osc, "127.0.0.1", rehearsal.osc.port)
+        tcp = TcpServer(rehearsal.show.osc, "127.0.0.1", 0)
         panel = PanelServer(rehearsal.show, "127.0.0.1", 0, rehearsal.osc.port)
         try:
             for name in FLOODS:
-                good = _flooded(rehearsal, panel.port, name, options.seconds) and good
+                good = _flooded(rehearsal, tcp.port, panel.port, name, options.seconds) and good
         finally:
             panel.close()
             tcp.close()
@@ -220,16 +220,17 @@ def floods(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     return 0 if good else 1
 
 
-def _flooded(rehearsal: Rehearsal, http: int, name: str, seconds: float) -> bool:
+def _flooded(rehearsal: Rehearsal, tcp: int, http: int, name: str, seconds: float) -> bool:
     process = psutil.Process()
     before, taken = process.memory_info().rss, rehearsal.show.osc.messages
-    command = [sys.executable, "-m", "bridge.trials.floods", name, str(rehearsal.osc.port), str(http), str(seconds)]
+    command = [sys.executable, "-m", "bridge.trials.floods", name, *map(str, (rehearsal.osc.port, tcp, http, seconds))]
     other = subprocess.Popen(command)
     time.sleep(1.0)  # until it has begun
     begun, hand = time.monotonic(), Hand(rehearsal)
     other.wait(seconds + 60)
     hand.close()
     ended = time.monotonic()
+    time.sleep(0.5)  # for what is still under way
     gap, rate = rehearsal.audience.gap(begun), rehearsal.audience.fresh(begun) / (ended - begun)
     port = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     port.sendto(message(TURNED, LEFT), ("127.0.0.1", rehearsal.osc.port))
@@ -254,4 +255,5 @@ def _flooded(rehearsal: Rehearsal, http: int, name: str, seconds: float) -> bool
 
 
 if __name__ == "__main__":
-    FLOODS[sys.argv[1]](int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))
+    udp_port, tcp_port, http_port = map(int, sys.argv[2:5])
+    FLOODS[sys.argv[1]](udp_port, tcp_port, http_port, float(sys.argv[5]))

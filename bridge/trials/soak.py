@@ -104,7 +104,7 @@ def _cycle(rehearsal: Rehearsal, steps: Sequence[Mapping[str, Value]], began: fl
         time.sleep(max(0.0, start + FLOOD * number / len(steps) - time.monotonic()))
         rehearsal.state.put(change)
     osc = str(rehearsal.osc.port)
-    subprocess.run([sys.executable, "-m", "bridge.trials.floods", "20,000 OSC messages a second", osc, "0", "2"], check=True)
+    subprocess.run([sys.executable, "-m", "bridge.trials.floods", "20,000 OSC messages a second", osc, "0", "0", "2"], check=True)
     rehearsal.state.put(defaults)
     time.sleep(max(0.0, start + LOOK - time.monotonic()))
     supervisor = rehearsal.show.supervisor

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import psutil
 
 from engine.parameters import ROOT, TABLE
-from tests.fuzz.targets import CORPUS, TARGETS, desk, seeds
+from tests.fuzz.targets import CORPUS, READ, TARGETS, desk, seeds
 
 #: Largest input that is kept, in bytes, and most of them for a target.
 LARGEST, MOST = 512, 40
@@ -89,10 +89,10 @@ def counted(packets: int, documents: int, seed: int = 1) -> bool:
     ]
     for kind in ("preset", "cue", "map"):
         sources = seeds(kind)
-        makers.append((f"{kind} documents", documents // 3, lambda sources=sources: mutated(rng.choice(sources), rng), TARGETS[kind]))
+        makers.append((f"{kind} documents", -(-documents // 3), lambda sources=sources: mutated(rng.choice(sources), rng), TARGETS[kind]))
     for name, count, make, take in makers:
         middle, start = 0, time.perf_counter()
-        refused = state.refused
+        refused, read = state.refused, READ[0]
         for number in range(count):
             if number == count // 10:
                 middle = process.memory_info().rss
@@ -100,7 +100,7 @@ def counted(packets: int, documents: int, seed: int = 1) -> bool:
         grown = (process.memory_info().rss - middle) / 2**20
         same = dict(state.snapshot()) == before
         good = good and same and grown < 8.0
-        told = f", {state.refused - refused} refused" if name == "OSC packets" else ""
+        told = f", {state.refused - refused} refused" if name == "OSC packets" else f", {READ[0] - read} still readable"
         values, seconds = "unchanged" if same else "CHANGED", time.perf_counter() - start
         print(
             f"{count} {name}{told}: no crash, values {values}, memory {grown:+.1f} MiB after the first tenth, {seconds:.0f} s", flush=True

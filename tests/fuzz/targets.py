@@ -23,6 +23,8 @@ from bridge.panel.server import PanelServer
 from engine.mailbox import SLOTS, Frame, Mailbox
 from engine.parameters import ROOT, TABLE, BadValue, canonical
 
+#: How many documents were accepted.
+READ = [0]
 CORPUS = Path(__file__).parent / "corpus"
 
 
@@ -130,6 +132,7 @@ def slots(data: bytes) -> None:
 def _read(reader: Callable[[], object]) -> None:
     try:
         reader()
+        READ[0] += 1
     except BadValue as error:
         if not str(error):
             raise AssertionError("a refusal without a word") from error

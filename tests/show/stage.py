@@ -100,7 +100,21 @@ class Command:
     """``phosphene run …`` in a process of its own, its output read as it comes."""
 
     def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "bridge", "run", "--accelerate", "eager", "--osc-port", "0", "--http-port", "0", *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "bridge",
+            "run",
+            "--accelerate",
+            "eager",
+            "--osc-port",
+            "0",
+            "--http-port",
+            "0",
+            "--log",
+            "none",
+            *arguments,
+        ]
         self.started = time.monotonic()
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(environment) if environment else None

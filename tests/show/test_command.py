@@ -81,13 +81,21 @@ def shared_memory() -> set[Path]:
     return set(Path("/dev/shm").glob("psm_*"))
 
 
+def engines(bridge: psutil.Process) -> list[psutil.Process]:
+    """The engine that runs, and the one in reserve."""
+    return [child for child in bridge.children() if "spawn_main" in " ".join(child.cmdline())]
+
+
 def test_everything_ends_when_the_bridge_is_killed() -> None:
     before = shared_memory()
     with Command("--size", "64x64") as command:
         command.found("first transformed frame", 30)
-        engine = psutil.Process(command.status()["engine_pid"])
+        bridge, engine = psutil.Process(command.process.pid), command.status()["engine_pid"]
+        until(lambda: len(engines(bridge)) > 1, 20, "an engine in reserve")
+        children = engines(bridge)
+        assert engine in {child.pid for child in children}
         command.process.kill()
-        until(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE, 10, "the engine's end")
+        until(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children), 10, "their end")
     until(lambda: shared_memory() <= before, 10, "the end of the shared memory")
 
 
@@ -299,7 +307,19 @@ def test_doctor_and_sources(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_killed_show_goes_on_where_it_was(tmp_path: Path) -> None:
     """kill -9 on the command itself: the same line again has every value and the cue; after Ctrl-C nothing is resumed."""
-    arguments = ("--sink", "null:", "--size", "64x64", "--set", "cue/list=demo", "--journal", str(tmp_path / "journal.json"))
+    log = tmp_path / "show.jsonl"
+    arguments = (
+        "--sink",
+        "null:",
+        "--size",
+        "64x64",
+        "--set",
+        "cue/list=demo",
+        "--journal",
+        str(tmp_path / "journal.json"),
+        "--log",
+        str(log),
+    )
     with Command(*arguments) as command:
         command.found("first transformed frame", 30)
         port = str(command.osc_port())
@@ -323,3 +343,7 @@ def test_a_killed_show_goes_on_where_it_was(tmp_path: Path) -> None:
     with Command(*arguments, "--seconds", "1") as command:
         command.process.wait(30)
         assert "resumed" not in command.output
+    events = [json.loads(line)["event"] for line in log.read_text(encoding="utf-8").splitlines()]
+    assert sum(event.startswith("phosphene ") and event.endswith(" starts") for event in events) == 3
+    assert sum(event.startswith("engine ready") for event in events) >= 2
+    assert "phosphene ends" in events

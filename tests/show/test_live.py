@@ -215,27 +215,6 @@ def test_a_reload_that_fails_leaves_the_stream_running(stage: Stage, wish: tuple
     assert stage.audience.gaps(start).max() < 1.0
 
 
-def test_a_killed_engine_is_replaced_while_the_output_holds(stage: Stage) -> None:
-    stage.send("/prompt", "a green spiral")
-    stage.send("/strength", 0.625)
-    stage.send("/seed", 4711)
-    until(lambda: stage.state.snapshot().whole("/seed") == 4711, 5)
-    values = dict(stage.state.snapshot())
-    pid, frames = stage.show.supervisor.pid, stage.show.meter.frames
-    assert pid is not None
-    killed = time.monotonic()
-    os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-    until(lambda: stage.show.supervisor.starts == 2, 10, "the restart")
-    back = until(lambda: stage.show.meter.frames > frames + 2 and stage.show.supervisor.ready.is_set(), 30, "live frames")
-    back = time.monotonic() - killed
-    gaps = stage.audience.gaps(killed - 0.5)
-    print(f"longest gap {gaps.max() * 1000:.0f} ms, live again after {back:.1f} s")
-    assert gaps.max() <= 0.1 + 0.03, "the last picture is held"
-    assert back < 10.0
-    assert dict(stage.state.snapshot()) == values
-    until(lambda: stage.engine("snapshot") == stage.state.number, 5)
-
-
 def test_while_the_engine_is_away_the_audience_sees_what_was_chosen(stage: Stage) -> None:
     """Black here: it is there soon after the engine is killed, and the picture comes back with the engine."""
 

@@ -109,7 +109,8 @@ def _cycle(rehearsal: Rehearsal, steps: Sequence[Mapping[str, Value]], began: fl
     time.sleep(max(0.0, start + LOOK - time.monotonic()))
     supervisor = rehearsal.show.supervisor
     bridge, engine = psutil.Process(), psutil.Process(supervisor.pid or os.getpid())
-    latencies = [latency for moment, _, snapshot, latency in rehearsal.audience.seen if snapshot > 0 and moment > start]
+    first = {sequence: latency for _, sequence, snapshot, latency in reversed(rehearsal.audience.seen) if snapshot > 0}  # not when held
+    latencies = list(first.values())
     look = Look(
         (time.monotonic() - began) / 3600, supervisor.starts, bridge.memory_info().rss / 2**20, engine.memory_info().rss / 2**20,
         _handles(bridge) + _handles(engine), bridge.num_threads() + engine.num_threads(), rehearsal.audience.fresh(start) / LOOK,

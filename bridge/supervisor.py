@@ -71,8 +71,8 @@ class Supervisor:
 
     @property
     def silence(self) -> float:
-        """Seconds since the running engine last said something; endless while there is none."""
-        return time.monotonic() - self._heard_at if self.ready.is_set() else math.inf
+        """Seconds since a running engine last said something; endless where none ever did."""
+        return time.monotonic() - self._heard_at if self._heard_at else math.inf
 
     def close(self) -> None:
         """Stops the engine, by force after 3 s, and frees the shared memory."""
@@ -109,7 +109,7 @@ class Supervisor:
         life = self._life = spare or Life(self._context, self.boxes, self._options)
         snapshot = self._state.effective()
         self.starts += 1
-        self._heard_at = looked = time.monotonic()
+        looked = time.monotonic()
         sent, silent = snapshot.number, 0.0
         try:
             life.begin(snapshot)
@@ -120,13 +120,13 @@ class Supervisor:
                     sent = current.number
                 if life.pipe.poll(0.005 if self._changed.is_set() else 0.02):
                     self._heard(*life.pipe.recv())
-                    self._heard_at = time.monotonic()
+                    self._heard_at = time.monotonic() if self.ready.is_set() else self._heard_at
                 elif not life.alive:
                     break
                 self._changed.clear()
                 now = time.monotonic()
-                if now - looked > 0.5:
-                    self._heard_at = now  # this process was held up itself, or the machine slept: nobody was silent
+                if now - looked > 0.5:  # this process was held up itself, or the machine slept: nobody was silent
+                    self._heard_at = min(now, self._heard_at + now - looked)
                 looked = now
                 if self.ready.is_set() and self.silence > patience(self.status):
                     silent = self.silence

@@ -229,7 +229,7 @@ def test_while_the_engine_is_away_the_audience_sees_what_was_chosen(stage: Stage
     assert pid is not None
     killed = time.monotonic()
     os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-    dark = until(lambda: brightness() < 1, 3, "black")
+    dark = until(lambda: brightness() < 1, 4, "black")
     until(lambda: brightness() > 10, 30, "the picture again")
     gap = stage.audience.gaps(killed - 0.5).max()
     print(f"black {dark * 1000:.0f} ms after the kill, longest gap {gap * 1000:.0f} ms")

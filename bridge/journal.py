@@ -124,7 +124,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _checked(told: Mapping[str, Any]) -> Recovered:
     """Only what the table takes: what another release wrote may be otherwise."""
     values: dict[str, Value] = {}
-    for name, value in dict(told.get("values") or {}).items():
+    kept = told.get("values")
+    for name, value in kept.items() if isinstance(kept, dict) else ():
         try:
             parameter = lookup(str(name))
             if parameter.holds:

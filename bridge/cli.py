@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import logging
 import sys
@@ -51,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command in SHOWS:
             command = getattr(importlib.import_module(f"bridge.{SHOWS[options.command]}"), options.command)
+            steady()
             return int(command(options, values_of(options)))
         if options.command == "presets":
             from bridge.presets import Library, listing
@@ -74,6 +76,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def steady() -> None:
+    """Nothing that runs in this process is to hold the others up: not who reads a flood of packets, nor a search for garbage."""
+    sys.setswitchinterval(0.001)
+    gc.collect()
+    gc.freeze()  # the libraries stay, and are not looked at again
 
 
 def values_of(options: argparse.Namespace) -> dict[str, Value]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -78,9 +76,6 @@ class Show:
 
     def open(self) -> None:
         """Starts the engine, the source and the sinks."""
-        gc.collect()
-        gc.freeze()  # what is there now stays: a collection that looked at all of it would hold every thread up for a frame
-        sys.setswitchinterval(0.001)  # no thread waits longer for its turn, however many packets another one reads
         self.supervisor.start()
         self.conductor.open()
         for thread in (*self._threads, *self.feeds):

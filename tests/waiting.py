@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+
+import pytest
+
+#: Length of the tests of a minute, in seconds.
+MINUTE = float(os.environ.get("PHOSPHENE_MINUTE", "60"))
+#: For tests that take long and see little that no other does: only where a minute is one.
+thorough = pytest.mark.skipif(MINUTE < 60, reason="left out where PHOSPHENE_MINUTE is short")
 
 
 def until(condition: Callable[[], object], seconds: float = 10.0, what: str = "it") -> float:

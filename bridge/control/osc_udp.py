@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 #: Bytes that the system may keep for this port, where it lets us; packets that are read before they are looked at.
 BUFFER, BATCH = 4 * 1024 * 1024, 4096
 LARGEST = 65536
-#: What a message with a number begins with, after its address.
-NUMBERS = (b",f", b",i", b",d", b",h")
+#: What follows the address of a message with one number, float or int.
+NUMBERS = (b",f\0\0", b",i\0\0")
 
 
 class UdpServer:
@@ -97,13 +97,21 @@ def latest(came: Sequence[tuple[bytes, tuple[str, int]]]) -> Sequence[tuple[byte
     for data, address in reversed(came):
         end = data.find(0)
         name = data[:end]
-        if name in names and data[(end | 3) + 1 : (end | 3) + 3] in NUMBERS:
+        if name in names and _number(data, (end | 3) + 1):
             if (name, address) in overridden:
                 continue
             overridden.add((name, address))
         kept.append((data, address))
     kept.reverse()
     return kept
+
+
+def _number(data: bytes, start: int) -> bool:
+    """Whether one number that is one (no NaN, no infinity) is all that follows the address, from ``start`` on."""
+    kind = data[start : start + 4]
+    if kind not in NUMBERS or len(data) != start + 8:
+        return False
+    return kind == NUMBERS[1] or not (data[start + 4] & 0x7F == 0x7F and data[start + 5] & 0x80)
 
 
 @lru_cache(maxsize=4)

@@ -230,7 +230,10 @@ def _flooded(rehearsal: Rehearsal, tcp: int, http: int, name: str, seconds: floa
     other.wait(seconds + 60)
     hand.close()
     ended = time.monotonic()
-    time.sleep(0.5)  # for what is still under way
+    count = -1
+    while rehearsal.show.osc.messages != count:  # what is still under way
+        count = rehearsal.show.osc.messages
+        time.sleep(0.3)
     gap, rate = rehearsal.audience.gap(begun), rehearsal.audience.fresh(begun) / (ended - begun)
     port = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     port.sendto(message(TURNED, LEFT), ("127.0.0.1", rehearsal.osc.port))

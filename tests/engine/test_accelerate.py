@@ -32,6 +32,7 @@ from tests.engine.adapters import save_controlnet, save_lora
 from tests.engine.checkpoints import save_sd, save_sdxl
 from tests.engine.flows import FLOWS
 from tests.engine.test_render import frames
+from tests.waiting import thorough
 
 CPU = torch.device("cpu")
 compiler = pytest.mark.skipif(bool(missing(CPU)), reason="needs a C++ compiler")
@@ -248,6 +249,7 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
 
 
 @compiler
+@thorough
 def test_a_compiled_rendering_is_repeatable(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_sd(tmp_path / "model", tiny=True)
     monkeypatch.setenv("PHOSPHENE_CACHE", str(cache))

@@ -26,6 +26,7 @@ from engine.stream import Stream
 from tests.engine.adapters import save_controlnet
 from tests.engine.checkpoints import save_sd, save_sdxl
 from tests.engine.flows import FLOWS
+from tests.waiting import thorough
 
 CPU = torch.device("cpu")
 
@@ -103,6 +104,7 @@ def test_an_exported_model_equals_its_modules_at_every_size_and_batch(model: str
     beside.close()
 
 
+@thorough
 def test_an_exported_control_and_what_it_steers_equal_their_modules(tmp_path: Path) -> None:
     folder = save_sd(tmp_path / "model")
     save_controlnet(tmp_path / "control", load(str(folder), CPU, torch.float32).denoiser)

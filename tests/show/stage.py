@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -24,9 +23,6 @@ from bridge.textures import Sink, open_source
 from engine.mailbox import Frame
 from engine.parameters import Options, changed
 from tests.waiting import until
-
-#: How long the tests of a minute last, in seconds: less where time is short.
-MINUTE = float(os.environ.get("PHOSPHENE_MINUTE", "60"))
 
 
 class Audience(Sink):

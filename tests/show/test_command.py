@@ -23,8 +23,8 @@ import pytest
 
 from bridge.cli import main
 from engine.parameters import declare
-from tests.show.stage import MINUTE, Command
-from tests.waiting import until
+from tests.show.stage import Command
+from tests.waiting import MINUTE, until
 
 PEER = Path(__file__).with_name("ndi_peer.py")
 

@@ -14,7 +14,7 @@ OPTIONS = {"device": "cpu", "offline": False, "allow_pickle": False, "hooks": ""
 
 
 def test_no_flood_is_felt(capsys: pytest.CaptureFixture[str]) -> None:
-    code = floods(argparse.Namespace(seconds=2.0, **OPTIONS), {"/steps": 1})
+    code = floods(argparse.Namespace(seconds=1.0, **OPTIONS), {"/steps": 1})
     told = capsys.readouterr().out
     print(told)
     assert told.count("| set |") == len(FLOODS)

@@ -16,8 +16,8 @@ import pytest
 
 from bridge.textures import open_source
 from tests.bridge.test_osc import BAD
-from tests.show.stage import MINUTE, Stage
-from tests.waiting import until
+from tests.show.stage import Stage
+from tests.waiting import MINUTE, until
 
 
 @pytest.fixture(scope="module")

@@ -273,6 +273,7 @@ def test_a_builder_ends_with_who_asked() -> None:
 
 
 @compiler
+@thorough
 def test_a_compiled_control_steers_a_compiled_denoiser(tmp_path: Path) -> None:
     model = load(str(save_sd(tmp_path / "model")), CPU, torch.float32)
     save_controlnet(tmp_path / "control", model.denoiser)

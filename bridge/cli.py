@@ -26,8 +26,6 @@ SHORT = {
     "size": "/size",
     "fit": "/fit",
 }
-
-
 #: The commands that run something, each a function of the same name in its module; imported when it is called.
 SHOWS = {
     "run": "running",
@@ -37,6 +35,8 @@ SHOWS = {
     "floods": "trials.floods",
     "soak": "trials.soak",
 }
+#: Those in which frames pass in time.
+LIVE = ("run", "faults", "floods", "soak")
 
 
 class UserError(Exception):
@@ -52,7 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command in SHOWS:
             command = getattr(importlib.import_module(f"bridge.{SHOWS[options.command]}"), options.command)
-            steady()
+            if options.command in LIVE:
+                steady()
             return int(command(options, values_of(options)))
         if options.command == "presets":
             from bridge.presets import Library, listing

@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 #: A life that gave pictures for this long went well, in seconds; deaths in a row, without one that did, that a model is given.
 SETTLED, DEATHS = 5.0, 3
-#: Seconds after the engine is ready until the next one is made ready beside it.
-SPARE = 2.0
+#: Seconds after the engine is ready until the next one is made ready beside it, doubled while those die, up to the other.
+SPARE, LONGEST_SPARE = 2.0, 600.0
 #: What a new engine is needed for, or a reload: the model and how it is run.
 MODEL = tuple(name for name, parameter in TABLE.items() if not parameter.live)
 
@@ -45,7 +45,7 @@ class Supervisor:
         self._changed = threading.Event()
         self._life: Life | None = None
         self._spare: Life | None = None
-        self._spares = spare
+        self._spares, self._spare_at, self._spare_pause = spare, 0.0, SPARE
         self._heard_at = self._ready_at = 0.0
         self._good: dict[str, Value] = {}
         self._deaths = 0
@@ -144,7 +144,7 @@ class Supervisor:
         """What a life that goes well is good for: its model is one to go back to, and the next engine is made ready beside it."""
         if not self.ready.is_set() or self.status.get("loading"):
             return
-        if self._spares and self._spare is None and now - self._ready_at > SPARE:
+        if self._spares and self._spare is None and now > max(self._ready_at + SPARE, self._spare_at):
             try:
                 self._spare = Life(self._context, self.boxes, self._options, reserve=True)
             except Exception as error:  # the one that runs must not end because there is no room for another
@@ -152,7 +152,8 @@ class Supervisor:
                 self._error(f"no engine can be kept in reserve: {error}")
         elif self._spare is not None and not self._spare.alive:
             self._spare.end(0.0)
-            self._spare, self._ready_at = None, now  # not again and again
+            self._spare, self._spare_at = None, now + self._spare_pause
+            self._spare_pause = min(2 * self._spare_pause, LONGEST_SPARE)
         if self.status.get("frames", 0) and now - self._ready_at > SETTLED:
             self._deaths = 0
             self._good = dict(self.status.get("running") or {})

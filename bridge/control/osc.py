@@ -5,23 +5,18 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
-import math
 import re
-import struct
 import threading
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from pythonosc.osc_bundle import OscBundle
-from pythonosc.osc_bundle import ParseError as BundleParseError
 from pythonosc.osc_message import OscMessage
-from pythonosc.osc_message import ParseError as MessageParseError
-from pythonosc.parsing.osc_types import IMMEDIATELY
 
 from bridge.control.desks import Desks
 from bridge.control.feedback import Feedback, Told, encoded
+from bridge.control.packets import Bundle, read
 from bridge.control.state import State
 from engine.parameters import ROOT, TABLE, canonical
 
@@ -58,10 +53,17 @@ class OscControl:
         peer = Peer(peer) if isinstance(peer, str) else peer
         self.packets += 1
         try:
-            self._take(data, peer)
-        except (BundleParseError, MessageParseError, ValueError, IndexError, OverflowError, RecursionError) as error:
+            content = read(data)
+        except ValueError as error:
             reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
             self.refuse(f"a packet of {len(data)} bytes is not OSC ({reason})", peer.name)
+        else:
+            self._take(content, peer)
+
+    def overridden(self, count: int) -> None:
+        """Counts messages that were left out because later ones said otherwise."""
+        self.packets += count
+        self.messages += count
 
     def refuse(self, reason: str, name: str) -> None:
         """Counts and logs something that could not be used."""
@@ -71,35 +73,25 @@ class OscControl:
         """The peer has hung up."""
         self.feedback.unsubscribe(peer.key)
 
-    def _take(self, data: bytes, peer: Peer) -> None:
-        if OscBundle.dgram_is_bundle(data):
-            self._bundle(OscBundle(data), peer)
-        elif OscMessage.dgram_is_message(data):
-            self.message(OscMessage(data), peer)
-        else:
-            raise ValueError("it starts with neither / nor #bundle")
-
-    def _bundle(self, bundle: OscBundle, peer: Peer) -> None:
-        delay = 0.0 if bundle.timestamp == IMMEDIATELY else bundle.timestamp - time.time()
-        if delay > LONGEST_WAIT or not math.isfinite(delay):
-            self.refuse(f"a bundle's time tag lies {delay:.0f} s ahead, more than {LONGEST_WAIT:.0f}", peer.name)
+    def _take(self, content: OscMessage | Bundle, peer: Peer) -> None:
+        if isinstance(content, OscMessage):
+            self._message(content, peer)
             return
-        contents = list(bundle)
-        if delay <= 0.0:
-            self._contents(contents, peer)
-        elif not self._later.call(delay, lambda: self._contents(contents, peer)):
+        delay = 0.0 if content.due is None else content.due - time.time()
+        if delay > LONGEST_WAIT:
+            self.refuse(f"a bundle's time tag lies {delay:.0f} s ahead, more than {LONGEST_WAIT:.0f}", peer.name)
+        elif delay <= 0.0:
+            self._all(content, peer)
+        elif not self._later.call(delay, lambda: self._all(content, peer)):
             self.refuse("too many bundles are waiting for their time", peer.name)
 
-    def _contents(self, contents: list[OscBundle | OscMessage], peer: Peer) -> None:
-        for content in contents:
-            if isinstance(content, OscBundle):
-                self._bundle(content, peer)
-            else:
-                self.message(content, peer)
+    def _all(self, bundle: Bundle, peer: Peer) -> None:
+        self.messages += bundle.overrode
+        for content in bundle.contents:
+            self._take(content, peer)
 
-    def message(self, message: OscMessage, peer: Peer) -> None:
-        """One message: its address, or every address that its pattern matches. Raises ValueError where its arguments are cut."""
-        check_arguments(message.dgram)
+    def _message(self, message: OscMessage, peer: Peer) -> None:
+        """One message: its address, or every address that its pattern matches."""
         self.messages += 1
         address, arguments = message.address, list(message.params)
         if not address.startswith(ROOT + "/"):
@@ -144,41 +136,6 @@ class OscControl:
         """Forgets the bundles that wait, and the subscribers."""
         self._later.close()
         self.feedback.close()
-
-
-_WIDTHS = {"i": 4, "f": 4, "c": 4, "r": 4, "m": 4, "h": 8, "d": 8, "t": 8, "T": 0, "F": 0, "N": 0, "I": 0, "[": 0, "]": 0}
-
-
-def check_arguments(data: bytes) -> None:
-    """Raises ValueError unless the message's arguments fill ``data`` exactly: the parser would make zeros of what is missing."""
-    end = _after_text(data, 0)
-    if end == len(data):
-        return
-    tags_end = _after_text(data, end)
-    tags = data[end:tags_end].split(b"\0")[0].decode("ascii")
-    place = tags_end
-    for tag in tags[1:]:
-        if tag in "sS":
-            place = _after_text(data, place)
-        elif tag == "b":
-            (length,) = struct.unpack_from(">i", data, place) if place + 4 <= len(data) else (-1,)
-            if length < 0:
-                raise ValueError("a blob is cut short")
-            place += 4 + (length + 3) // 4 * 4
-        elif tag in _WIDTHS:
-            place += _WIDTHS[tag]
-        else:
-            raise ValueError(f"the argument type {tag!r} is unknown")
-    if not tags.startswith(",") or place != len(data):
-        raise ValueError("its arguments do not fill it")
-
-
-def _after_text(data: bytes, start: int) -> int:
-    """Where the OSC string at ``start`` ends, its padding included."""
-    end = data.find(b"\0", start)
-    if end < 0:
-        raise ValueError("a text has no end")
-    return (end + 4) // 4 * 4
 
 
 @lru_cache(256)
@@ -249,4 +206,7 @@ class Later:
                 if self._closed:
                     return
                 _, _, function = heapq.heappop(self._heap)
-            function()
+            try:
+                function()
+            except Exception:  # one bundle must not end all that wait
+                log.exception("what a bundle said at its time could not be done")

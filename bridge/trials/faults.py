@@ -15,7 +15,7 @@ from unittest import mock
 
 from bridge.cli import UserError, engine_options
 from bridge.control.osc_udp import UdpServer
-from bridge.trials.rehearsal import Rehearsal
+from bridge.trials.rehearsal import Breakable, Rehearsal, Stubborn
 from engine.parameters import Value
 
 KIND = "/hook/poison/kind"
@@ -93,23 +93,15 @@ def _poisoned(kind: int) -> Callable[[Rehearsal], contextlib.AbstractContextMana
     return broken
 
 
-def _source(way: str) -> Callable[[Rehearsal], contextlib.AbstractContextManager[None]]:
+def _awry(what: str, way: str) -> Callable[[Rehearsal], contextlib.AbstractContextManager[None]]:
+    """The rehearsal's source or its sink goes wrong for a second."""
+
     @contextlib.contextmanager
     def broken(on: Rehearsal) -> Iterator[None]:
-        on.source.way = way
+        part: Breakable | Stubborn = getattr(on, what)
+        part.way = way
         time.sleep(1.0)
-        on.source.way = ""
-        yield
-
-    return broken
-
-
-def _sink(way: str) -> Callable[[Rehearsal], contextlib.AbstractContextManager[None]]:
-    @contextlib.contextmanager
-    def broken(on: Rehearsal) -> Iterator[None]:
-        on.stubborn.way = way
-        time.sleep(1.0)
-        on.stubborn.way = ""
+        part.way = ""
         yield
 
     return broken
@@ -166,12 +158,12 @@ FAULTS = (
     Fault("device lost", "the same", _poisoned(DEVICE), engine=True),
     Fault("out of memory", "the last picture, until what did not fit is taken back", _poisoned(MEMORY), engine=True),
     Fault("NaN output", "the last good picture", _poisoned(NAN), engine=True),
-    Fault("source vanishes", "the last picture, or what `/fallback/source` says", _source("gone")),
-    Fault("source freezes", "the same", _source("frozen")),
-    Fault("source changes its size", "the input, fitted anew", _source("resized")),
-    Fault("source of a wrong format", "the last picture", _source("format")),
-    Fault("sink blocks", "nothing of it on the other sinks", _sink("blocks")),
-    Fault("receiver goes away", "nothing of it on the other sinks", _sink("gone")),
+    Fault("source vanishes", "the last picture, or what `/fallback/source` says", _awry("source", "gone")),
+    Fault("source freezes", "the same", _awry("source", "frozen")),
+    Fault("source changes its size", "the input, fitted anew", _awry("source", "resized")),
+    Fault("source of a wrong format", "the last picture", _awry("source", "format")),
+    Fault("sink blocks", "nothing of it on the other sinks", _awry("stubborn", "blocks")),
+    Fault("receiver goes away", "nothing of it on the other sinks", _awry("stubborn", "gone")),
     Fault("disk full while recording", "nothing of it on the other sinks", _disk_full, posix=True),
     Fault("port in use", "nothing", _port_in_use),
     Fault("clock jumps", "nothing", _clock_jumps),
@@ -184,9 +176,8 @@ def faults(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     unknown = set(options.only or ()) - {fault.name for fault in FAULTS}
     if unknown:
         raise UserError(f"--only takes {', '.join(fault.name for fault in FAULTS)}; got {unknown.pop()!r}")
-    print(
-        "| Fault | What the audience sees | Tries | Longest gap | Live again after | Values lost |\n|---|---|---|---|---|---|", flush=True
-    )
+    print("| Fault | What the audience sees | Tries | Longest gap | Live again after | Values lost |")
+    print("|---|---|---|---|---|---|", flush=True)
     good = True
     with Rehearsal(engine_options(options), values) as rehearsal:
         for fault in wanted:

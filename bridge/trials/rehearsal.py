@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -23,30 +24,6 @@ from bridge.textures.pattern import draw
 from engine.mailbox import Frame, Pixels
 from engine.parameters import Options, Value
 
-#: An effect that makes the engine fail as devices and models do. It is read before the model is made, and stands in for its decoder.
-POISON = """
-import torch
-from engine.models.autoencoders import Codec
-
-PARAMETERS = {"kind": (0, 0, 3, "1 gives NaN, 2 is out of memory, 3 loses the device")}
-kind, decode = 0, Codec.decode
-
-def poisoned(self, latents):
-    if kind == 1:
-        return decode(self, latents) * float("nan")
-    if kind == 2:
-        raise torch.OutOfMemoryError("out of memory: 2.00 GiB were to be allocated")
-    if kind == 3:
-        raise RuntimeError("CUDA error: unspecified launch failure")
-    return decode(self, latents)
-
-def latent(latents, values, seconds):
-    global kind
-    kind = int(values["kind"])
-    return latents
-
-Codec.decode = poisoned
-"""
 #: Seconds that anything may take before a try counts as failed.
 LONGEST = 60.0
 
@@ -119,7 +96,7 @@ class Rehearsal:
         self._folder = tempfile.TemporaryDirectory(prefix="phosphene-faults-")
         folder = Path(self._folder.name)
         (folder / "hooks").mkdir()
-        (folder / "hooks" / "poison.py").write_text(POISON, encoding="utf-8")
+        (folder / "hooks" / "poison.py").write_bytes(files("engine").joinpath("poison.py").read_bytes())
         declare_all(str(folder / "hooks"))
         own: dict[str, Value] = {"/prompt": "neon tunnel", "/seed": 7}
         self.state = State(own | dict(values))

@@ -26,8 +26,8 @@ from bridge.cli import engine_options
 from bridge.trials.rehearsal import Rehearsal
 from engine.parameters import Value
 
-#: Length of a cycle, when its calm begins and when it is looked at, in seconds; cycles of a life that are its warm-up.
-CYCLE, FLOOD, CALM, LOOK = 60.0, 48.0, 52.0, 58.5
+#: Length of a cycle, when its flood begins and when it is looked at, in seconds; cycles of a life that are its warm-up.
+CYCLE, FLOOD, LOOK = 60.0, 48.0, 58.5
 WARM_UP = 5
 #: Cycles between two kills, and before the first.
 KILLED, FIRST_KILL = 30, 2

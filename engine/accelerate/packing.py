@@ -73,7 +73,7 @@ def pack(graph: fx.GraphModule) -> list[dict[str, Any]]:
             continue
         weight = graph.get_parameter(packing.source)
         if weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            return []
+            continue
         name = f"packed_{len(packings)}"
         setattr(graph, name, packing(weight))
         packings.append(asdict(packing))
@@ -81,16 +81,8 @@ def pack(graph: fx.GraphModule) -> list[dict[str, Any]]:
         relu = len(users) == 1 and users[0].target is torch.ops.aten.relu.default
         x, bias = node.args[0], _arguments(node)[0]
         with graph.graph.inserting_before(node):
-            rest: tuple[Any, ...] = (
-                bias,
-                packing.padding,
-                packing.stride,
-                packing.dilation,
-                packing.groups,
-                "relu" if relu else "none",
-                [],
-                "",
-            )
+            after: tuple[Any, ...] = ("relu" if relu else "none", [], "")
+            rest = (bias, packing.padding, packing.stride, packing.dilation, packing.groups, *after)
             convolution = torch.ops.mkldnn._convolution_pointwise.default
             made = graph.graph.call_function(convolution, (x, graph.graph.get_attr(name), *rest))
         made.meta = dict(node.meta)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 
 from bridge.control.feedback import encoded
 from bridge.control.osc import OscControl
-from bridge.control.osc_udp import latest
+from bridge.control.packets import Bundle, read
 from bridge.control.state import State
+from bridge.control.thinning import latest
 from engine.parameters import ROOT, TABLE, Parameter
 from tests.fuzz.__main__ import counted
 from tests.fuzz.targets import CORPUS, TARGETS, seeds
@@ -80,6 +82,15 @@ def test_of_a_flood_the_last_value_of_each_sender_is_kept_in_order(sent: list[tu
     assert list(kept) == expected
 
 
+def test_what_is_said_between_two_numbers_keeps_the_first() -> None:
+    def strength(value: float) -> tuple[bytes, int]:
+        return encoded("/phosphene/strength", value), 1
+
+    go = encoded("/phosphene/cue/go", 1)
+    assert latest([strength(0.1), (go, 1), strength(0.2), strength(0.3)]) == [strength(0.1), (go, 1), strength(0.3)]
+    assert latest([strength(0.1), (go, 2), strength(0.2)]) == [(go, 2), strength(0.2)], "what others say is no matter"
+
+
 def test_what_is_no_number_is_never_left_out() -> None:
     address = ("127.0.0.1", 1)
     came = [
@@ -95,6 +106,28 @@ def test_what_is_no_number_is_never_left_out() -> None:
         for _ in range(2)
     ]
     assert list(latest(came)) == came
+
+
+@PLENTY
+@given(st.lists(st.tuples(st.sampled_from(NUMBERS[:4]), st.floats(0, 1, width=32)), max_size=30), st.binary(max_size=12))
+def test_a_bundle_is_thinned_and_does_the_same(sent: list[tuple[Parameter, float]], odd: bytes) -> None:
+    packets = [encoded(ROOT + parameter.name, value) for parameter, value in sent]
+    whole = b"#bundle\0" + struct.pack(">Q", 1) + b"".join(struct.pack(">i", len(packet)) + packet for packet in packets)
+    bundle = read(whole)
+    assert isinstance(bundle, Bundle)
+    assert len(bundle.contents) == len({parameter.name for parameter, _ in sent}) == len(sent) - bundle.overrode
+    plain, quick = State(), OscControl(State())
+    for parameter, value in sent:
+        plain.set(parameter.name, [value], "test")
+    quick.packet(whole, "test")
+    assert dict(quick._state.snapshot()) == dict(plain.snapshot())
+    assert quick.messages == len(sent)
+    if odd:  # what is cut is told, and nothing of it is done
+        before, refused = dict(quick._state.snapshot()), quick._state.refused
+        quick.packet(whole + struct.pack(">i", 99) + odd, "test")
+        assert dict(quick._state.snapshot()) == before
+        assert quick._state.refused == refused + 1
+    quick.close()
 
 
 def test_a_count_in_small(capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,12 +30,17 @@ def text(value: str) -> bytes:
     return data + bytes(-len(data) % 4)
 
 
+def bundled(*parts: bytes) -> bytes:
+    """An OSC bundle, to be done at once."""
+    return b"#bundle\0" + struct.pack(">Q", 1) + b"".join(struct.pack(">i", len(part)) + part for part in parts)
+
+
 def wrong_packet(rng: random.Random) -> bytes:
     """A packet that sets nothing: its address, its types, its value or its very form is wrong."""
     holds = [parameter for parameter in TABLE.values() if parameter.holds]
     address = ROOT + rng.choice(holds).name
     number = ROOT + rng.choice([parameter.name for parameter in holds if parameter.kind in ("float", "int")])
-    kind = rng.randrange(7)
+    kind = rng.randrange(8)
     if kind == 0:  # no such address
         return text(address + rng.choice("xyz?!") * rng.randrange(1, 9)) + text(",f") + struct.pack(">f", rng.random())
     if kind == 1:  # no number
@@ -50,7 +55,15 @@ def wrong_packet(rng: random.Random) -> bytes:
         whole = text(number) + text(",f") + struct.pack(">f", rng.random())
         return whole[: rng.randrange(0, len(whole) - 4)]
     if kind == 5:  # a bundle that ends in nonsense
-        return b"#bundle\0" + rng.randbytes(8) + struct.pack(">i", rng.choice([-1, 0, 3, 2**31 - 1])) + rng.randbytes(rng.randrange(0, 40))
+        length = rng.choice([-(2**31), 0, 3, 2**31 - 1, rng.randrange(-40, 0)])
+        return (
+            bundled(text(number) + text(",f") + struct.pack(">f", rng.random()))
+            + struct.pack(">i", length)
+            + rng.randbytes(rng.randrange(0, 40))
+        )
+    if kind == 6:  # a bundle with something cut in it
+        whole = text(number) + text(",f") + struct.pack(">f", rng.random())
+        return bundled(whole, bundled(whole[: -rng.randrange(1, 5)]))
     return bytes(rng.choice([0x00, 0x2C, 0x7F, 0xFF]) for _ in range(4)) + rng.randbytes(rng.randrange(0, 200))  # noise
 
 

@@ -18,6 +18,7 @@ from bridge.control.feedback import encoded
 from bridge.control.framing import framing_of
 from bridge.control.osc import OscControl, Peer
 from bridge.control.state import State
+from bridge.control.thinning import latest
 from bridge.cuelists import read_list
 from bridge.panel.server import PanelServer
 from engine.mailbox import SLOTS, Frame, Mailbox
@@ -49,6 +50,7 @@ def desk() -> tuple[State, OscControl]:
 
 def osc(data: bytes) -> None:
     """A packet over UDP."""
+    latest([(data, 1), (data, 1)])
     desk()[1].packet(data, Peer("fuzz", "fuzz", lambda _packet: None))
 
 
@@ -152,6 +154,9 @@ def seeds(target: str) -> list[bytes]:
     if target in folders:
         return kept + [path.read_bytes() for path in sorted(root.glob(folders[target]))]
     packets = [encoded(ROOT + name, parameter.default) for name, parameter in TABLE.items() if parameter.holds]
+    head = b"#bundle\0" + (1).to_bytes(8, "big")
+    inner = head + b"".join(len(packet).to_bytes(4, "big") + packet for packet in packets[:4])
+    packets += [inner, head + len(inner).to_bytes(4, "big") + inner, head + (2**32 - 4).to_bytes(4, "big")]
     made: dict[str, list[bytes]] = {
         "osc": packets,
         "tcp": [len(packet).to_bytes(4, "big") + packet for packet in packets[:20]]

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from engine.hooks import Hooks
+from engine.lanes import NotFinite
 from engine.mailbox import Frame
 from engine.models import load, pick_dtype
 from engine.parameters import TABLE, BadValue, Options, Snapshot, Value, parse_size
-from engine.stream import NotFinite, Stream
+from engine.stream import Stream
 from engine.threads import step_aside
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def make_stream(
 
 
 def _warm_up(stream: Stream) -> None:
+    stream.restart()
     blank = Frame(np.zeros((stream.height, stream.width, 4), np.uint8))
     for _ in range(len(stream.plan.steps)):
         stream.step([blank])

@@ -8,6 +8,7 @@ latents, its step and its length. So a new step list never disturbs the frames b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +19,8 @@ from engine.adapt.adapters import Adapters, controls
 from engine.adapt.attention import Memory
 from engine.conditioning import Conditioner
 from engine.hooks import Hooks
-from engine.mailbox import Frame, Pixels
+from engine.lanes import Finished, NotFinite, lanes_of
+from engine.mailbox import Frame
 from engine.models import Model
 from engine.optics import Optics, Taken
 from engine.parameters import BadValue, Snapshot
@@ -27,12 +29,10 @@ from engine.schedule import Step, clean, moved, plan
 from engine.similarity import SimilarityFilter
 from engine.travel import Travel
 
+#: What a tick gives that finishes no frame.
+NONE = Finished((), torch.empty(0), torch.tensor(True))
 #: Mean change of a latent cell, in the denoiser's unit range, that counts as motion.
 STILL = 0.15
-
-
-class NotFinite(ArithmeticError):
-    """The model's output holds infinities or NaN."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ class Stream:
         self.second: Frame | None = None
         self._second: tuple[Frame, Tensor] | None = None
         self.rows = self.superseded = 0
+        self._lanes, self._fresh = lanes_of(model.device), True
         self._tables = Precomputed(model, width, height)
         self._travel = Travel(self._tables)
         self._smoothed: tuple[Tensor, Tensor] | None = None
@@ -126,23 +127,31 @@ class Stream:
     def step(self, frames: Sequence[Frame]) -> list[Frame] | None:
         """One tick: ``frames`` enter together, the frames that finish are returned, none while the batch fills.
 
-        No frames at all drains the batch. None means that the similarity filter skipped: the last output stands.
+        No frames at all drains the batch. None means that the similarity filter skipped: the last output stands. Raises NotFinite.
         """
-        taken = self._taken(frames)
-        if self._skips(taken):
-            return None
+        begun = self.begin(frames)
+        return None if begun is None else begun.frames()
+
+    @torch.inference_mode()
+    def begin(self, frames: Sequence[Frame]) -> Finished | None:
+        """``step``, but on a GPU the frames that finish need not be out yet: the next tick may begin while they are decoded."""
+        with self._entering():
+            taken = self._taken(frames)
+            if self._skips(taken):
+                return None
         self._follow()
         self._enter(frames, taken)
         if not self.slots:
-            return []
+            return NONE
         denoised = self._denoise()
         finished = self._advance(denoised)
-        return self._decode(finished)
+        with self._lanes.leaving():
+            return self._decode(finished)
 
     def restart(self) -> None:
         """Forgets the frames in flight and everything that was kept of earlier ones."""
         self.slots.clear()
-        self.similarity, self._smoothed = SimilarityFilter(), None
+        self.similarity, self._smoothed, self._fresh = SimilarityFilter(), None, True
         self.optics.forget()
         self.memory.begin(None)
 
@@ -157,6 +166,11 @@ class Stream:
         self.conditioner.update(self.snapshot, self._wait, self.adapters.style(self.snapshot))
         if self.conditioner.settled and not self.adapters.busy:
             self._number = self.snapshot.number
+
+    def _entering(self) -> AbstractContextManager[object]:
+        """The lane of the inputs: after all else at first, and after the last output where the input, or an effect, is made of it."""
+        fresh, self._fresh = self._fresh, False
+        return self._lanes.entering(fresh, self.snapshot.real("/feedback") > 0.0 or self.hooks.moving)
 
     def _taken(self, frames: Sequence[Frame]) -> Taken | None:
         if not frames:
@@ -190,9 +204,13 @@ class Stream:
             x = epsilon.expand(len(frames), -1, -1, -1)
             z = torch.zeros_like(x)
         else:
-            z = self.model.encode(self.optics.fed_back(taken.pictures))
+            with self._lanes.entering():
+                z = self.model.encode(self.optics.fed_back(taken.pictures))
+            self._lanes.entered(z)
             x = first.a * z + first.b * epsilon
-        maps = self.adapters.maps(self.snapshot, taken.pictures, self._beside())
+        beside = self._beside()
+        self._lanes.entered(taken.pictures, taken.mask, beside)
+        maps = self.adapters.maps(self.snapshot, taken.pictures, beside)
         self.slots.append(Slot(frames, taken, z, x, z, self.plan, self._number, maps))
 
     def _denoise(self) -> Tensor:
@@ -253,19 +271,19 @@ class Stream:
         self.slots = staying
         return finished
 
-    def _decode(self, finished: list[tuple[Slot, Tensor]]) -> list[Frame]:
+    def _decode(self, finished: list[tuple[Slot, Tensor]]) -> Finished:
         if not finished:
-            return []
+            return NONE
         now = finished[-1][0].frames[-1].captured_at
         latents = self.hooks.run("latent", torch.cat([self._steadied(slot.z, D) for slot, D in finished]), self.snapshot, now)
         decoded = self.model.decode(latents)
-        if not bool((latents.sum() + decoded.sum()).isfinite()):
-            raise NotFinite("the model gave no picture, but numbers that are none (NaN)")
+        sound = (latents.sum() + decoded.sum()).isfinite()
+        if self.hooks.moving and not bool(sound):
+            raise NotFinite  # now: effects would be blamed for it
         pictures = self.hooks.run("after", decoded, self.snapshot, now)
         pictures = pictures if pictures is decoded else pictures.clamp(0, 1)
         pixels = to_pixels(self.optics.given(pictures, [slot.taken for slot, _ in finished]))
-        frames = [(frame, slot.number) for slot, _ in finished for frame in slot.frames]
-        return [Frame(p, f.sequence, f.captured_at, number) for p, (f, number) in zip(pixels, frames, strict=True)]
+        return Finished([(frame, slot.number) for slot, _ in finished for frame in slot.frames], pixels, sound, (finished, latents))
 
     def _steadied(self, z: Tensor, D: Tensor) -> Tensor:
         """D with a share of the latent before it, frame by frame, in the cells where the input's latent z has not moved."""
@@ -302,8 +320,8 @@ class Stream:
         return picture.div_(255.0)
 
 
-def to_pixels(pictures: Tensor) -> list[Pixels]:
-    """(B, 3, H, W) in 0..1 → B pictures RGBA uint8 (H, W, 4), opaque."""
+def to_pixels(pictures: Tensor) -> Tensor:
+    """(B, 3, H, W) in 0..1 → RGBA uint8 (B, H, W, 4), opaque."""
     opaque = torch.full((len(pictures), *pictures.shape[-2:], 4), 255, dtype=torch.uint8, device=pictures.device)
     opaque[..., :3] = (pictures * 255.0).round_().permute(0, 2, 3, 1)
-    return list(opaque.cpu().numpy())
+    return opaque

@@ -7,9 +7,10 @@ import logging
 import signal
 import time
 from collections import deque
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +18,11 @@ import torch
 from engine.accelerate import Accelerator
 from engine.fade import Fade
 from engine.hooks import Hooks
+from engine.lanes import Finished, NotFinite
 from engine.mailbox import Boxes, Frame
 from engine.models import pick_device
 from engine.parameters import BadValue, Options, Snapshot
 from engine.reload import Reloader, described, device_lost, free_memory, make_stream, out_of_memory, reload_values
-from engine.stream import NotFinite
 from engine.threads import step_aside
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,14 @@ class Failed(Exception):
     """The engine cannot go on in this process."""
 
 
+class Leaving(NamedTuple):
+    """A tick whose frames are on their way out: when it began, with which frames, and what it gave."""
+
+    start: float
+    frames: list[Frame]
+    finished: Finished | None
+
+
 class Worker:
     """One stream, its mailboxes, and the pipe to the bridge."""
 
@@ -86,6 +95,7 @@ class Worker:
         self.metrics = Metrics()
         self.waiting: list[Frame] = []
         self.fade: Fade | None = None
+        self.leaving: Leaving | None = None
         self.last_input = time.monotonic()
         self.failures = 0
         self.good = snapshot
@@ -102,6 +112,8 @@ class Worker:
             if len(self.waiting) >= self.snapshot.whole("/buffer"):
                 frames, self.waiting = self.waiting, []
                 self._tick(frames)
+            elif self.leaving is not None:
+                self._attempt(self._deliver)
             self.accelerator.poll([*self.stream.model.parts, *self.stream.adapters.parts])
             told = {"error": (self.stream.adapters.notes, self.hooks.notes), "note": (self.accelerator.notes,)}
             for kind, lists in told.items():
@@ -113,15 +125,34 @@ class Worker:
                 self._send("status", self._status())
 
     def _tick(self, frames: list[Frame]) -> None:
+        """Begins a tick, and delivers the one before, which a GPU may have decoded meanwhile; this one too if it is ready."""
         start = time.monotonic()
         self.stream.second = self.second.read() or self.stream.second
+
+        def tick() -> None:
+            begun = self.stream.begin(frames)
+            self._deliver()
+            self.leaving = Leaving(start, frames, begun)
+            if begun is None or begun.ready or self.fade is not None:
+                self._deliver()
+
+        self._attempt(tick)
+
+    def _attempt(self, work: Callable[[], None]) -> None:
         try:
-            finished = self.stream.step(frames)
-            if self.fade is not None:
-                finished = self.fade.mixed(frames, finished)
+            work()
         except Exception as error:  # whatever it is, the next frame may be well
+            self.leaving = None
             self._failed(error)
+
+    def _deliver(self) -> None:
+        """Publishes the frames of the last tick, if that has not been done."""
+        if self.leaving is None:
             return
+        (start, frames, begun), self.leaving = self.leaving, None
+        finished = None if begun is None else begun.frames()
+        if self.fade is not None:
+            finished = self.fade.mixed(frames, finished)
         if finished and self.failures:
             self._send("note", f"frames come again, after {self.failures} that failed")
         if finished:
@@ -152,7 +183,7 @@ class Worker:
 
     def _next_frame(self) -> Frame | None:
         text = self.snapshot.text("/mode") == "text"
-        frame = self.inbox.read(CLOCK if text else 0.05)
+        frame = self.inbox.read(0.0 if self.leaving is not None else CLOCK if text else 0.05)
         if frame is not None:
             self.last_input = time.monotonic()
         elif text and time.monotonic() - self.last_input > PATIENCE:
@@ -182,6 +213,7 @@ class Worker:
         if outcome.stream is None:
             self._send("kept", (f"{outcome.error}; the running stream goes on", self.values, outcome.values))
             return
+        self._attempt(self._deliver)
         self._end_fade()
         old, self.stream, self.values = self.stream, outcome.stream, outcome.values
         self.stream.leads, self.stream.second = True, old.second

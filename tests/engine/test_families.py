@@ -16,6 +16,7 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscr
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 
+from engine.lanes import Finished
 from engine.mailbox import Frame
 from engine.models import Model, load
 from engine.parameters import Snapshot
@@ -32,7 +33,7 @@ class Recording(Stream):
 
     latents: torch.Tensor
 
-    def _decode(self, finished: list[tuple[Slot, torch.Tensor]]) -> list[Frame]:
+    def _decode(self, finished: list[tuple[Slot, torch.Tensor]]) -> Finished:
         if finished:
             self.latents = finished[0][1]
         return super()._decode(finished)

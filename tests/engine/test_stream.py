@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine.lanes import Finished
 from engine.mailbox import Frame
 from engine.models import Model, load
 from engine.parameters import BadValue, Snapshot
@@ -29,7 +30,7 @@ class Recording(Stream):
 
     latents: dict[int, torch.Tensor]
 
-    def _decode(self, finished: list[tuple[Slot, torch.Tensor]]) -> list[Frame]:
+    def _decode(self, finished: list[tuple[Slot, torch.Tensor]]) -> Finished:
         for slot, latent in finished:
             for frame, one in zip(slot.frames, latent, strict=True):
                 self.latents[frame.sequence] = one.clone()

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from engine.lanes import Finished, NotFinite
 from engine.mailbox import Boxes, Frame, Mailbox
 from engine.parameters import Options, Snapshot
 from engine.reload import device_lost, out_of_memory
-from engine.stream import NotFinite
 from engine.worker import FAILURES, SEVERAL, Failed, Worker
 
 SMALL = {"/size": "64x64", "/steps": 1}
@@ -60,7 +60,7 @@ def failing(error: Exception) -> Any:
 def test_a_failed_frame_is_told_once_and_the_next_goes_on(worker: tuple[Worker, Pipe], monkeypatch: pytest.MonkeyPatch) -> None:
     loop, pipe = worker
     ticks(loop)
-    monkeypatch.setattr(loop.stream, "step", failing(ValueError("no such kernel\nand much more")))
+    monkeypatch.setattr(loop.stream, "begin", failing(ValueError("no such kernel\nand much more")))
     ticks(loop, FAILURES - 1)
     assert pipe.of("error") == ["a frame failed: no such kernel"]
     monkeypatch.undo()
@@ -72,7 +72,7 @@ def test_a_failed_frame_is_told_once_and_the_next_goes_on(worker: tuple[Worker, 
 
 def test_too_many_in_a_row_are_given_up(worker: tuple[Worker, Pipe], monkeypatch: pytest.MonkeyPatch) -> None:
     loop, _ = worker
-    monkeypatch.setattr(loop.stream, "step", failing(RuntimeError("broken")))
+    monkeypatch.setattr(loop.stream, "begin", failing(RuntimeError("broken")))
     ticks(loop, FAILURES - 1)
     with pytest.raises(Failed, match="broken"):
         ticks(loop)
@@ -80,7 +80,7 @@ def test_too_many_in_a_row_are_given_up(worker: tuple[Worker, Pipe], monkeypatch
 
 def test_a_lost_device_is_given_up_at_once(worker: tuple[Worker, Pipe], monkeypatch: pytest.MonkeyPatch) -> None:
     loop, pipe = worker
-    monkeypatch.setattr(loop.stream, "step", failing(RuntimeError("CUDA error: unspecified launch failure")))
+    monkeypatch.setattr(loop.stream, "begin", failing(RuntimeError("CUDA error: unspecified launch failure")))
     with pytest.raises(Failed):
         ticks(loop)
     assert len(pipe.of("error")) == 1
@@ -90,7 +90,7 @@ def test_what_no_longer_fits_is_taken_back(worker: tuple[Worker, Pipe], monkeypa
     loop, pipe = worker
     ticks(loop)
     loop.snapshot = Snapshot({**SMALL, "/steps": 4}, 2)
-    monkeypatch.setattr(loop.stream, "step", failing(OUT_OF_MEMORY))
+    monkeypatch.setattr(loop.stream, "begin", failing(OUT_OF_MEMORY))
     ticks(loop, SEVERAL)
     [(reason, good, wished)] = pipe.of("kept")
     assert "out of memory" in reason
@@ -128,3 +128,20 @@ def test_numbers_that_are_none_are_no_picture_and_half_precision_gives_way(worke
 )
 def test_what_an_error_means(error: Exception, memory: bool, device: bool) -> None:
     assert (out_of_memory(error), device_lost(error)) == (memory, device)
+
+
+def test_a_frame_that_is_not_out_yet_is_delivered_after_the_next_has_begun_or_where_none_comes(
+    worker: tuple[Worker, Pipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, _ = worker
+    monkeypatch.setattr(Finished, "ready", False)
+    sent: list[int] = []
+    monkeypatch.setattr(loop.outbox, "write", lambda frame: sent.append(frame.sequence))
+    for sequence in range(3):
+        loop._tick([Frame(np.full((64, 64, 4), 90, np.uint8), sequence)])
+    assert sent == [0, 1]
+    said = iter([True, False])
+    monkeypatch.setattr(loop, "_listen", lambda: next(said))
+    loop.loop()
+    assert sent == [0, 1, 2]
+    assert loop.leaving is None

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 #: A life that gave pictures for this long went well, in seconds; deaths in a row, without one that did, that a model is given.
 SETTLED, DEATHS = 5.0, 3
-#: Seconds after the engine is ready until the next one is made ready beside it, doubled while those die, up to the other.
+#: Seconds after the engine is ready until the next one is made ready beside it, doubled while those die before they are, up to the other.
 SPARE, LONGEST_SPARE = 2.0, 600.0
 #: What a new engine is needed for, or a reload: the model and how it is run.
 MODEL = tuple(name for name, parameter in TABLE.items() if not parameter.live)
@@ -154,6 +154,8 @@ class Supervisor:
             self._spare.end(0.0)
             self._spare, self._spare_at = None, now + self._spare_pause
             self._spare_pause = min(2 * self._spare_pause, LONGEST_SPARE)
+        elif self._spare is not None and self._spare.waits:
+            self._spare_pause = SPARE
         if self.status.get("frames", 0) and now - self._ready_at > SETTLED:
             self._deaths = 0
             self._good = dict(self.status.get("running") or {})

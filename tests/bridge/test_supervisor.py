@@ -133,3 +133,36 @@ def test_how_long_an_engine_may_be_silent() -> None:
     assert life.patience({"tick_ms": 40.0}) == life.HUNG
     assert life.patience({"tick_ms": 4000.0}) == life.TICKS * 4.0
     assert life.patience({"loading": True}) == life.HUNG_LOADING
+
+
+class Reserve(Engine):
+    """Where it is a reserve it dies before it is ready, while ``dies``."""
+
+    dies = True
+    made: ClassVar[list[float]] = []
+
+    def __init__(self, *arguments: object, reserve: bool = False) -> None:
+        super().__init__(*arguments)
+        if reserve:
+            Reserve.made.append(time.monotonic())
+            self.alive = self.waits = not Reserve.dies
+
+
+def test_a_reserve_that_dies_again_and_again_comes_ever_later_until_one_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "Life", Reserve)
+    monkeypatch.setattr(supervisor, "SPARE", 0.1)
+    monkeypatch.setattr(Engine, "way", staticmethod(lambda _snapshot: "runs"))
+    monkeypatch.setattr(Reserve, "made", [])
+    monkeypatch.setattr(Reserve, "dies", True)
+    made = Supervisor(State({"/model": "pocket"}), Options("cpu"))
+    made.start()
+    try:
+        until(lambda: len(Reserve.made) == 4)
+        pauses = [two - one for one, two in itertools.pairwise(Reserve.made)]
+        assert pauses[0] >= 0.1
+        assert pauses[2] > 1.5 * pauses[1] > 2 * pauses[0]
+        Reserve.dies = False
+        until(lambda: made._spare is not None and made._spare.alive)
+        until(lambda: made._spare_pause == supervisor.SPARE)
+    finally:
+        made.close()

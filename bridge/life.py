@@ -14,8 +14,8 @@ from engine.parameters import Options, Snapshot
 
 #: Seconds of silence after which a running engine counts as hung, at least; and while it loads, which may hold it up.
 HUNG, HUNG_LOADING = 2.5, 15.0
-#: Ticks that a single one may take as long as.
-TICKS = 20
+#: Ticks that a single one may take as long as; and while values that it was sent may have made it heavier, by steps and by guidance.
+TICKS, TICKS_CHANGED = 10, 20
 
 
 def _engine_process(pipe: Connection, boxes: Boxes, options: Options, reserve: bool) -> None:
@@ -73,6 +73,7 @@ class Life:
         self.pipe.close()
 
 
-def patience(status: Mapping[str, Any]) -> float:
-    """How long a running engine that reported ``status`` may say nothing, in seconds."""
-    return max(HUNG_LOADING if status.get("loading") else HUNG, TICKS * float(status.get("tick_ms") or 0.0) / 1000)
+def patience(status: Mapping[str, Any], sent: int) -> float:
+    """How long a running engine that reported ``status``, and was last sent the snapshot of the number ``sent``, may say nothing, in seconds."""
+    ticks = TICKS if status.get("snapshot") == sent else TICKS_CHANGED
+    return max(HUNG_LOADING if status.get("loading") else HUNG, ticks * float(status.get("tick_ms") or 0.0) / 1000)

@@ -128,7 +128,7 @@ class Supervisor:
                 if now - looked > 0.5:  # this process was held up itself, or the machine slept: nobody was silent
                     self._heard_at = min(now, self._heard_at + now - looked)
                 looked = now
-                if self.ready.is_set() and self.silence > patience(self.status):
+                if self.ready.is_set() and self.silence > patience(self.status, sent):
                     silent = self.silence
                 self._settle(now)
         except (EOFError, BrokenPipeError, ConnectionResetError):

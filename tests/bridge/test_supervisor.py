@@ -129,10 +129,11 @@ def test_an_engine_that_says_nothing_is_replaced(watched: tuple[State, Superviso
 
 
 def test_how_long_an_engine_may_be_silent() -> None:
-    assert life.patience({}) == life.HUNG
-    assert life.patience({"tick_ms": 40.0}) == life.HUNG
-    assert life.patience({"tick_ms": 4000.0}) == life.TICKS * 4.0
-    assert life.patience({"loading": True}) == life.HUNG_LOADING
+    assert life.patience({}, 0) == life.HUNG
+    assert life.patience({"tick_ms": 40.0, "snapshot": 3}, 3) == life.HUNG
+    assert life.patience({"tick_ms": 4000.0, "snapshot": 3}, 3) == life.TICKS * 4.0
+    assert life.patience({"tick_ms": 4000.0, "snapshot": 3}, 4) == life.TICKS_CHANGED * 4.0, "more steps may make the next one heavier"
+    assert life.patience({"loading": True}, 0) == life.HUNG_LOADING
 
 
 class Reserve(Engine):

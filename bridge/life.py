@@ -74,6 +74,6 @@ class Life:
 
 
 def patience(status: Mapping[str, Any], sent: int) -> float:
-    """How long a running engine that reported ``status``, and was last sent the snapshot of the number ``sent``, may say nothing, in seconds."""
+    """How long an engine that reported ``status``, and was last sent the snapshot numbered ``sent``, may be silent, in seconds."""
     ticks = TICKS if status.get("snapshot") == sent else TICKS_CHANGED
     return max(HUNG_LOADING if status.get("loading") else HUNG, ticks * float(status.get("tick_ms") or 0.0) / 1000)

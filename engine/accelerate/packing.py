@@ -7,6 +7,7 @@ out beforehand, and those whose weights have changed since are laid out again.
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -60,13 +61,14 @@ class Packed:
 
 
 def pack(graph: fx.GraphModule) -> list[dict[str, Any]]:
-    """Lets the convolutions of ``graph`` take packed weights, and do a ReLU that follows in the same call; gives the packings.
+    """Lets the convolutions of ``graph`` take packed weights, and do an addition and a ReLU that follow too; gives the packings.
 
-    None where this processor or this precision has no such kernels.
+    There are none where this processor or this precision has no such kernels.
     """
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
         return []
-    packings: list[dict[str, Any]] = []
+    _tell_shapes()
+    packings: dict[str, dict[str, Any]] = {}
     for node in list(graph.graph.nodes):
         packing = _packing(node)
         if packing is None:
@@ -76,20 +78,23 @@ def pack(graph: fx.GraphModule) -> list[dict[str, Any]]:
             continue
         name = f"packed_{len(packings)}"
         setattr(graph, name, packing(weight))
-        packings.append(asdict(packing))
-        users = list(node.users)
-        relu = len(users) == 1 and users[0].target is torch.ops.aten.relu.default
-        x, bias = node.args[0], _arguments(node)[0]
-        with graph.graph.inserting_before(node):
-            after: tuple[Any, ...] = ("relu" if relu else "none", [], "")
-            rest = (bias, packing.padding, packing.stride, packing.dilation, packing.groups, *after)
-            convolution = torch.ops.mkldnn._convolution_pointwise.default
-            made = graph.graph.call_function(convolution, (x, graph.graph.get_attr(name), *rest))
-        made.meta = dict(node.meta)
-        (users[0] if relu else node).replace_all_uses_with(made)
+        packings[name] = asdict(packing)
+        added, relu, done = _following(node)
+        x, bias, convolution = node.args[0], _arguments(node)[0], torch.ops.mkldnn._convolution_pointwise
+        with graph.graph.inserting_before(done[-1]):
+            weights = (graph.graph.get_attr(name), bias, packing.padding, packing.stride, packing.dilation, packing.groups)
+            if added is None:
+                made = graph.graph.call_function(convolution.default, (x, *weights, "relu" if relu else "none", [], ""))
+            else:
+                made = graph.graph.call_function(convolution.binary, (x, added, *weights, "add", 1.0, "relu" if relu else None, [], None))
+        made.meta = dict(done[-1].meta)
+        done[-1].replace_all_uses_with(made)
+        for one in reversed(done):
+            graph.graph.erase_node(one)
     graph.graph.eliminate_dead_code()
     graph.recompile()
-    return packings
+    inputs = [str(one.target) for node in graph.graph.nodes for one in node.all_input_nodes if one.op == "get_attr"]
+    return [packings[name] for name in dict.fromkeys(inputs) if name in packings]  # as they are called: the compiler counts them so
 
 
 def _packing(node: fx.Node) -> Packing | None:
@@ -104,6 +109,39 @@ def _packing(node: fx.Node) -> Packing | None:
         return None
     _, stride, padding, dilation, groups = _arguments(node)
     return Packing(str(weight.target), padding, stride, dilation, groups, size)
+
+
+@functools.cache
+def _tell_shapes() -> torch.library.Library | None:
+    """Tells tracing what a convolution with an addition gives, which torch does not; kept for as long as this process lives."""
+    name = "_convolution_pointwise.binary"
+    if torch._C._dispatch_has_kernel_for_dispatch_key(f"mkldnn::{name}", "Meta"):
+        return None
+    library = torch.library.Library("mkldnn", "IMPL", "Meta")
+    library.impl(name, lambda _x, added, *_: torch.empty_like(added))
+    return library
+
+
+def _following(node: fx.Node) -> tuple[fx.Node | None, bool, list[fx.Node]]:
+    """(what is added to a convolution's result, whether a ReLU follows, the nodes that are done by one call from ``node`` on)."""
+    done, added = [node], None
+    if (sum_ := _only_user(node)) is not None and sum_.target is torch.ops.aten.add.Tensor and not sum_.kwargs:
+        other = next((one for one in sum_.args if one is not node), None)
+        if isinstance(other, fx.Node) and _alike(other, node):
+            added = other
+            done.append(sum_)
+    last = _only_user(done[-1])
+    relu = last is not None and last.target is torch.ops.aten.relu.default
+    return added, relu, [*done, last] if relu and last is not None else done
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _alike(one: fx.Node, other: fx.Node) -> bool:
+    a, b = one.meta["val"], other.meta["val"]
+    return isinstance(a, Tensor) and a.dtype == b.dtype and tuple(a.shape) == tuple(b.shape)
 
 
 def _arguments(node: fx.Node) -> tuple[Any, ...]:

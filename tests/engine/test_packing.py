@@ -1,0 +1,72 @@
+"""Convolutions on packed weights give what they gave, with what follows them done in the same call."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from engine.accelerate.packing import pack
+
+POINTWISE = torch.ops.mkldnn._convolution_pointwise
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
+
+
+class Block(nn.Module):
+    """A convolution and what comes after it, by its name."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.first, self.second = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.scale = nn.Parameter(torch.randn(1, 4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "two convolutions":
+            return (self.first(x) + self.second(x)).relu()
+        inner = self.first(x).relu()
+        if self.way == "residual":
+            return (self.second(inner) + x).relu()
+        if self.way == "the other way round":
+            return x + self.second(inner)
+        if self.way == "spread out":
+            return (self.second(inner) + self.scale).relu()
+        if self.way == "used twice":
+            after = self.second(inner)
+            return after.relu() + after
+        if self.way == "a share":
+            return torch.add(self.second(inner), x, alpha=0.5)
+        return self.second(inner) * 2
+
+
+#: How many calls with an addition, how many without, and how many ReLUs stay by themselves.
+EXPECTED = {
+    "residual": (1, 1, 0),
+    "the other way round": (1, 1, 0),
+    "two convolutions": (1, 1, 0),
+    "spread out": (0, 2, 1),
+    "used twice": (0, 2, 1),
+    "a share": (0, 2, 0),
+    "neither": (0, 2, 0),
+}
+
+
+@pytest.mark.parametrize("way", EXPECTED)
+def test_a_packed_graph_gives_what_the_module_gives(way: str) -> None:
+    torch.manual_seed(0)
+    block = Block(way).eval()
+    x = torch.randn(2, 4, 8, 8).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        expected = block(x)
+        exported = torch.export.export(block, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=8)},))
+        graph = exported.module(check_guards=False)
+        packings = pack(graph)
+        found = graph(x)
+    assert torch.allclose(found, expected, atol=1e-5)
+    calls = Counter(node.target for node in graph.graph.nodes)
+    with_addition, without, relus = EXPECTED[way]
+    assert (calls[POINTWISE.binary], calls[POINTWISE.default], calls[torch.ops.aten.relu.default]) == (with_addition, without, relus)
+    order = ["second", "first"] if way == "two convolutions" else ["first", "second"]  # the sum is made last
+    assert [packing["source"] for packing in packings] == [f"{name}.weight" for name in order]

@@ -15,7 +15,8 @@ from unittest import mock
 
 from bridge.cli import UserError, engine_options
 from bridge.control.osc_udp import UdpServer
-from bridge.trials.rehearsal import Breakable, Rehearsal, Stubborn
+from bridge.textures.camera import CameraSource
+from bridge.trials.rehearsal import Breakable, Capture, Rehearsal, Stubborn
 from engine.parameters import Value
 
 KIND = "/hook/poison/kind"
@@ -108,6 +109,21 @@ def _awry(what: str, way: str) -> Callable[[Rehearsal], contextlib.AbstractConte
 
 
 @contextlib.contextmanager
+def _camera_unplugged(on: Rehearsal) -> Iterator[None]:
+    """The show sees a camera, which is away for a second."""
+    camera = CameraSource("camera:0", "0")
+    with mock.patch("bridge.textures.camera.cv2.VideoCapture", Capture), mock.patch.object(on.source, "camera", camera):
+        camera._open()
+        time.sleep(1.0)
+        with mock.patch.object(Capture, "unplugged", True):
+            losses = on.source.losses
+            time.sleep(1.0)
+        if on.source.losses == losses:
+            raise UserError("the camera was not missed")
+        yield
+
+
+@contextlib.contextmanager
 def _disk_full(on: Rehearsal) -> Iterator[None]:
     """No file of this process may grow: writing fails as on a full disk."""
     import resource
@@ -162,6 +178,7 @@ FAULTS = (
     Fault("source freezes", "the same", _awry("source", "frozen")),
     Fault("source changes its size", "the input, fitted anew", _awry("source", "resized")),
     Fault("source of a wrong format", "the last picture", _awry("source", "format")),
+    Fault("camera unplugged", "the last picture, or what `/fallback/source` says", _camera_unplugged),
     Fault("sink blocks", "nothing of it on the other sinks", _awry("stubborn", "blocks")),
     Fault("receiver goes away", "nothing of it on the other sinks", _awry("stubborn", "gone")),
     Fault("disk full while recording", "nothing of it on the other sinks", _disk_full, posix=True),

@@ -19,6 +19,7 @@ from bridge.hooks import declare_all
 from bridge.show import Show
 from bridge.textures import Sink, Source
 from bridge.textures.base import Lost, Rate
+from bridge.textures.camera import CameraSource
 from bridge.textures.file import FileSink
 from bridge.textures.pattern import draw
 from engine.mailbox import Frame, Pixels
@@ -28,19 +29,48 @@ from engine.parameters import Options, Value
 LONGEST = 60.0
 
 
+class Capture:
+    """Stands in for OpenCV's capture of a camera, which can be ``unplugged``."""
+
+    unplugged = False
+
+    def __init__(self, _index: int) -> None:
+        self._rate = Rate(30.0)
+
+    def isOpened(self) -> bool:  # noqa: N802
+        return not Capture.unplugged
+
+    def set(self, _property: int, _value: float) -> bool:
+        return True
+
+    def read(self) -> tuple[bool, Pixels | None]:
+        if Capture.unplugged:
+            return False, None
+        self._rate.wait(1.0)
+        return True, draw("plasma", 256, 256, time.monotonic())[..., :3]
+
+    def release(self) -> None:
+        pass
+
+
 class Breakable(Source):
-    """A pattern that vanishes, stands still, changes its size or its format at will."""
+    """A pattern that vanishes, stands still, changes its size or its format at will; ``camera`` takes its place where there is one."""
 
     def __init__(self) -> None:
         super().__init__("breakable:")
         self.way = ""
+        self.camera: CameraSource | None = None
         self._rate = Rate(30.0)
 
     def _open(self) -> None:
+        if self.camera is not None:
+            self.camera._open()
         if self.way == "gone":
             raise Lost("it is away")
 
     def _read(self, timeout: float) -> Pixels | None:
+        if self.camera is not None:
+            return self.camera._read(timeout)
         if self.way == "gone":
             raise Lost("it went away")
         if not self._rate.wait(timeout) or self.way == "frozen":

@@ -183,7 +183,7 @@ class Worker:
 
     def _next_frame(self) -> Frame | None:
         text = self.snapshot.text("/mode") == "text"
-        frame = self.inbox.read(0.0 if self.leaving is not None else CLOCK if text else 0.05)
+        frame = self.inbox.read(CLOCK if text else 0.0 if self.leaving is not None else 0.05)
         if frame is not None:
             self.last_input = time.monotonic()
         elif text and time.monotonic() - self.last_input > PATIENCE:

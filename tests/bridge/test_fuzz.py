@@ -18,7 +18,7 @@ from bridge.control.state import State
 from bridge.control.thinning import latest
 from engine.parameters import ROOT, TABLE, Parameter
 from tests.fuzz.__main__ import counted
-from tests.fuzz.targets import CORPUS, TARGETS, seeds
+from tests.fuzz.targets import CORPUS, TARGETS, bundled, seeds
 
 NUMBERS = [parameter for parameter in TABLE.values() if parameter.kind in ("float", "int") and parameter.holds]
 PLENTY = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
@@ -112,7 +112,7 @@ def test_what_is_no_number_is_never_left_out() -> None:
 @given(st.lists(st.tuples(st.sampled_from(NUMBERS[:4]), st.floats(0, 1, width=32)), max_size=30), st.binary(max_size=12))
 def test_a_bundle_is_thinned_and_does_the_same(sent: list[tuple[Parameter, float]], odd: bytes) -> None:
     packets = [encoded(ROOT + parameter.name, value) for parameter, value in sent]
-    whole = b"#bundle\0" + struct.pack(">Q", 1) + b"".join(struct.pack(">i", len(packet)) + packet for packet in packets)
+    whole = bundled(*packets)
     bundle = read(whole)
     assert isinstance(bundle, Bundle)
     assert len(bundle.contents) == len({parameter.name for parameter, _ in sent}) == len(sent) - bundle.overrode

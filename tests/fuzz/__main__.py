@@ -18,7 +18,7 @@ from collections.abc import Callable
 import psutil
 
 from engine.parameters import ROOT, TABLE
-from tests.fuzz.targets import CORPUS, READ, TARGETS, desk, seeds
+from tests.fuzz.targets import CORPUS, READ, TARGETS, bundled, desk, seeds
 
 #: Largest input that is kept, in bytes, and most of them for a target.
 LARGEST, MOST = 512, 40
@@ -28,11 +28,6 @@ def text(value: str) -> bytes:
     """An OSC string."""
     data = value.encode() + b"\0"
     return data + bytes(-len(data) % 4)
-
-
-def bundled(*parts: bytes) -> bytes:
-    """An OSC bundle, to be done at once."""
-    return b"#bundle\0" + struct.pack(">Q", 1) + b"".join(struct.pack(">i", len(part)) + part for part in parts)
 
 
 def wrong_packet(rng: random.Random) -> bytes:
@@ -56,11 +51,8 @@ def wrong_packet(rng: random.Random) -> bytes:
         return whole[: rng.randrange(0, len(whole) - 4)]
     if kind == 5:  # a bundle that ends in nonsense
         length = rng.choice([-(2**31), 0, 3, 2**31 - 1, rng.randrange(-40, 0)])
-        return (
-            bundled(text(number) + text(",f") + struct.pack(">f", rng.random()))
-            + struct.pack(">i", length)
-            + rng.randbytes(rng.randrange(0, 40))
-        )
+        whole = bundled(text(number) + text(",f") + struct.pack(">f", rng.random()))
+        return whole + struct.pack(">i", length) + rng.randbytes(rng.randrange(0, 40))
     if kind == 6:  # a bundle with something cut in it
         whole = text(number) + text(",f") + struct.pack(">f", rng.random())
         return bundled(whole, bundled(whole[: -rng.randrange(1, 5)]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import json
 import multiprocessing
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,6 +47,11 @@ def desk() -> tuple[State, OscControl]:
     """A state, and OSC control of it."""
     state = State()
     return state, OscControl(state)
+
+
+def bundled(*parts: bytes) -> bytes:
+    """An OSC bundle, to be done at once."""
+    return b"#bundle\0" + struct.pack(">Q", 1) + b"".join(struct.pack(">i", len(part)) + part for part in parts)
 
 
 def osc(data: bytes) -> None:
@@ -154,9 +160,7 @@ def seeds(target: str) -> list[bytes]:
     if target in folders:
         return kept + [path.read_bytes() for path in sorted(root.glob(folders[target]))]
     packets = [encoded(ROOT + name, parameter.default) for name, parameter in TABLE.items() if parameter.holds]
-    head = b"#bundle\0" + (1).to_bytes(8, "big")
-    inner = head + b"".join(len(packet).to_bytes(4, "big") + packet for packet in packets[:4])
-    packets += [inner, head + len(inner).to_bytes(4, "big") + inner, head + (2**32 - 4).to_bytes(4, "big")]
+    packets += [bundled(*packets[:4]), bundled(bundled(*packets[:4])), bundled() + struct.pack(">i", -4)]
     made: dict[str, list[bytes]] = {
         "osc": packets,
         "tcp": [len(packet).to_bytes(4, "big") + packet for packet in packets[:20]]

@@ -21,14 +21,14 @@ from platformdirs import user_cache_path
 from torch import Tensor
 
 from engine.accelerate import tensorrt
-from engine.accelerate.compiled import BESIDE, Compiled
+from engine.accelerate.compiled import ENDINGS, Compiled
 from engine.accelerate.part import Part, Run, Shape, examples, put_together
 from engine.parameters import ACCELERATORS, BadValue
 from engine.threads import step_aside
 
 log = logging.getLogger(__name__)
 #: Part of the cache's key: raised when what is built, or how it is called, changes.
-FORMAT = 7
+FORMAT = 8
 #: How far a fast run may be from the module, as a share of the module's output (root mean square), by dtype.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.04}
 #: Seconds after which a build is given up.
@@ -124,7 +124,7 @@ class Accelerator:
         engine = self._kind == "tensorrt"
         wide = wish | {"tensors": tensorrt.spans(wish["tensors"]), "engine": tensorrt.version()} if engine else wish
         key = json.dumps([wide, FORMAT, *_surroundings(self._device)], sort_keys=True)
-        path = self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}{'.plan' if engine else '.pt2'}"
+        path = self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
         version = part.version if engine else None
         run = self._kept(path, part)
         if run is None:
@@ -141,7 +141,7 @@ class Accelerator:
             return Compiled(path, part)
         except Exception as error:
             log.warning("%s is built again: it is damaged (%s)", path.name, str(error).splitlines()[0])
-            for ending in (path.suffix, *BESIDE):
+            for ending in ENDINGS:
                 path.with_suffix(ending).unlink(missing_ok=True)
             return None
 
@@ -152,7 +152,8 @@ class Accelerator:
         builder = self._builder
         assert builder.stdin is not None
         assert builder.stdout is not None
-        builder.stdin.write(json.dumps({"recipe": wish, "path": str(path)}).encode() + b"\n")
+        line = {"recipe": wish, "path": str(path), "engine": self._kind == "tensorrt"}
+        builder.stdin.write(json.dumps(line).encode() + b"\n")
         builder.stdin.flush()
         timer = threading.Timer(LONGEST, builder.kill)
         timer.start()

@@ -1,4 +1,4 @@
-"""``python -m engine.accelerate.builder``: compiles parts of a model, in a process of its own, so that the stream loses no frame.
+"""``python -m engine.accelerate.builder``: builds fast runs of a model's parts, in a process of its own, so that the stream loses no frame.
 
 Reads a line of JSON for each, the recipe, on standard input, and ends when that is closed. A part is made of its configuration alone: what
 is compiled holds no weights, so that all checkpoints of one architecture share it, and a live LoRA changes them under its feet.
@@ -23,6 +23,8 @@ from torch import Tensor, fx, nn
 from engine.accelerate import tensorrt
 from engine.accelerate.packing import pack
 from engine.accelerate.part import MOST_ROWS, Form, Shape, examples, put_together, taken_apart
+from engine.accelerate.rewriting import rewrite
+from engine.accelerate.source import constants, convolutional, written
 from engine.accelerate.split import moving, split
 from engine.models.autoencoders import Decoder, Encoder
 
@@ -135,32 +137,43 @@ def _open(tensors: Sequence[Tensor], batched: Sequence[bool], any_size: bool, pi
     return tuple(dimensions)
 
 
-def build(recipe: dict[str, Any], path: Path) -> None:
-    """Compiles the recipe's part to ``path``; its own constants, its steady part's source, and the form of its result lie beside it."""
+def build(recipe: dict[str, Any], path: Path, engine: bool = False) -> None:
+    """Builds a fast run of the recipe's part. ``path``, a .json file that is there when all is, says what it is and how it is called.
+
+    Beside it lie its own constants, and a .pt2 package or, as ``engine``, a TensorRT .plan; a graph of convolutions is kept as its source.
+    """
     from safetensors.torch import save_file
+
+    made = exported(recipe, any_size=engine)
+    own = constants(made.graph) | (constants(made.steady) if made.steady else {})
+    save_file({name: value.detach().cpu().contiguous().clone() for name, value in own.items()}, path.with_suffix(".safetensors"))
+    changing = moving(recipe["tensors"])
+    told: dict[str, Any] = {"result": made.form, "changing": changing, "steady": made.steady and written(made.steady), "packings": {}}
+    if engine:
+        pictures = Shape((), tuple(tensor for i, tensor in enumerate(recipe["tensors"]) if made.steady is None or i in changing))
+        tensorrt.build(made.program(), pictures, path.with_suffix(".plan"))
+        told["run"] = "engine"
+    else:
+        if recipe["device"] == "cpu":
+            rewrite(made.graph)
+            told["packings"] = pack(made.graph)
+        if told["packings"] and convolutional(made.graph):
+            told |= {"run": "source", "graph": written(made.graph)}
+        else:
+            _compile(made.graph, recipe["device"], path.with_suffix(".pt2"))
+            told["run"] = "package"
+    unfinished = path.with_suffix(f".{os.getpid()}.json")
+    unfinished.write_text(json.dumps(told), encoding="utf-8")
+    unfinished.replace(path)
+
+
+def _compile(graph: fx.GraphModule, device: str, path: Path) -> None:
     from torch._inductor.package.package import package_aoti
 
-    made = exported(recipe, path.suffix == ".plan")
-    own = dict[str, Tensor]()
-    for part in (made.graph, made.steady):
-        if part is not None:
-            targets = (node.target for node in part.graph.nodes if node.op == "get_attr" and "." not in node.target)
-            own |= {target: value for target in targets if isinstance(value := getattr(part, target), Tensor)}
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in own.items()}, path.with_suffix(".safetensors"))
-    told = {"result": made.form, "changing": moving(recipe["tensors"]), "steady": made.steady and made.steady.code, "packings": []}
-    if recipe["device"] == "cpu" and path.suffix != ".plan":
-        _biases_apart(made.graph)
-        told["packings"] = pack(made.graph)
-    path.with_suffix(".json").write_text(json.dumps(told), encoding="utf-8")
-    if path.suffix == ".plan":
-        changing = set(moving(recipe["tensors"]))
-        pictures = Shape((), tuple(tensor for i, tensor in enumerate(recipe["tensors"]) if made.steady is None or i in changing))
-        tensorrt.build(made.program(), pictures, path)
-        return
     unfinished = path.with_suffix(f".{os.getpid()}.pt2")
-    settings = SETTINGS | (ON_CPU if recipe["device"] == "cpu" else {})
-    inputs = tuple(node.meta["val"] for node in placeholders(made.graph))
-    compiled: Any = torch._inductor.aot_compile(made.graph, inputs, options=_known(settings))
+    settings = SETTINGS | (ON_CPU if device == "cpu" else {})
+    inputs = tuple(node.meta["val"] for node in placeholders(graph))
+    compiled: Any = torch._inductor.aot_compile(graph, inputs, options=_known(settings))
     package_aoti(str(unfinished), compiled)
     unfinished.replace(path)
 
@@ -169,20 +182,6 @@ def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Those settings that this release of the compiler has; those that older ones lack only save time."""
     has = torch._inductor.config.get_config_copy()
     return {name: value for name, value in settings.items() if name in has}
-
-
-def _biases_apart(graph: fx.GraphModule) -> None:
-    """Adds each linear layer's bias after its matrix product, where the compiler fuses it with what follows; else it is copied first."""
-    for node in list(graph.graph.nodes):
-        if node.op == "call_function" and node.target is torch.ops.aten.linear.default and len(node.args) > 2 and node.args[2] is not None:
-            rows, weight, bias = node.args
-            with graph.graph.inserting_before(node):
-                product = graph.graph.call_function(torch.ops.aten.linear.default, (rows, weight))
-                added = graph.graph.call_function(torch.ops.aten.add.Tensor, (product, bias))
-            added.meta = dict(node.meta)
-            node.replace_all_uses_with(added)
-            graph.graph.erase_node(node)
-    graph.recompile()
 
 
 def placeholders(graph: fx.GraphModule) -> list[fx.Node]:
@@ -205,7 +204,7 @@ def main() -> None:
         wish = wishes.get()
         torch.set_num_threads(wish["recipe"]["threads"])  # written into the code
         try:
-            build(wish["recipe"], Path(wish["path"]))
+            build(wish["recipe"], Path(wish["path"]), wish["engine"])
             answer = ""
         except Exception as error:
             answer = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -6,6 +6,9 @@ taps of an output pixel several fall on the same input pixel. That is 4/9 of the
 Two convolutions with nothing between are one, and where a picture is on one side that has far fewer channels than what lies between. Only
 along the edges they are not: there the first one's results outside the picture count as nothing, which the one kernel cannot know, so what
 they would have added is taken off again. All of these kernels are read off what the two answer to single ones.
+
+Their cells of 2×2 pixels are taken as pictures lie in memory, channels last: two pixels of a row are one of twice the channels, so that
+nothing is moved on the way in, and whole rows of cells on the way out.
 """
 
 from __future__ import annotations
@@ -76,39 +79,64 @@ class Composed(nn.Module):
             explained = kernel[:, :, 1, 1] + rows[i][:, :, 0, 1] + columns[j][:, :, 1, 0]
             corners.append(answer(y, x)[:, :, y, x].T - explained)
             corner_biases.append(nothing[0, :, y, x] - bias - row_biases[i] - column_biases[j])
-        self.kernel, self.bias = _parameter(kernel, like), _parameter(bias, like)
-        self.rows, self.row_bias = _parameter(torch.cat(rows), like), _parameter(torch.cat(row_biases), like)
-        self.columns, self.column_bias = _parameter(torch.cat(columns), like), _parameter(torch.cat(column_biases), like)
-        self.corners, self.corner_bias = _parameter(torch.cat(corners), like), _parameter(torch.cat(corner_biases), like)
+        laid = _tall if self.halves else lambda kernel: kernel
+        self.kernel, self.bias = _parameter(laid(kernel), like), _parameter(bias, like)
+        self.rows, self.row_bias = _parameter(laid(torch.cat(rows)), like), _parameter(torch.cat(row_biases), like)
+        self.columns, self.column_bias = _parameter(laid(torch.cat(columns)), like), _parameter(torch.cat(column_biases), like)
+        self.corners = _parameter(laid(torch.cat(corners)[..., None, None]), like)
+        self.corner_bias = _parameter(torch.cat(corner_biases), like)
 
     def forward(self, x: Tensor) -> Tensor:
+        cell = 1
         if self.halves:
-            x = pixel_unshuffle(x, 2)
-        whole = conv2d(x, self.kernel, self.bias, padding=1)
-        top, bottom = conv2d(_ends(x, 2), self.rows, self.row_bias, padding=(0, 1)).chunk(2, 1)
-        left, right = conv2d(_ends(x, 3), self.columns, self.column_bias, padding=(1, 0)).chunk(2, 1)
+            x, cell = _pairs(x), 2
+        stride = (cell, 1)
+        whole = conv2d(x, self.kernel, self.bias, stride, stride)
+        ends = _ends(x, 2, cell)
+        top, bottom = conv2d(ends, self.rows, self.row_bias, stride, (0, 1)).chunk(2, 1)
+        left, right = conv2d(_ends(x, 3), self.columns, self.column_bias, stride, (cell, 0)).chunk(2, 1)
         whole[:, :, :1].add_(top[:, :, :1])
         whole[:, :, -1:].add_(bottom[:, :, 1:])
         whole[..., :1].add_(left[..., :1])
         whole[..., -1:].add_(right[..., 1:])
-        corners = conv2d(_ends(_ends(x, 2), 3), self.corners[..., None, None], self.corner_bias).chunk(4, 1)
+        corners = conv2d(_ends(ends, 3), self.corners, self.corner_bias, stride).chunk(4, 1)
         for corner, (i, j) in zip(corners, _CORNERS, strict=True):
             whole[:, :, -i : 1 - i or None, -j : 1 - j or None].add_(corner[:, :, i : i + 1, j : j + 1])
-        return whole if self.halves else pixel_shuffle(whole, 2)
+        return whole if self.halves else _shuffled(whole)
 
     def _cells(self, run: nn.Module, x: Tensor) -> Tensor:
-        """What the two convolutions make of cells."""
-        return run(pixel_shuffle(x, 2)) if self.halves else pixel_unshuffle(run(x), 2)
+        """What the two convolutions make of cells; what is finer comes as ``_shuffled`` takes it."""
+        if self.halves:
+            return run(pixel_shuffle(x, 2))
+        return pixel_unshuffle(run(x), 2).unflatten(1, (-1, 4)).transpose(1, 2).flatten(1, 2)
 
 
 #: Top or bottom, left or right.
 _CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
-def _ends(x: Tensor, dimension: int) -> Tensor:
-    """The first and the last of a dimension."""
-    size = x.shape[dimension]
-    return torch.cat([x.narrow(dimension, 0, 1), x.narrow(dimension, size - 1, 1)], dimension)
+def _ends(x: Tensor, dimension: int, count: int = 1) -> Tensor:
+    """The first and the last ``count`` of a dimension."""
+    return torch.cat([x.narrow(dimension, 0, count), x.narrow(dimension, x.shape[dimension] - count, count)], dimension)
+
+
+def _pairs(x: Tensor) -> Tensor:
+    """Two pixels of a row as one, (B, C, 2h, 2w) → (B, 2·C, 2h, w): the left one's channels, then the right one's."""
+    rows = x.permute(0, 2, 3, 1)
+    return rows.reshape(*rows.shape[:2], rows.shape[2] // 2, 2 * rows.shape[3]).permute(0, 3, 1, 2)
+
+
+def _tall(kernel: Tensor) -> Tensor:
+    """A kernel (C', C·4, y, x) on cells as one on ``_pairs``, (C', 2·C, 2y, x)."""
+    out, cells, y, x = kernel.shape
+    return kernel.view(out, cells // 4, 2, 2, y, x).permute(0, 3, 1, 4, 2, 5).reshape(out, cells // 2, 2 * y, x)
+
+
+def _shuffled(cells: Tensor) -> Tensor:
+    """The four pixels of each cell beside each other, (B, 4·C, h, w) → (B, C, 2h, 2w): upper left first, then upper right."""
+    count, channels, height, width = cells.shape
+    rows = cells.permute(0, 2, 3, 1).reshape(count, height, width, 2, channels // 2).transpose(2, 3)
+    return rows.reshape(count, 2 * height, 2 * width, channels // 4).permute(0, 3, 1, 2)
 
 
 def _parameter(value: Tensor, like: Tensor) -> nn.Parameter:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-#: What the compiler calls a constant that has no name of its own; the packed weights are these, in the order of their packings.
+#: What the compiler calls a constant that has no name of its own.
 UNNAMED = "_tensor_constant"
 
 
@@ -38,14 +38,13 @@ class Packing:
 
 
 class Packed:
-    """The packed copies of ``weights``, by the names that the compiled code has for them, of which there must be as many.
+    """The packed copies of ``weights``, by the names of their packings.
 
     ``held`` are all of them; ``renewed`` makes anew those whose weights were changed in place, and gives only these.
     """
 
-    def __init__(self, packings: Sequence[Mapping[str, Any]], weights: Mapping[str, Tensor], names: Sequence[str]) -> None:
-        own = sorted((name for name in names if name not in weights), key=lambda name: int(name.removeprefix(UNNAMED)))
-        self._packings = [(name, Packing(**packing)) for name, packing in zip(own, packings, strict=True)]
+    def __init__(self, packings: Mapping[str, Mapping[str, Any]], weights: Mapping[str, Tensor]) -> None:
+        self._packings = [(name, Packing(**packing)) for name, packing in packings.items()]
         self._weights = weights
         self._seen: dict[str, int] = {}
         self.held = self.renewed()
@@ -60,13 +59,14 @@ class Packed:
         return made
 
 
-def pack(graph: fx.GraphModule) -> list[dict[str, Any]]:
-    """Lets the convolutions of ``graph`` take packed weights, and do an addition and a ReLU that follow too; gives the packings.
+def pack(graph: fx.GraphModule) -> dict[str, dict[str, Any]]:
+    """Lets the convolutions of ``graph`` take packed weights, and do an addition and a ReLU that follow too.
 
+    Gives the packings by the names that the weights have in the graph, in the order in which they are called: the compiler counts them so.
     There are none where this processor or this precision has no such kernels.
     """
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
-        return []
+        return {}
     _tell_shapes()
     packings: dict[str, dict[str, Any]] = {}
     for node in list(graph.graph.nodes):
@@ -94,7 +94,7 @@ def pack(graph: fx.GraphModule) -> list[dict[str, Any]]:
     graph.graph.eliminate_dead_code()
     graph.recompile()
     inputs = [str(one.target) for node in graph.graph.nodes for one in node.all_input_nodes if one.op == "get_attr"]
-    return [packings[name] for name in dict.fromkeys(inputs) if name in packings]  # as they are called: the compiler counts them so
+    return {name: packings[name] for name in dict.fromkeys(inputs) if name in packings}
 
 
 def _packing(node: fx.Node) -> Packing | None:

@@ -17,8 +17,9 @@ from torch import nn
 from engine.accelerate import Accelerator
 from engine.accelerate.accelerator import TOLERANCE, missing
 from engine.accelerate.builder import exported, recipe
-from engine.accelerate.compiled import Compiled, steady
+from engine.accelerate.compiled import Compiled
 from engine.accelerate.part import MOST_ROWS, Part, Run, examples, put_together, shape_of, taken_apart
+from engine.accelerate.source import Source, constants, written
 from engine.accelerate.split import moving
 from engine.adapt.lora import Loras, read
 from engine.mailbox import Frame
@@ -184,7 +185,7 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
     model.family.run.changed()
 
     # Another model of the same make, with other weights, is served from the cache.
-    files = sorted((cache / "compiled").glob("*.pt2"))
+    files = sorted((cache / "compiled").glob("*.json"))
     assert len(files) == 1
     written = files[0].stat().st_mtime_ns
     other = load(str(folder), CPU, torch.float32)
@@ -195,7 +196,7 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
         assert other.family.run.runs
     assert [file.stat().st_mtime_ns for file in files] == [written]
     damaged = shutil.copytree(cache / "compiled", tmp_path / "damaged") / files[0].name
-    damaged.write_bytes(damaged.read_bytes()[:1000])
+    damaged.with_suffix(".pt2").write_bytes(damaged.with_suffix(".pt2").read_bytes()[:1000])
     assert accelerator._kept(damaged, other.family.run) is None, "damaged: to be built again"
     assert not list((tmp_path / "damaged").iterdir())
 
@@ -206,7 +207,7 @@ def test_a_compiled_rendering_is_repeatable(tmp_path: Path, cache: Path, monkeyp
     save_sd(tmp_path / "model", tiny=True)
     monkeypatch.setenv("PHOSPHENE_CACHE", str(cache))
     snapshot, threads = Snapshot({"/model": str(tmp_path / "model"), "/size": "64x64", "/dtype": "float32"}), torch.get_num_threads()
-    before = set(cache.rglob("*.pt2"))
+    before = set(cache.rglob("*.json"))
     plain, *fast = (
         np.stack([frame.pixels for frame in render(frames(4), snapshot, Options("cpu", accelerate=kind))])
         for kind in ("auto", "compile", "compile")
@@ -214,7 +215,7 @@ def test_a_compiled_rendering_is_repeatable(tmp_path: Path, cache: Path, monkeyp
     assert torch.get_num_threads() == threads, "the core that the compiler had is given back"
     assert np.array_equal(*fast)
     assert np.abs(plain.astype(int) - fast[0]).max() <= 2
-    assert len(set(cache.rglob("*.pt2")) - before) == 3, "denoiser, encoder and decoder"
+    assert len(set(cache.rglob("*.json")) - before) == 3, "denoiser, encoder and decoder"
 
 
 def test_a_builder_ends_with_who_asked() -> None:
@@ -280,9 +281,7 @@ def test_the_graph_of_every_family_equals_its_module(name: str, tmp_path: Path) 
             with torch.inference_mode():
                 expected = part.module(*arguments, **options)
                 if made.steady is not None:
-                    constants = {name: value for name, value in vars(made.steady).items() if isinstance(value, torch.Tensor)}
-                    constants |= made.steady._buffers
-                    run = steady(made.steady.code, part, constants)
+                    run = Source(written(made.steady), state | constants(made.steady))
                     tensors = [
                         *(tensors[i] for i in changing),
                         *run(*(tensor for i, tensor in enumerate(tensors) if i not in changing)),

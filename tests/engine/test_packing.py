@@ -73,4 +73,4 @@ def test_a_packed_graph_gives_what_the_module_gives(way: str) -> None:
     with_addition, without, relus = EXPECTED[way]
     assert (calls[pointwise.binary], calls[pointwise.default], calls[torch.ops.aten.relu.default]) == (with_addition, without, relus)
     order = ["second", "first"] if way == "two convolutions" else ["first", "second"]  # the sum is made last
-    assert [packing["source"] for packing in packings] == [f"{name}.weight" for name in order]
+    assert [packing["source"] for packing in packings.values()] == [f"{name}.weight" for name in order]

@@ -16,8 +16,8 @@ from onnx import numpy_helper
 
 from engine.accelerate import Accelerator, tensorrt
 from engine.accelerate.builder import exported, recipe
-from engine.accelerate.compiled import steady
 from engine.accelerate.part import Part, Run, examples, put_together
+from engine.accelerate.source import Source, constants, written
 from engine.accelerate.split import moving
 from engine.mailbox import Frame
 from engine.models import POCKET, load
@@ -50,7 +50,9 @@ class Runtime:
         self.made = exported(json.loads(json.dumps(recipe(part.name, part.module, part.wanted, torch.float32, CPU, 2))), any_size=True)
         tensorrt.write_onnx(self.made.program(), path)
         graph = onnx.load(str(path))
-        weights = {f"module.{name}": value for name, value in (*part.module.named_parameters(), *part.module.named_buffers())}
+        weights: dict[str, torch.Tensor] = {
+            f"module.{name}": value for name, value in (*part.module.named_parameters(), *part.module.named_buffers())
+        }
         self.named = 0
         for initializer in graph.graph.initializer:
             if initializer.name in weights and list(initializer.dims) == list(weights[initializer.name].shape):
@@ -58,12 +60,12 @@ class Runtime:
                 self.named += 1
         onnx.save(graph, str(path), save_as_external_data=False)
         self.session = onnxruntime.InferenceSession(str(path))
-        self.constants = {} if self.made.steady is None else self.made.steady._buffers | vars(self.made.steady)
+        steady = self.made.steady
+        self.steady = Source(written(steady), weights | constants(steady)) if steady else None
 
     def __call__(self, tensors: list[torch.Tensor]) -> list[np.ndarray]:
-        if self.made.steady is not None:
-            run = steady(self.made.steady.code, self.part, {k: v for k, v in self.constants.items() if isinstance(v, torch.Tensor)})
-            given = run(*(tensor for i, tensor in enumerate(tensors) if i not in self.changing))
+        if self.steady is not None:
+            given = self.steady(*(tensor for i, tensor in enumerate(tensors) if i not in self.changing))
             tensors = [*(tensors[i] for i in self.changing), *given]
         names = [given.name for given in self.session.get_inputs()]
         return self.session.run(None, {name: tensor.contiguous().numpy() for name, tensor in zip(names, tensors, strict=True)})

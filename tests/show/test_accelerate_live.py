@@ -32,7 +32,7 @@ def test_a_show_is_compiled_while_it_runs_and_at_once_the_next_time(tmp_path: Pa
         print(f"compiled in {seconds:.0f} s; {rate:.1f} new frames a second meanwhile, longest gap {gaps.max() * 1000:.0f} ms")
         assert gaps.max() < 0.25
         assert rate > 3
-        assert len(list(tmp_path.rglob("*.pt2"))) == 3
+        assert len(list(tmp_path.rglob("*.json"))) == 3
         assert stage.show.supervisor.errors == 0
 
         pid = stage.show.supervisor.pid

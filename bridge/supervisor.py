@@ -22,6 +22,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 SETTLED, DEATHS = 5.0, 3
 #: Seconds after the engine is ready until the next one is made ready beside it, doubled while those die before they are, up to the other.
 SPARE, LONGEST_SPARE = 2.0, 600.0
+#: The same while it compiles, which starting another engine beside would hold up.
+SPARE_BUSY = 90.0
 #: What a new engine is needed for, or a reload: the model and how it is run.
 MODEL = tuple(name for name, parameter in TABLE.items() if not parameter.live)
 
@@ -144,7 +146,8 @@ class Supervisor:
         """What a life that goes well is good for: its model is one to go back to, and the next engine is made ready beside it."""
         if not self.ready.is_set() or self.status.get("loading"):
             return
-        if self._spares and self._spare is None and now > max(self._ready_at + SPARE, self._spare_at):
+        calm = SPARE_BUSY if str(self.status.get("accelerator", "")).startswith("compiling") else SPARE
+        if self._spares and self._spare is None and now > max(self._ready_at + calm, self._spare_at):
             try:
                 self._spare = Life(self._context, self.boxes, self._options, reserve=True)
             except Exception as error:  # the one that runs must not end because there is no room for another

@@ -21,6 +21,7 @@ from engine.hooks import Hooks
 from engine.lanes import Finished, NotFinite
 from engine.mailbox import Boxes, Frame
 from engine.models import pick_device
+from engine.models.loading import quiet
 from engine.parameters import BadValue, Options, Snapshot
 from engine.reload import Reloader, described, device_lost, free_memory, make_stream, out_of_memory, reload_values
 from engine.threads import step_aside
@@ -45,7 +46,7 @@ def prepare() -> None:
 def run(pipe: Connection, boxes: Boxes, options: Options, snapshot: Snapshot) -> None:
     """The whole life of the process. Sends ("ready" | "refused" | "status" | "note" | "reloaded" | "kept" | "error", payload)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the bridge's to handle
-    gc.collect()
+    quiet()
     gc.freeze()  # the libraries: a collection that looked at them all would cost a frame
     try:
         worker = Worker(pipe, boxes, options, snapshot)
@@ -56,6 +57,9 @@ def run(pipe: Connection, boxes: Boxes, options: Options, snapshot: Snapshot) ->
         lines = str(error).strip().splitlines() or [type(error).__name__]
         pipe.send(("error", f"the engine could not begin: {lines[0]}"))
         raise SystemExit(1) from None
+    gc.collect()
+    gc.freeze()  # and the model
+    gc.enable()
     try:
         worker.loop()
         worker.accelerator.close()
@@ -87,11 +91,12 @@ class Worker:
         for box in (self.inbox, self.second):
             box.skip()  # of what came while this process waited
         device = pick_device(options.device)
+        self.accelerator = Accelerator(options.accelerate, device)
+        self.accelerator.expect()
         self.hooks = Hooks(Path(options.hooks) if options.hooks else None)
         self.stream = make_stream(snapshot, device, options, hooks=self.hooks)
         self.values = reload_values(snapshot)
         self.reloader = Reloader(device, options)
-        self.accelerator = Accelerator(options.accelerate, device)
         self.metrics = Metrics()
         self.waiting: list[Frame] = []
         self.fade: Fade | None = None

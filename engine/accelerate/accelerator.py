@@ -33,6 +33,8 @@ FORMAT = 8
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.04}
 #: Seconds after which a build is given up.
 LONGEST = 1800.0
+#: Seconds that a builder waits for something to be wanted.
+EXPECTED = 30.0
 
 
 class Accelerator:
@@ -48,13 +50,23 @@ class Accelerator:
         self._folder = folder or cache_folder()
         self._thread: threading.Thread | None = None
         self._builder: subprocess.Popen[bytes] | None = None
-        self._since = time.monotonic()
+        self._since, self._wait_until = time.monotonic(), 0.0
         self._threads = torch.get_num_threads()
         self.state, self.notes = "eager", list[str]()
         lacking = missing(device, kind) if kind != "eager" else ""
         self.on = kind != "eager" and not lacking
         if lacking:
             self.notes.append(f"not accelerated: {lacking}")
+
+    def expect(self) -> None:
+        """Starts the builder, where nothing was ever built: it is ready by the time that something is wanted, if that is soon."""
+        if not self.on or any(self._folder.glob("*.json")):
+            return
+        try:
+            self._start()
+        except OSError as error:
+            log.warning("no builder can be started: %s", error)
+        self._wait_until = time.monotonic() + EXPECTED
 
     def poll(self, parts: Iterable[Part]) -> None:
         """Begins the next piece of work where a part wants one and none is under way."""
@@ -67,8 +79,9 @@ class Accelerator:
         # A call that was under way while its shape was equipped or refused still asks for it.
         part = next((part for part in parts if part.wanted not in (None, *part.runs, *part.refused)), None)
         if part is None:
-            self._dismiss()
-            self._share_cores()
+            if time.monotonic() > self._wait_until or any(part.runs or part.refused for part in parts):
+                self._dismiss()
+                self._share_cores()
             if self.state.startswith("compiling"):
                 self.state = "compiled" if any(part.runs for part in parts) else "eager"
                 self.notes.append(f"{self.state}, {time.monotonic() - self._since:.0f} s after it was asked for")
@@ -145,11 +158,15 @@ class Accelerator:
                 path.with_suffix(ending).unlink(missing_ok=True)
             return None
 
-    def _build(self, wish: dict[str, Any], path: Path) -> None:
+    def _start(self) -> subprocess.Popen[bytes]:
+        """The builder, started where none runs."""
         if self._builder is None:
             command = [sys.executable, "-m", "engine.accelerate.builder"]
             self._builder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        builder = self._builder
+        return self._builder
+
+    def _build(self, wish: dict[str, Any], path: Path) -> None:
+        builder = self._start()
         assert builder.stdin is not None
         assert builder.stdout is not None
         line = {"recipe": wish, "path": str(path), "engine": self._kind == "tensorrt"}

@@ -7,6 +7,7 @@ is compiled holds no weights, so that all checkpoints of one architecture share 
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import queue
@@ -189,6 +190,16 @@ def placeholders(graph: fx.GraphModule) -> list[fx.Node]:
     return [node for node in graph.graph.nodes if node.op == "placeholder"]
 
 
+def _import() -> None:
+    """What every build needs: done before the first is asked for, where this process was started in time."""
+    for name in ("diffusers", "safetensors.torch", "torch.export", "torch._inductor.compile_fx", "torch._inductor.package.package"):
+        importlib.import_module(name)
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+    with torch._inductor.config.patch(_known(SETTINGS)):
+        pick_vec_isa()  # it tries out what the compiler here can do
+
+
 def main() -> None:
     """The process: an answer for each line, empty where all went well."""
     wishes: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -200,6 +211,7 @@ def main() -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     gc.disable()  # graphs are millions of small objects that live as long as this process
+    _import()
     while True:
         wish = wishes.get()
         torch.set_num_threads(wish["recipe"]["threads"])  # written into the code

@@ -140,9 +140,8 @@ def _shuffled(cells: Tensor) -> Tensor:
 
 
 def _parameter(value: Tensor, like: Tensor) -> nn.Parameter:
-    if value.dim() == 4:
-        value = value.contiguous(memory_format=torch.channels_last)
-    return nn.Parameter(value.to(like.dtype), requires_grad=False)
+    order = torch.channels_last if value.dim() == 4 else torch.contiguous_format
+    return nn.Parameter(value.to(like.dtype).contiguous(memory_format=order), requires_grad=False)
 
 
 def fuse_neighbours(module: nn.Module) -> None:

@@ -40,6 +40,7 @@ class Engine:
     """Behaves as ``way`` says when it is begun with a snapshot: runs, dies, refuses, or falls silent."""
 
     way: Callable[[Snapshot], str] = staticmethod(lambda _snapshot: "runs")
+    accelerator = "eager"
     begun: ClassVar[list[tuple[float, str]]] = []
 
     def __init__(self, *_: object) -> None:
@@ -51,6 +52,7 @@ class Engine:
         Engine.begun.append((time.monotonic(), snapshot.text("/model")))
         running = {name: snapshot[name] for name in supervisor.MODEL}
         status = {"model": snapshot["/model"], "device": "cpu", "dtype": "bfloat16", "size": "512x512", "running": running, "frames": 9}
+        status["accelerator"] = Engine.accelerator
         if way == "refuses":
             self.pipe.told.append(("refused", f"{snapshot['/model']} cannot be read"))
         elif way in ("runs", "silent"):
@@ -147,6 +149,25 @@ class Reserve(Engine):
         if reserve:
             Reserve.made.append(time.monotonic())
             self.alive = self.waits = not Reserve.dies
+
+
+def test_a_reserve_waits_while_the_engine_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "Life", Reserve)
+    monkeypatch.setattr(supervisor, "SPARE", 0.1)
+    monkeypatch.setattr(Engine, "way", staticmethod(lambda _snapshot: "runs"))
+    monkeypatch.setattr(Reserve, "made", [])
+    monkeypatch.setattr(Reserve, "dies", False)
+    monkeypatch.setattr(Engine, "accelerator", "compiling denoiser")
+    made = Supervisor(State({"/model": "pocket"}), Options("cpu"))
+    made.start()
+    try:
+        until(made.ready.is_set)
+        time.sleep(0.5)
+        assert not Reserve.made
+        made._life.pipe.told.append(("status", made.status | {"accelerator": "compiled"}))  # type: ignore[union-attr]
+        until(lambda: len(Reserve.made) == 1)
+    finally:
+        made.close()
 
 
 def test_a_reserve_that_dies_again_and_again_comes_ever_later_until_one_lives(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,6 +218,27 @@ def test_a_compiled_rendering_is_repeatable(tmp_path: Path, cache: Path, monkeyp
     assert len(set(cache.rglob("*.json")) - before) == 3, "denoiser, encoder and decoder"
 
 
+@compiler
+def test_the_builder_is_started_ahead_where_nothing_was_ever_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = Part("denoiser", Double())
+    accelerator = Accelerator("compile", CPU, tmp_path)
+    threads = torch.get_num_threads()
+    accelerator.expect()
+    builder = accelerator._builder
+    assert builder is not None
+    accelerator.poll([part])
+    assert accelerator._builder is builder, "nothing is wanted yet"
+    assert torch.get_num_threads() == max(1, threads - 1)
+    monkeypatch.setattr(accelerator, "_wait_until", 0.0)
+    accelerator.poll([part])
+    assert accelerator._builder is None, "nothing was wanted for long"
+    assert builder.poll() is not None
+    assert torch.get_num_threads() == threads
+    (tmp_path / "one.json").touch()
+    accelerator.expect()
+    assert accelerator._builder is None, "what is needed may be there"
+
+
 def test_a_builder_ends_with_who_asked() -> None:
     builder = subprocess.Popen([sys.executable, "-m", "engine.accelerate.builder"], stdin=subprocess.PIPE)
     assert builder.stdin is not None

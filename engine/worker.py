@@ -20,6 +20,7 @@ from engine.fade import Fade
 from engine.hooks import Hooks
 from engine.lanes import Finished, NotFinite
 from engine.mailbox import Boxes, Frame
+from engine.memory import keep_freed
 from engine.models import pick_device
 from engine.models.loading import quiet
 from engine.parameters import BadValue, Options, Snapshot
@@ -46,6 +47,7 @@ def prepare() -> None:
 def run(pipe: Connection, boxes: Boxes, options: Options, snapshot: Snapshot) -> None:
     """The whole life of the process. Sends ("ready" | "refused" | "status" | "note" | "reloaded" | "kept" | "error", payload)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the bridge's to handle
+    keep_freed()
     quiet()
     gc.freeze()  # the libraries: a collection that looked at them all would cost a frame
     try:

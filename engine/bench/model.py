@@ -16,9 +16,11 @@ import torch
 from PIL import Image
 
 from engine.accelerate import Accelerator
-from engine.bench.architectures import SIDES, parts, pipeline
+from engine.bench.architectures import SIDES, parts
 from engine.bench.measure import Row, Times, compared, in_turns, matrix_rate
+from engine.bench.peer import Peer
 from engine.mailbox import Frame, Pixels
+from engine.memory import keep_freed
 from engine.models import pick_device, pick_dtype
 from engine.models.loading import assembled, quiet
 from engine.parameters import Options, Snapshot, Value
@@ -33,6 +35,7 @@ class Bench:
 
     def __init__(self, name: str, options: Options, rounds: int, side: int = 0, dtype: str = "auto") -> None:
         quiet()
+        keep_freed()  # as the engine's process does
         self.name, self.options, self.rounds = name, options, rounds
         self.device = pick_device(options.device)
         self.dtype = pick_dtype(dtype, self.device)
@@ -69,20 +72,17 @@ class Bench:
     def autopipeline(self, steps: Sequence[int]) -> Iterator[Row]:
         """A live frame against ``AutoPipelineForImage2Image`` on the same weights, in its own precision and in ours."""
         own = torch.float16 if self.device.type == "cuda" else torch.float32
-        picture = Image.fromarray(self.frame.pixels[..., :3])
-        pipes = {
-            dtype: pipeline(parts(self.name, dtype, self.device, self.options), self.device) for dtype in dict.fromkeys((own, self.dtype))
-        }
-        for n in steps:
-            stream = self.stream(steps=min(n, 8), schedule=_schedule(self.model.noising.last, n))
-            runs: dict[str, Callable[[], object]] = {"ours": partial(stream.step, [self.frame])}
-            runs |= {str(dtype): partial(_called, pipe, picture, n) for dtype, pipe in pipes.items()}
-            with torch.inference_mode():
+        pixels = np.ascontiguousarray(self.frame.pixels[..., :3])
+        dtypes = list(dict.fromkeys((own, self.dtype)))
+        with Peer(self.name, dtypes, self.device, self.options, PROMPT, SEED) as peer:
+            for n in steps:
+                stream = self.stream(steps=min(n, 8), schedule=_schedule(self.model.noising.last, n))
+                runs: dict[str, Callable[[], object]] = {"ours": partial(stream.step, [self.frame])}
+                runs |= {_name(dtype): partial(peer, dtype, pixels, n) for dtype in dtypes}
                 times = in_turns(runs, self.rounds, self.device)
-            stream.close()
-            for dtype in pipes:
-                name = str(dtype).removeprefix("torch.")
-                yield {"steps": n, "theirs_dtype": name, "ours_dtype": _name(self.dtype)} | compared(times["ours"], times[str(dtype)])
+                stream.close()
+                for name in map(_name, dtypes):
+                    yield {"steps": n, "theirs_dtype": name, "ours_dtype": _name(self.dtype)} | compared(times["ours"], times[name])
 
     def stream_batch(self, steps: Sequence[int]) -> Iterator[Row]:
         """A frame of the stream batch against the same steps one after another."""
@@ -244,11 +244,6 @@ def _denoising(stream: Stream, frame: Frame) -> Callable[[], object]:
 def _schedule(last: int, n: int) -> str:
     """Timesteps for more steps than the parameter goes to, as strength 0.5 would have them; empty where it does."""
     return " ".join(str(round((last + 1) / 2 * (n - i) / n)) for i in range(n)) if n > 8 else ""
-
-
-def _called(pipe: Any, picture: Image.Image, steps: int) -> None:
-    pipe(prompt=PROMPT, image=picture, strength=0.5, num_inference_steps=2 * steps, guidance_scale=1.0,
-         generator=torch.Generator().manual_seed(SEED))  # fmt: skip
 
 
 def _processor() -> str:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 
 from bridge.benching import TABLES, with_still_passages
 from engine.bench.measure import TURN, Times, compared, in_turns
+from engine.bench.peer import Peer
+from engine.parameters import BadValue, Options
 
 
 def test_what_is_compared_runs_in_turns() -> None:
@@ -61,6 +66,18 @@ def test_the_command_writes_every_table_it_was_asked_for(tmp_path: Path) -> None
     assert all(0 < row["mfu"] < 1 for row in found["mfu"])
     for name in ("autopipeline", "stream_batch", "guidance"):
         assert (tmp_path / "out" / f"{name}.png").stat().st_size > 2000
+
+
+def test_the_pipeline_that_is_compared_runs_in_a_process_of_its_own() -> None:
+    pixels = np.full((64, 64, 3), 90, np.uint8)
+    with Peer("pocket", [torch.float32], torch.device("cpu"), Options("cpu"), "a wave", 1) as peer:
+        peer(torch.float32, pixels, 1)
+        assert peer._process.pid not in (None, os.getpid())
+        peer._process.kill()
+        with pytest.raises(BadValue, match="has ended"):
+            peer(torch.float32, pixels, 1)
+    with pytest.raises(BadValue, match="nowhere"), Peer("/nowhere", [torch.float32], torch.device("cpu"), Options("cpu"), "a wave", 1):
+        pass
 
 
 def test_a_table_that_does_not_exist_is_one_line(tmp_path: Path) -> None:

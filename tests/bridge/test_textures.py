@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -201,6 +202,22 @@ def test_crop_fit_and_stretch() -> None:
         for shape in ((1, 1), (3, 2000), (1080, 1920), (64, 64)):
             assert fitted(np.zeros((*shape, 4), np.uint8), 64, 48, fit).shape == (48, 64, 4)
     assert resized(wide, 300, 50).shape == (50, 300, 4)
+
+
+@pytest.mark.parametrize("size", [(1080, 1080), (1080, 1918), (540, 961), (203, 1030)])
+def test_a_picture_is_made_smaller_as_by_averages_however_it_lies(size: tuple[int, int]) -> None:
+    height, width = size
+    y, x = np.mgrid[:height, :width]
+    waves = np.stack([127 + 120 * np.sin(x / 9), 127 + 120 * np.cos(y / 7), 127 + 120 * np.sin((x + y) / 12), 0 * x + 255], -1).astype(
+        np.uint8
+    )
+    for pixels in (waves, waves[::-1], waves[:, ::-1], waves[3:-3, 5:-5], waves[..., ::-1]):
+        given = pixels.copy()
+        small = resized(pixels, 200, 100)
+        averaged = cv2.resize(np.ascontiguousarray(pixels), (200, 100), interpolation=cv2.INTER_AREA)
+        assert small.shape == (100, 200, 4)
+        assert np.abs(small.astype(int) - averaged).mean() < 1.5
+        assert np.array_equal(pixels, given)
 
 
 def test_colour_order_is_swapped_both_ways() -> None:

@@ -13,7 +13,7 @@ from engine.lanes import Finished
 from engine.mailbox import Frame
 from engine.models import Model, load
 from engine.parameters import BadValue, Snapshot
-from engine.stream import Slot, Stream
+from engine.stream import Slot, Stream, to_pixels
 from tests.engine.checkpoints import save_sd
 
 SIZE = 64
@@ -224,3 +224,14 @@ def test_a_still_picture_is_skipped_and_a_change_is_not(pocket: Model) -> None:
     assert stream.step([other]) is not None
     stream.apply(Snapshot({"/similarity": True, "/steps": 2, "/prompt": "fire"}), wait=True)
     assert stream.step([other]) is not None, "a change of parameters is never skipped"
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_pictures_become_opaque_pixels_rounded_to_the_nearest(order: torch.memory_format) -> None:
+    steps = (torch.arange(3 * 4 * 512, dtype=torch.float64) % 511 / 510).float().view(1, 3, 4, 512)  # every value and every half
+    given = torch.cat([steps, 1 - steps]).contiguous(memory_format=order)
+    pixels = to_pixels(given)
+    assert pixels.dtype == torch.uint8
+    assert pixels.shape == (2, 4, 512, 4)
+    assert (pixels[..., 3] == 255).all()
+    assert torch.equal(pixels[..., :3], (given * 255).round().to(torch.uint8).permute(0, 2, 3, 1))

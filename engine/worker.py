@@ -93,11 +93,11 @@ class Worker:
         for box in (self.inbox, self.second):
             box.skip()  # of what came while this process waited
         device = pick_device(options.device)
-        self.accelerator = Accelerator(options.accelerate, device)
-        self.accelerator.expect()
         self.hooks = Hooks(Path(options.hooks) if options.hooks else None)
         self.stream = make_stream(snapshot, device, options, hooks=self.hooks)
         self.values = reload_values(snapshot)
+        self.accelerator = Accelerator(options.accelerate, device)
+        self.accelerator.expect()  # not before: the first frame would be later
         self.reloader = Reloader(device, options)
         self.metrics = Metrics()
         self.waiting: list[Frame] = []

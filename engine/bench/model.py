@@ -17,7 +17,7 @@ from PIL import Image
 
 from engine.accelerate import Accelerator
 from engine.bench.architectures import SIDES, parts
-from engine.bench.measure import Row, Times, compared, in_turns, matrix_rate
+from engine.bench.measure import Row, Times, compared, in_turns, matrix_product
 from engine.bench.peer import Peer
 from engine.mailbox import Frame, Pixels
 from engine.memory import keep_freed
@@ -154,10 +154,10 @@ class Bench:
             }
 
     def mfu(self, rows: Sequence[int]) -> Iterator[Row]:
-        """The share of the device's own matrix-product rate that the denoiser reaches."""
+        """The share of the rate of large matrix products, made in turns with it, that the denoiser reaches on this device."""
         from torch.utils.flop_counter import FlopCounterMode
 
-        rate = matrix_rate(self.device, self.dtype)
+        product, operations = matrix_product(self.device, self.dtype)
         stream = self.stream(steps=1)
         shape, condition = self.model.latent_shape(self.side, self.side), stream.conditioner.condition
         assert condition is not None
@@ -168,7 +168,9 @@ class Bench:
                 with FlopCounterMode(display=False) as counter:
                     self.model.denoise(x, t, condition)
                 self.model.family.run.runs = run
-                time_ = in_turns({"run": partial(self.model.denoise, x, t, condition)}, self.rounds, self.device)["run"]
+                runs: dict[str, Callable[[], object]] = {"denoiser": partial(self.model.denoise, x, t, condition), "product": product}
+                times = in_turns(runs, self.rounds, self.device)
+            time_, rate = times["denoiser"], operations / (times["product"].percentile(25) / 1000)
             reached = counter.get_total_flops() / (time_.median / 1000)
             yield {"rows": n, "ms": round(time_.median, 2), "gflop": round(counter.get_total_flops() / 1e9, 2),
                    "gflops": round(reached / 1e9, 1), "device_gflops": round(rate / 1e9, 1), "mfu": round(reached / rate, 3)}  # fmt: skip

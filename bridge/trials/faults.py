@@ -15,6 +15,7 @@ from unittest import mock
 
 from bridge.cli import UserError, engine_options
 from bridge.control.osc_udp import UdpServer
+from bridge.supervisor import SPARE_BUSY
 from bridge.textures.camera import CameraSource
 from bridge.trials.rehearsal import Breakable, Capture, Rehearsal, Stubborn
 from engine.parameters import Value
@@ -49,7 +50,7 @@ class Fault:
 def tried(on: Rehearsal, fault: Fault) -> Try:
     """One try of ``fault``, begun when all is well and an engine is in reserve."""
     supervisor = on.show.supervisor
-    on.until(lambda: supervisor.ready.is_set() and supervisor.reserve is not None, "an engine in reserve")
+    on.until(lambda: supervisor.ready.is_set() and supervisor.reserve is not None, "an engine in reserve", 2 * SPARE_BUSY)
     time.sleep(random.uniform(0.0, 0.5))
     before, begun = dict(on.state.snapshot()), time.monotonic()
     with fault.broken(on):

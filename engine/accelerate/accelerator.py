@@ -160,6 +160,8 @@ class Accelerator:
 
     def _start(self) -> subprocess.Popen[bytes]:
         """The builder, started where none runs."""
+        if self._builder is not None and self._builder.poll() is not None:
+            self._dismiss()
         if self._builder is None:
             command = [sys.executable, "-m", "engine.accelerate.builder"]
             self._builder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)

@@ -6,6 +6,7 @@ is compiled holds no weights, so that all checkpoints of one architecture share 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -211,7 +212,8 @@ def main() -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     gc.disable()  # graphs are millions of small objects that live as long as this process
-    _import()
+    with contextlib.suppress(Exception):  # what fails fails again at the build, and is told there
+        _import()
     while True:
         wish = wishes.get()
         torch.set_num_threads(wish["recipe"]["threads"])  # written into the code

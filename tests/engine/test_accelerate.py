@@ -229,6 +229,12 @@ def test_the_builder_is_started_ahead_where_nothing_was_ever_built(tmp_path: Pat
     accelerator.poll([part])
     assert accelerator._builder is builder, "nothing is wanted yet"
     assert torch.get_num_threads() == max(1, threads - 1)
+    builder.kill()
+    builder.wait()
+    accelerator.expect()
+    assert accelerator._builder not in (None, builder), "another, where it died"
+    builder = accelerator._builder
+    assert builder is not None
     monkeypatch.setattr(accelerator, "_wait_until", 0.0)
     accelerator.poll([part])
     assert accelerator._builder is None, "nothing was wanted for long"

@@ -63,12 +63,12 @@ class Run:
             pass  # closed
 
     def shows(self, name: str, value: object, bright: Callable[[float], bool]) -> None:
-        """State, feedback, panel and picture, each within a few seconds."""
+        """State, feedback, panel and picture, each within seconds: other programs, and a browser, share the machine."""
 
         def close(found: object) -> bool:
             return abs(float(found) - float(value)) < 0.005 if isinstance(value, int | float) else found == value  # type: ignore[arg-type]
 
-        until(lambda: close(self.stage.state.snapshot()[name]), 5, f"{name} in the state")
+        until(lambda: close(self.stage.state.snapshot()[name]), 15, f"{name} in the state")
         until(lambda: close(self.told.get(f"/phosphene{name}")), 5, f"{name} in the feedback")
         until(lambda: close(self.page.execute_script(f"return values['{name}']")), 5, f"{name} on the panel")
         until(lambda: bright(brightness(self.page)), 8, f"the picture after {name}")

@@ -22,7 +22,7 @@ TICKS, TICKS_CHANGED = 10, 20
 def _engine_process(pipe: Connection, boxes: Boxes, options: Options, reserve: bool) -> None:
     """The spawned process's first lines: the engine is imported there, by name, never here. It begins with the snapshot that it is sent."""
     logging.basicConfig(level=logging.INFO, format="engine: %(message)s")
-    gc.disable()  # until it runs: what is imported and loaded stays, and looking it through for garbage takes a quarter of the start
+    gc.disable()  # until it runs: what is imported and loaded stays, and looking it through for garbage over and over takes long
     worker = importlib.import_module("engine.worker")
     try:
         if reserve:

@@ -72,6 +72,11 @@ class Supervisor:
         return spare.process.pid if spare is not None and spare.waits else None
 
     @property
+    def compiling(self) -> bool:
+        """Whether the engine last said that parts of its model are being compiled."""
+        return str(self.status.get("accelerator", "")).startswith("compiling")
+
+    @property
     def silence(self) -> float:
         """Seconds since a running engine last said something; endless where none ever did."""
         return time.monotonic() - self._heard_at if self._heard_at else math.inf
@@ -146,7 +151,7 @@ class Supervisor:
         """What a life that goes well is good for: its model is one to go back to, and the next engine is made ready beside it."""
         if not self.ready.is_set() or self.status.get("loading"):
             return
-        calm = SPARE_BUSY if str(self.status.get("accelerator", "")).startswith("compiling") else SPARE
+        calm = SPARE_BUSY if self.compiling else SPARE
         if self._spares and self._spare is None and now > max(self._ready_at + calm, self._spare_at):
             try:
                 self._spare = Life(self._context, self.boxes, self._options, reserve=True)

@@ -48,9 +48,9 @@ def run(pipe: Connection, boxes: Boxes, options: Options, snapshot: Snapshot) ->
     """The whole life of the process. Sends ("ready" | "refused" | "status" | "note" | "reloaded" | "kept" | "error", payload)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the bridge's to handle
     keep_freed()
-    quiet()
-    gc.freeze()  # the libraries: a collection that looked at them all would cost a frame
     try:
+        quiet()
+        gc.freeze()  # the libraries: a collection that looked at them all would cost a frame
         worker = Worker(pipe, boxes, options, snapshot)
     except BadValue as error:
         pipe.send(("refused", str(error)))

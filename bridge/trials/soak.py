@@ -79,7 +79,7 @@ def soak(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     looks: list[Look] = []
     with Rehearsal(engine_options(options), values, recording=False) as rehearsal:
         supervisor = rehearsal.show.supervisor
-        rehearsal.until(lambda: not str(supervisor.status.get("accelerator", "")).startswith("compiling"), "the compiled model", 600.0)
+        rehearsal.until(lambda: not supervisor.compiling, "the compiled model", 600.0)
         rehearsal.until(lambda: supervisor.reserve is not None, "an engine in reserve")
         began, steps = time.monotonic(), script()
         print("minute  bridge MiB  engine MiB  handles  threads   fps  p99 ms  gap ms", flush=True)

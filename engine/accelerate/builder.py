@@ -43,7 +43,7 @@ SETTINGS = {
 }
 #: On a processor: what takes long and gains nothing here.
 ON_CPU = {
-    "aot_inductor.precompile_headers": False,  # making them takes longer than three parts save by them
+    "aot_inductor.precompile_headers": False,  # making them takes longer than they save
     "cpp.enable_tiling_heuristics": False,
     "pattern_matcher": False,
 }

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from engine.accelerate.graphs import Graphed
-from engine.accelerate.packing import UNNAMED, Packed
+from engine.accelerate.packing import Packed
 from engine.accelerate.part import Part, laid_out, put_together
 from engine.accelerate.source import Source
 from engine.accelerate.tensorrt import Engine
@@ -18,6 +18,8 @@ from engine.kept import Kept
 
 #: Files of a build, by their endings: what it is, its own constants, and a package of the compiler's or an engine of TensorRT's.
 ENDINGS = (".json", ".safetensors", ".pt2", ".plan")
+#: What the compiler calls a constant that has no name of its own.
+UNNAMED = "_tensor_constant"
 #: Sets of steering tensors whose results are kept: those of two streams that fade, and of a batch that fills.
 KEPT = 8
 

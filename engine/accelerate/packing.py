@@ -16,9 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-#: What the compiler calls a constant that has no name of its own.
-UNNAMED = "_tensor_constant"
-
 
 @dataclass(frozen=True)
 class Packing:
@@ -59,13 +56,18 @@ class Packed:
         return made
 
 
+def available() -> bool:
+    """Whether convolutions can take packed weights here: oneDNN on x86."""
+    return platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
+
+
 def pack(graph: fx.GraphModule) -> dict[str, dict[str, Any]]:
     """Lets the convolutions of ``graph`` take packed weights, and do an addition and a ReLU that follow too.
 
     Gives the packings by the names that the weights have in the graph, in the order in which they are called: the compiler counts them so.
     There are none where this processor or this precision has no such kernels.
     """
-    if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
+    if not available():
         return {}
     _tell_shapes()
     packings: dict[str, dict[str, Any]] = {}

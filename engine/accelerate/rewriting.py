@@ -41,7 +41,7 @@ def _without_undone_scalings(graph: fx.GraphModule) -> None:
             known[node] = cast, scale, shift
         elif (step := _step(node)) is not None:
             known[node] = base, scale, shift = base, scale * step[0], shift * step[0] + step[1]
-            if (scale, shift) == (1.0, 0.0):
+            if (scale, shift) == (1.0, 0.0) and _exchangeable(node, base):
                 node.replace_all_uses_with(base)
 
 
@@ -49,12 +49,27 @@ def _step(node: fx.Node) -> tuple[float, float] | None:
     """(scale, shift) of a node that only scales, or only shifts, by a number."""
     if len(node.args) != 2 or node.kwargs or not isinstance(number := node.args[1], int | float):
         return None
-    steps: dict[Any, tuple[float, float]] = {
-        _ATEN.mul.Tensor: (number, 0.0), _ATEN.add.Tensor: (1.0, number), _ATEN.sub.Tensor: (1.0, -number),
+    steps: dict[Any, tuple[float, float] | None] = {
+        _ATEN.mul.Tensor: (number, 0.0), _ATEN.div.Tensor: (1 / number, 0.0) if number else None,
+        _ATEN.add.Tensor: (1.0, number), _ATEN.sub.Tensor: (1.0, -number),
     }  # fmt: skip
-    if number and node.target is _ATEN.div.Tensor:
-        return 1 / number, 0.0
     return steps.get(node.target)
+
+
+def _exchangeable(node: fx.Node, other: fx.Node) -> bool:
+    """Whether ``other`` may stand for ``node``, which has the same values: it is of the same kind, and nobody writes into it."""
+    return node.meta["val"].dtype == other.meta["val"].dtype and not _written_into(node)
+
+
+def _written_into(node: fx.Node) -> bool:
+    """Whether what follows writes into the node's tensor, or into a part of it."""
+    for user in node.users:
+        schema = getattr(user.target, "_schema", None)  # getitem has none
+        if schema is not None and schema.is_mutable:
+            return True
+        if (schema is None or any(result.alias_info is not None for result in schema.returns)) and _written_into(user):
+            return True
+    return False
 
 
 def _biases_apart(graph: fx.GraphModule) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -32,7 +33,11 @@ class Peer:
         self._process = context.Process(target=_serve, args=arguments, name="phosphene-peer", daemon=True)
         self._process.start()
         theirs.close()
-        self._answer()
+        try:
+            self._answer()
+        except BadValue:
+            self.close()
+            raise
 
     def __call__(self, dtype: torch.dtype, pixels: Pixels, steps: int) -> None:
         """One picture of ``pixels`` (H, W, 3) at half strength, in so many steps."""
@@ -46,6 +51,10 @@ class Peer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the process."""
         self._pipe.close()
         self._process.join(5)
         if self._process.is_alive():
@@ -62,6 +71,7 @@ class Peer:
 
 def _serve(pipe: Connection, name: str, dtypes: Sequence[torch.dtype], device: str, options: Options, prompt: str, seed: int) -> None:
     """The process: an answer for each picture, empty where all went well."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asks
     quiet()
     place = torch.device(device)
     try:
@@ -76,5 +86,5 @@ def _serve(pipe: Connection, name: str, dtypes: Sequence[torch.dtype], device: s
             pipes[dtype](prompt=prompt, image=Image.fromarray(pixels), strength=0.5, num_inference_steps=2 * steps, guidance_scale=1.0,
                          generator=torch.Generator().manual_seed(seed))  # fmt: skip
             pipe.send("")
-    except (EOFError, OSError, KeyboardInterrupt):
+    except (EOFError, OSError):
         pass  # nobody asks any more

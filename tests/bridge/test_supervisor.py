@@ -151,11 +151,16 @@ class Reserve(Engine):
             self.alive = self.waits = not Reserve.dies
 
 
-def test_a_reserve_waits_while_the_engine_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def reserving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines that run, with reserves that begin soon."""
     monkeypatch.setattr(supervisor, "Life", Reserve)
     monkeypatch.setattr(supervisor, "SPARE", 0.1)
     monkeypatch.setattr(Engine, "way", staticmethod(lambda _snapshot: "runs"))
     monkeypatch.setattr(Reserve, "made", [])
+
+
+def test_a_reserve_waits_while_the_engine_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    reserving(monkeypatch)
     monkeypatch.setattr(Reserve, "dies", False)
     monkeypatch.setattr(Engine, "accelerator", "compiling denoiser")
     made = Supervisor(State({"/model": "pocket"}), Options("cpu"))
@@ -171,10 +176,7 @@ def test_a_reserve_waits_while_the_engine_compiles(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_reserve_that_dies_again_and_again_comes_ever_later_until_one_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "Life", Reserve)
-    monkeypatch.setattr(supervisor, "SPARE", 0.1)
-    monkeypatch.setattr(Engine, "way", staticmethod(lambda _snapshot: "runs"))
-    monkeypatch.setattr(Reserve, "made", [])
+    reserving(monkeypatch)
     monkeypatch.setattr(Reserve, "dies", True)
     made = Supervisor(State({"/model": "pocket"}), Options("cpu"))
     made.start()

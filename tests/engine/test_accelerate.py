@@ -187,14 +187,14 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
     # Another model of the same make, with other weights, is served from the cache.
     files = sorted((cache / "compiled").glob("*.json"))
     assert len(files) == 1
-    written = files[0].stat().st_mtime_ns
+    made_at = files[0].stat().st_mtime_ns
     other = load(str(folder), CPU, torch.float32)
     with torch.inference_mode():
         other.denoiser.conv_out.weight.mul_(3.0)
         other.denoise(torch.randn(2, 4, 8, 8), torch.full((2,), 400.0), condition)
         accelerator.settle(lambda: [other.family.run])
         assert other.family.run.runs
-    assert [file.stat().st_mtime_ns for file in files] == [written]
+    assert [file.stat().st_mtime_ns for file in files] == [made_at]
     damaged = shutil.copytree(cache / "compiled", tmp_path / "damaged") / files[0].name
     damaged.with_suffix(".pt2").write_bytes(damaged.with_suffix(".pt2").read_bytes()[:1000])
     assert accelerator._kept(damaged, other.family.run) is None, "damaged: to be built again"

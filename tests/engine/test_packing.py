@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 from collections import Counter
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from engine.accelerate.packing import pack
+from engine.accelerate.packing import available, pack
 
-pytestmark = pytest.mark.skipif(
-    platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available(),
-    reason="packing is for x86",
-)
+pytestmark = pytest.mark.skipif(not available(), reason="packing is for x86")
 
 
 class Block(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from engine.accelerate.accelerator import TOLERANCE
 from engine.accelerate.builder import build, recipe
 from engine.accelerate.compiled import Compiled, Convolutions
-from engine.accelerate.packing import pack
+from engine.accelerate.packing import available, pack
 from engine.accelerate.part import examples
 from engine.accelerate.rewriting import rewrite
 from engine.accelerate.source import Source, constants, convolutional, written
@@ -22,10 +21,7 @@ from engine.models import load
 from engine.models.autoencoders import Codec
 
 CPU = torch.device("cpu")
-packs = pytest.mark.skipif(
-    platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available(),
-    reason="packing is for x86",
-)
+packs = pytest.mark.skipif(not available(), reason="packing is for x86")
 
 
 def traced(module: nn.Module, *inputs: Tensor) -> torch.fx.GraphModule:
@@ -57,6 +53,26 @@ def test_scalings_that_undo_each_other_are_left_out_and_no_other() -> None:
     for one, two in zip(graph(x), expected, strict=True):
         assert one.dtype == two.dtype
         assert torch.allclose(one, two, atol=1e-6)
+
+
+class Unlike(nn.Module):
+    """Scalings that undo each other and may not be left out: whole numbers become others, and the result is written into."""
+
+    def forward(self, whole: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        same = x * 2 / 2
+        same[:1].add_(1)
+        return whole * 2 / 2, same
+
+
+def test_scalings_stay_where_they_make_another_kind_or_a_tensor_that_is_written_into() -> None:
+    whole, x = torch.arange(6), torch.rand(2, 3)
+    before, expected = x.clone(), Unlike()(whole, x)
+    graph = traced(Unlike(), whole, x)
+    rewrite(graph)
+    for one, two in zip(graph(whole, x), expected, strict=True):
+        assert one.dtype == two.dtype
+        assert torch.equal(one, two)
+    assert torch.equal(x, before), "the input is as it was"
 
 
 class Constant(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 
 #: For glibc's mallopt: blocks from this size on are mapped one by one; what is free at the heap's end is given back above this.
@@ -15,9 +16,21 @@ def keep_freed() -> bool:
     Every frame frees the tensors that it made and makes them again. Left to itself glibc hands them back to the system in between, or not,
     by where they happen to lie: then each is mapped anew, page by page, hundreds of times a frame.
     """
+    library = _glibc()
+    return library is not None and bool(library.mallopt(*_MAPPED) and library.mallopt(*_TRIMMED))
+
+
+def give_back() -> None:
+    """Hands what is freed back to the system once, after something large went; where the C library is glibc."""
+    library = _glibc()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+@functools.cache
+def _glibc() -> ctypes.CDLL | None:
+    """The C library of this process, where it is glibc."""
     if not sys.platform.startswith("linux"):
-        return False
+        return None
     library = ctypes.CDLL(None)
-    if not hasattr(library, "gnu_get_libc_version"):
-        return False
-    return bool(library.mallopt(*_MAPPED) and library.mallopt(*_TRIMMED))
+    return library if hasattr(library, "gnu_get_libc_version") else None

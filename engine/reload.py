@@ -15,6 +15,7 @@ import torch
 from engine.hooks import Hooks
 from engine.lanes import NotFinite
 from engine.mailbox import Frame
+from engine.memory import give_back
 from engine.models import load, pick_dtype
 from engine.parameters import TABLE, BadValue, Options, Snapshot, Value, parse_size
 from engine.stream import Stream
@@ -154,7 +155,8 @@ def device_lost(error: Exception) -> bool:
 
 
 def free_memory() -> None:
-    """Gives what nothing uses any more back to the device."""
+    """Gives what nothing uses any more back to the device and to the system."""
     gc.collect()
+    give_back()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -5,7 +5,11 @@ from __future__ import annotations
 import gc
 import importlib
 import logging
-from collections.abc import Mapping
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
 from typing import Any
@@ -17,22 +21,35 @@ from engine.parameters import Options, Snapshot
 HUNG, HUNG_LOADING = 2.5, 15.0
 #: Ticks that a single one may take as long as; and while values that it was sent may have made it heavier, by steps and by guidance.
 TICKS, TICKS_CHANGED = 10, 20
+#: How far a reserve steps back for the stream while it is made ready, as a nice value: the stream loses little, the reserve takes longer.
+NICE = 7
 
 
 def _engine_process(pipe: Connection, boxes: Boxes, options: Options, reserve: bool) -> None:
     """The spawned process's first lines: the engine is imported there, by name, never here. It begins with the snapshot that it is sent."""
     logging.basicConfig(level=logging.INFO, format="engine: %(message)s")
     gc.disable()  # until it runs: what is imported and loaded stays, and looking it through for garbage over and over takes long
-    worker = importlib.import_module("engine.worker")
     try:
         if reserve:
-            worker.prepare()
+            stepping_back(lambda: importlib.import_module("engine.worker").prepare())
+        worker = importlib.import_module("engine.worker")
         pipe.send(("waiting", None))
         snapshot = pipe.recv()
         if snapshot != "stop":
             worker.run(pipe, boxes, options, snapshot)
     except (EOFError, OSError, KeyboardInterrupt):
         pass  # nobody is there to begin for
+
+
+def stepping_back(work: Callable[[], None]) -> None:
+    """Does ``work``, on Linux on a thread of lower priority: a process that once has a lower one does not get it back, a thread ends."""
+
+    def step_back() -> None:
+        if sys.platform.startswith("linux"):  # elsewhere threads have none of their own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICE)
+
+    with ThreadPoolExecutor(1, initializer=step_back) as pool:
+        pool.submit(work).result()
 
 
 class Life:

@@ -28,7 +28,7 @@ from engine.threads import step_aside
 
 log = logging.getLogger(__name__)
 #: Part of the cache's key: raised when what is built, or how it is called, changes.
-FORMAT = 8
+FORMAT = 9
 #: How far a fast run may be from the module, as a share of the module's output (root mean square), by dtype.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.04}
 #: Seconds after which a build is given up.

@@ -30,7 +30,7 @@ class DoublingConvolution(nn.Module):
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
-        self.weight = nn.Parameter(_spread(convolution.weight), requires_grad=False)
+        self.weight = nn.Parameter(spread(convolution.weight), requires_grad=False)
         self.bias = convolution.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class DoublingConvolution(nn.Module):
 
 
 @torch.no_grad()
-def _spread(kernel: Tensor) -> Tensor:
+def spread(kernel: Tensor) -> Tensor:
     """(C', C, 3, 3) → (C, C', 4, 4): a transposed kernel reads backwards, and each tap reaches two pixels of the doubled picture."""
     turned = kernel.transpose(0, 1).flip(2, 3).float()
     spread = turned.new_zeros(*turned.shape[:2], 4, 4)

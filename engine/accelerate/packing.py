@@ -3,6 +3,8 @@
 A compiled part takes its weights as they are when it is called, so that it follows them; but then oneDNN copies each convolution's into the
 order of its kernels every time, which at one picture takes as long as the small ones themselves. So the compiled graph takes copies laid
 out beforehand, and those whose weights have changed since are laid out again.
+
+Pictures that are doubled before they are convolved need not be: see ``fusions``.
 """
 
 from __future__ import annotations
@@ -16,10 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from engine.accelerate.fusions import spread
+
+_ATEN = torch.ops.aten
+
 
 @dataclass(frozen=True)
 class Packing:
-    """How the weight called ``source`` is laid out for a convolution of pictures of ``size`` (1, C, H, W)."""
+    """How the weight called ``source`` is laid out for a convolution of pictures of ``size`` (1, C, H, W).
+
+    ``doubled`` are those pictures before it: they are taken as they were, by one transposed convolution.
+    """
 
     source: str
     padding: Sequence[int]
@@ -27,8 +36,11 @@ class Packing:
     dilation: Sequence[int]
     groups: int
     size: Sequence[int]
+    doubled: bool = False
 
     def __call__(self, weight: Tensor) -> Tensor:
+        if self.doubled:
+            return spread(weight.detach())
         reorder = torch.ops.mkldnn._reorder_convolution_weight
         result: Tensor = reorder(weight.detach(), self.padding, self.stride, self.dilation, self.groups, self.size)
         return result
@@ -81,11 +93,14 @@ def pack(graph: fx.GraphModule) -> dict[str, dict[str, Any]]:
         name = f"packed_{len(packings)}"
         setattr(graph, name, packing(weight))
         packings[name] = asdict(packing)
-        added, relu, done = _following(node)
+        added, relu, done = (None, False, [node]) if packing.doubled else _following(node)
         x, bias, convolution = node.args[0], _arguments(node)[0], torch.ops.mkldnn._convolution_pointwise
         with graph.graph.inserting_before(done[-1]):
-            weights = (graph.graph.get_attr(name), bias, packing.padding, packing.stride, packing.dilation, packing.groups)
-            if added is None:
+            kept = graph.graph.get_attr(name)
+            weights = (kept, bias, packing.padding, packing.stride, packing.dilation, packing.groups)
+            if packing.doubled:
+                made = graph.graph.call_function(_ATEN.conv_transpose2d.input, (x.args[0], kept, bias, [2, 2], [1, 1]))
+            elif added is None:
                 made = graph.graph.call_function(convolution.default, (x, *weights, "relu" if relu else "none", [], ""))
             else:
                 made = graph.graph.call_function(convolution.binary, (x, added, *weights, "add", 1.0, "relu" if relu else None, [], None))
@@ -101,7 +116,7 @@ def pack(graph: fx.GraphModule) -> dict[str, dict[str, Any]]:
 
 def _packing(node: fx.Node) -> Packing | None:
     """How the node's weight can be packed: it is a convolution on a weight of the model's own, of pictures of a known size."""
-    if node.op != "call_function" or node.target is not torch.ops.aten.conv2d.default:
+    if node.op != "call_function" or node.target is not _ATEN.conv2d.default:
         return None
     x, weight = node.args[:2]
     if not isinstance(x, fx.Node) or not isinstance(weight, fx.Node) or weight.op != "get_attr" or node.kwargs:
@@ -110,7 +125,16 @@ def _packing(node: fx.Node) -> Packing | None:
     if not all(isinstance(side, int) for side in size):
         return None
     _, stride, padding, dilation, groups = _arguments(node)
-    return Packing(str(weight.target), padding, stride, dilation, groups, size)
+    plain = [*weight.meta["val"].shape[2:], *stride, *padding, *dilation, groups] == [3, 3, 1, 1, 1, 1, 1, 1, 1]
+    return Packing(str(weight.target), padding, stride, dilation, groups, size, plain and _doubles(x))
+
+
+def _doubles(node: fx.Node) -> bool:
+    """Whether the node repeats each pixel of its input, both ways."""
+    if node.target is not _ATEN.upsample_nearest2d.vec:
+        return False
+    before, after = node.args[0], node.meta["val"]
+    return isinstance(before, fx.Node) and tuple(after.shape[2:]) == tuple(2 * side for side in before.meta["val"].shape[2:])
 
 
 @functools.cache
@@ -127,13 +151,13 @@ def _tell_shapes() -> torch.library.Library | None:
 def _following(node: fx.Node) -> tuple[fx.Node | None, bool, list[fx.Node]]:
     """(what is added to a convolution's result, whether a ReLU follows, the nodes that are done by one call from ``node`` on)."""
     done, added = [node], None
-    if (sum_ := _only_user(node)) is not None and sum_.target is torch.ops.aten.add.Tensor and not sum_.kwargs:
+    if (sum_ := _only_user(node)) is not None and sum_.target is _ATEN.add.Tensor and not sum_.kwargs:
         other = next((one for one in sum_.args if one is not node), None)
         if isinstance(other, fx.Node) and _alike(other, node):
             added = other
             done.append(sum_)
     last = _only_user(done[-1])
-    relu = last is not None and last.target is torch.ops.aten.relu.default
+    relu = last is not None and last.target is _ATEN.relu.default
     return added, relu, [*done, last] if relu and last is not None else done
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -157,6 +160,20 @@ def reserving(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "SPARE", 0.1)
     monkeypatch.setattr(Engine, "way", staticmethod(lambda _snapshot: "runs"))
     monkeypatch.setattr(Reserve, "made", [])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads have no priority of their own")
+def test_what_is_made_ready_beside_a_stream_steps_back_and_nothing_after_it() -> None:
+    def nice() -> int:
+        return os.getpriority(os.PRIO_PROCESS, 0)
+
+    seen: list[int] = []
+    before = nice()
+    life.stepping_back(lambda: seen.append(nice()))
+    assert seen == [before + life.NICE]
+    assert nice() == before
+    with pytest.raises(ImportError):
+        life.stepping_back(lambda: importlib.import_module("engine.nowhere"))
 
 
 def test_a_reserve_waits_while_the_engine_compiles(monkeypatch: pytest.MonkeyPatch) -> None:

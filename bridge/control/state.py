@@ -47,19 +47,27 @@ class State:
         self._commands: dict[str, Callable[[str], None]] = {}
         self._mixture: Mixture = ()
         self._over: dict[str, Value] = {}
+        self._taken: tuple[Snapshot, Snapshot] | None = None
         self.refused = self.accepted = 0
         self.last_refusal = ""
         self.confine: Callable[[str], None] = lambda _text: None
 
     def snapshot(self) -> Snapshot:
         """Every value at this moment, under its number."""
-        with self._lock:
-            return Snapshot(self._values, self._number, self._mixture)
+        return self._now()[0]
 
     def effective(self) -> Snapshot:
         """The same with what modulators lay over it: what is seen."""
+        return self._now()[1]
+
+    def _now(self) -> tuple[Snapshot, Snapshot]:
+        """The snapshots of this moment: without what is laid over, and with it. Many ask, many times for each change."""
         with self._lock:
-            return Snapshot(self._values | self._over, self._number, self._mixture)
+            if self._taken is None or self._taken[0].number != self._number:
+                plain = Snapshot(self._values, self._number, self._mixture)
+                seen = Snapshot(self._values | self._over, self._number, self._mixture) if self._over else plain
+                self._taken = plain, seen
+            return self._taken
 
     def overlay(self, values: Mapping[str, Value]) -> None:
         """Lays values over those that were set, in the place of what was laid over them before."""

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bridge.textures.base import Rate, Source, TextureError
+from bridge.textures.base import Rate, Source, TextureError, opaque
 from engine.mailbox import Pixels
 from engine.parameters import parse_size
 
 Plane = NDArray[np.float32]
-TAU = 2 * np.pi
 
 
 def plasma(x: Plane, y: Plane, t: float) -> Plane:
     """Three slow waves in three colours."""
-    v = np.sin(3 * x + 1.7 * t) + np.sin(4 * y - 1.3 * t) + np.sin(3 * (x + y) + t) + np.sin(5 * np.hypot(x - np.sin(t / 2), y) - 2 * t)
+    away = distance(x - math.sin(t / 2), y)
+    v = np.sin(3 * x + 1.7 * t) + np.sin(4 * y - 1.3 * t) + np.sin(3 * (x + y) + t) + np.sin(5 * away - 2 * t)
     return np.stack([0.5 + 0.5 * np.sin(v + phase) for phase in (0.0, 2.1, 4.2)], -1)
 
 
@@ -31,23 +32,29 @@ def bars(x: Plane, y: Plane, t: float) -> Plane:
 
 def ball(x: Plane, y: Plane, t: float) -> Plane:
     """A bright ball on a dark ground, going round."""
-    distance = np.hypot(x - 0.6 * np.cos(1.5 * t), y - 0.5 * np.sin(1.5 * t))
-    light = np.clip((0.28 - distance) * 12, 0, 1)[..., None]
+    away = distance(x - 0.6 * math.cos(1.5 * t), y - 0.5 * math.sin(1.5 * t))
+    light = np.clip((0.28 - away) * 12, 0, 1)[..., None]
     return np.array([0.05, 0.06, 0.12], np.float32) * (1 - light) + np.array([1.0, 0.75, 0.3], np.float32) * light
 
 
 def checker(x: Plane, y: Plane, t: float) -> Plane:
     """A turning chessboard."""
-    u, v = x * np.cos(t / 3) - y * np.sin(t / 3), x * np.sin(t / 3) + y * np.cos(t / 3)
+    cos, sin = math.cos(t / 3), math.sin(t / 3)
+    u, v = x * cos - y * sin, x * sin + y * cos
     tiles = ((np.floor(u * 4) + np.floor(v * 4)) % 2)[..., None]
     return tiles * np.array([0.9, 0.9, 0.95], np.float32) + (1 - tiles) * np.array([0.1, 0.15, 0.3], np.float32)
 
 
 def sweep(x: Plane, y: Plane, t: float) -> Plane:
     """A radar sweep: a hard edge that moves each frame, over a ramp of greys."""
-    angle = (np.arctan2(y, x) / TAU + t / 4) % 1.0
-    ring = 0.3 + 0.3 * np.sin(10 * np.hypot(x, y))
+    angle = (np.arctan2(y, x) / math.tau + t / 4) % 1.0
+    ring = 0.3 + 0.3 * np.sin(10 * distance(x, y))
     return np.stack([angle * 0.9, ring, 1 - angle], -1)
+
+
+def distance(x: Plane, y: Plane) -> Plane:
+    """From the middle."""
+    return np.sqrt(x * x + y * y)
 
 
 def still(x: Plane, y: Plane, t: float) -> Plane:
@@ -73,15 +80,14 @@ def draw(name: str, width: int, height: int, t: float) -> Pixels:
         colours = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     else:
         colours = _drawn(name, width, height, width / height, t)
-    pixels = np.full((height, width, 4), 255, np.uint8)
-    pixels[..., :3] = colours
-    return pixels
+    return opaque(np.asarray(colours, np.uint8))
 
 
 def _drawn(name: str, width: int, height: int, aspect: float, t: float) -> NDArray[np.uint8]:
-    x = np.linspace(-aspect, aspect, width, dtype=np.float32)[None, :].repeat(height, 0) / max(1.0, aspect)
-    y = np.linspace(-1, 1, height, dtype=np.float32)[:, None].repeat(width, 1) / max(1.0, aspect)
-    return np.clip(PATTERNS[name](x, y, t) * 255 + 0.5, 0, 255).astype(np.uint8)
+    x = np.linspace(-aspect, aspect, width, dtype=np.float32)[None, :] / max(1.0, aspect)
+    y = np.linspace(-1, 1, height, dtype=np.float32)[:, None] / max(1.0, aspect)
+    colours = np.clip(PATTERNS[name](x, y, t) * 255 + 0.5, 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(colours, (height, width, 3)))
 
 
 class PatternSource(Source):

@@ -20,6 +20,21 @@ def test_a_change_makes_a_new_number_and_the_same_value_does_not() -> None:
     assert state.snapshot().real("/strength") == 0.25
 
 
+def test_a_snapshot_is_made_once_for_each_change_and_stays_as_it_was() -> None:
+    state = State()
+    before, seen = state.snapshot(), state.effective()
+    assert state.snapshot() is before
+    assert state.effective() is seen
+    state.put({"/strength": 0.25})
+    assert (before.real("/strength"), state.snapshot().real("/strength"), state.effective().real("/strength")) == (0.5, 0.25, 0.25)
+    state.overlay({"/strength": 0.75})
+    assert (state.snapshot().real("/strength"), state.effective().real("/strength")) == (0.25, 0.75)
+    state.overlay({})
+    assert state.effective().real("/strength") == 0.25
+    state.put({}, mixture=(({"/seed": 2}, 1.0),))
+    assert state.snapshot().mixture == state.effective().mixture == (({"/seed": 2}, 1.0),)
+
+
 def test_listeners_hear_of_changes() -> None:
     state, heard = State(), []
     state.on_change(lambda: heard.append(state.number))

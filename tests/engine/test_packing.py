@@ -7,8 +7,9 @@ from collections import Counter
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
-from engine.accelerate.packing import available, pack
+from engine.accelerate.packing import Packed, available, pack
 
 pytestmark = pytest.mark.skipif(not available(), reason="packing is for x86")
 
@@ -70,3 +71,35 @@ def test_a_packed_graph_gives_what_the_module_gives(way: str) -> None:
     assert (calls[pointwise.binary], calls[pointwise.default], calls[torch.ops.aten.relu.default]) == (with_addition, without, relus)
     order = ["second", "first"] if way == "two convolutions" else ["first", "second"]  # the sum is made last
     assert [packing["source"] for packing in packings.values()] == [f"{name}.weight" for name in order]
+
+
+class Doubling(nn.Module):
+    """A picture grown ``factor`` times by repeating its pixels, and convolved with a kernel of ``side``."""
+
+    def __init__(self, factor: int, side: int) -> None:
+        super().__init__()
+        self.factor, self.convolution = factor, nn.Conv2d(4, 6, side, padding=side // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolution(interpolate(x, scale_factor=float(self.factor), mode="nearest")).relu()
+
+
+@pytest.mark.parametrize(("factor", "side", "one"), [(2, 3, True), (2, 1, False), (2, 5, False), (3, 3, False)])
+def test_a_doubling_and_a_convolution_are_one_that_follows_its_weight(factor: int, side: int, one: bool) -> None:
+    torch.manual_seed(0)
+    module = Doubling(factor, side).eval().requires_grad_(False)
+    x = torch.randn(2, 4, 8, 6).to(memory_format=torch.channels_last)
+    exported = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=8)},))
+    graph = exported.module(check_guards=False)
+    packings = pack(graph)
+    targets = {node.target for node in graph.graph.nodes}
+    assert (torch.ops.aten.conv_transpose2d.input in targets) is one
+    assert (torch.ops.aten.upsample_nearest2d.vec in targets) is not one
+    assert torch.allclose(graph(x), module(x), atol=1e-5)
+    weights = {"convolution.weight": module.convolution.weight}
+    packed = Packed(packings, weights)
+    assert not packed.renewed()
+    module.convolution.weight.mul_(2.0)
+    for name, weight in packed.renewed().items():
+        setattr(graph, name, weight)
+    assert torch.allclose(graph(x), module(x), atol=1e-5), "as it was changed in place"

@@ -1,4 +1,4 @@
-"""A processor's convolutions on weights that lie as oneDNN wants them: laid out once, not anew at every call.
+"""A processor's convolutions and widest linear layers on weights that lie as oneDNN wants them: laid out once, not anew at every call.
 
 A compiled part takes its weights as they are when it is called, so that it follows them; but then oneDNN copies each convolution's into the
 order of its kernels every time, which at one picture takes as long as the small ones themselves. So the compiled graph takes copies laid
@@ -21,28 +21,29 @@ from torch import Tensor, fx
 from engine.accelerate.fusions import spread
 
 _ATEN = torch.ops.aten
+#: Outputs for each input of a linear layer that gains by it; narrower ones lose at a single picture.
+WIDE = 4
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How the weight called ``source`` is laid out for a convolution of pictures of ``size`` (1, C, H, W).
+    """How the weight called ``source`` is laid out: for a ``convolution``, a ``linear`` layer, or a ``doubling`` and a convolution as one.
 
-    ``doubled`` are those pictures before it: they are taken as they were, by one transposed convolution.
+    ``how`` tells of a convolution: padding, stride, dilation, groups, and the size of its pictures, (1, C, H, W).
     """
 
     source: str
-    padding: Sequence[int]
-    stride: Sequence[int]
-    dilation: Sequence[int]
-    groups: int
-    size: Sequence[int]
-    doubled: bool = False
+    kind: str
+    how: Sequence[Any] = ()
 
     def __call__(self, weight: Tensor) -> Tensor:
-        if self.doubled:
+        if self.kind == "doubling":
             return spread(weight.detach())
-        reorder = torch.ops.mkldnn._reorder_convolution_weight
-        result: Tensor = reorder(weight.detach(), self.padding, self.stride, self.dilation, self.groups, self.size)
+        result: Tensor
+        if self.kind == "linear":
+            result = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+        else:
+            result = torch.ops.mkldnn._reorder_convolution_weight(weight.detach(), *self.how)
         return result
 
 
@@ -74,7 +75,7 @@ def available() -> bool:
 
 
 def pack(graph: fx.GraphModule) -> dict[str, dict[str, Any]]:
-    """Lets the convolutions of ``graph`` take packed weights, and do an addition and a ReLU that follow too.
+    """Lets layers of ``graph`` take packed weights, and convolutions do an addition and a ReLU that follow too.
 
     Gives the packings by the names that the weights have in the graph, in the order in which they are called: the compiler counts them so.
     There are none where this processor or this precision has no such kernels.
@@ -93,13 +94,15 @@ def pack(graph: fx.GraphModule) -> dict[str, dict[str, Any]]:
         name = f"packed_{len(packings)}"
         setattr(graph, name, packing(weight))
         packings[name] = asdict(packing)
-        added, relu, done = (None, False, [node]) if packing.doubled else _following(node)
+        added, relu, done = _following(node) if packing.kind == "convolution" else (None, False, [node])
         x, bias, convolution = node.args[0], _arguments(node)[0], torch.ops.mkldnn._convolution_pointwise
         with graph.graph.inserting_before(done[-1]):
             kept = graph.graph.get_attr(name)
-            weights = (kept, bias, packing.padding, packing.stride, packing.dilation, packing.groups)
-            if packing.doubled:
-                made = graph.graph.call_function(_ATEN.conv_transpose2d.input, (x.args[0], kept, bias, [2, 2], [1, 1]))
+            weights = (kept, bias, *packing.how[:4])
+            if packing.kind == "linear":
+                made = graph.graph.call_function(torch.ops.mkldnn._linear_pointwise.default, (x, *weights, "none", [], ""))
+            elif packing.kind == "doubling":
+                made = graph.graph.call_function(_ATEN.conv_transpose2d.input, (x.args[0], *weights, [2, 2], [1, 1]))
             elif added is None:
                 made = graph.graph.call_function(convolution.default, (x, *weights, "relu" if relu else "none", [], ""))
             else:
@@ -115,18 +118,22 @@ def pack(graph: fx.GraphModule) -> dict[str, dict[str, Any]]:
 
 
 def _packing(node: fx.Node) -> Packing | None:
-    """How the node's weight can be packed: it is a convolution on a weight of the model's own, of pictures of a known size."""
-    if node.op != "call_function" or node.target is not _ATEN.conv2d.default:
+    """How the node's weight can be packed: it is a wide linear layer, or a convolution of pictures of a known size, on the model's own."""
+    if node.op != "call_function" or node.target not in (_ATEN.conv2d.default, _ATEN.linear.default):
         return None
     x, weight = node.args[:2]
     if not isinstance(x, fx.Node) or not isinstance(weight, fx.Node) or weight.op != "get_attr" or node.kwargs:
         return None
+    shape = weight.meta["val"].shape
+    if node.target is _ATEN.linear.default:
+        return Packing(str(weight.target), "linear") if shape[0] >= WIDE * shape[1] else None
     size = (1, *x.meta["val"].shape[1:])
     if not all(isinstance(side, int) for side in size):
         return None
     _, stride, padding, dilation, groups = _arguments(node)
-    plain = [*weight.meta["val"].shape[2:], *stride, *padding, *dilation, groups] == [3, 3, 1, 1, 1, 1, 1, 1, 1]
-    return Packing(str(weight.target), padding, stride, dilation, groups, size, plain and _doubles(x))
+    if [*shape[2:], *stride, *padding, *dilation, groups] == [3, 3, 1, 1, 1, 1, 1, 1, 1] and _doubles(x):
+        return Packing(str(weight.target), "doubling")
+    return Packing(str(weight.target), "convolution", (padding, stride, dilation, groups, size))
 
 
 def _doubles(node: fx.Node) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.functional import interpolate
 
 from engine.accelerate.packing import Packed, available, pack
@@ -73,6 +74,30 @@ def test_a_packed_graph_gives_what_the_module_gives(way: str) -> None:
     assert [packing["source"] for packing in packings.values()] == [f"{name}.weight" for name in order]
 
 
+@pytest.mark.parametrize(("outputs", "packed"), [(32, True), (31, False)])
+def test_wide_linear_layers_are_packed_and_follow_their_weights(outputs: int, packed: bool) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(8, outputs, bias=False), nn.GELU()).eval().requires_grad_(False)
+    x = torch.randn(2, 5, 8)
+    exported = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=8)},))
+    graph = exported.module(check_guards=False)
+    packings = pack(graph)
+    assert [packing["kind"] for packing in packings.values()] == ["linear"] * packed
+    follows(graph, packings, module, "0.weight", x)
+
+
+def follows(graph: fx.GraphModule, packings: dict[str, dict[str, Any]], module: nn.Module, source: str, x: Tensor) -> None:
+    """The graph gives what the module gives, also once a weight was changed in place and packed again."""
+    assert torch.allclose(graph(x), module(x), atol=1e-5)
+    weight = module.get_parameter(source)
+    packed = Packed(packings, {source: weight})
+    assert not packed.renewed()
+    weight.mul_(2.0)
+    for name, renewed in packed.renewed().items():
+        setattr(graph, name, renewed)
+    assert torch.allclose(graph(x), module(x), atol=1e-5)
+
+
 class Doubling(nn.Module):
     """A picture grown ``factor`` times by repeating its pixels, and convolved with a kernel of ``side``."""
 
@@ -95,11 +120,4 @@ def test_a_doubling_and_a_convolution_are_one_that_follows_its_weight(factor: in
     targets = {node.target for node in graph.graph.nodes}
     assert (torch.ops.aten.conv_transpose2d.input in targets) is one
     assert (torch.ops.aten.upsample_nearest2d.vec in targets) is not one
-    assert torch.allclose(graph(x), module(x), atol=1e-5)
-    weights = {"convolution.weight": module.convolution.weight}
-    packed = Packed(packings, weights)
-    assert not packed.renewed()
-    module.convolution.weight.mul_(2.0)
-    for name, weight in packed.renewed().items():
-        setattr(graph, name, weight)
-    assert torch.allclose(graph(x), module(x), atol=1e-5), "as it was changed in place"
+    follows(graph, packings, module, "convolution.weight", x)

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,10 +47,17 @@ def main() -> int:
         command = [str(python), "-m", "bridge", "run", "--open", *options.rest]
     else:
         command = [str(python), "-m", "pytest", *options.rest]
-    try:
-        return subprocess.run(command, cwd=ROOT).returncode
-    except KeyboardInterrupt:
-        return 130
+    return to_its_end(command)
+
+
+def to_its_end(command: Sequence[str]) -> int:
+    """Runs the command in the checkout; its exit code. Ctrl-C reaches it by itself, and is waited out: recordings are finished then."""
+    process = subprocess.Popen(command, cwd=ROOT)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def pack(graph: fx.GraphModule) -> dict[str, dict[str, Any]]:
         if packing is None:
             continue
         weight = graph.get_parameter(packing.source)
-        if weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        if not _has_kernels(weight.dtype):
             continue
         name = f"packed_{len(packings)}"
         setattr(graph, name, packing(weight))
@@ -115,6 +115,12 @@ def pack(graph: fx.GraphModule) -> dict[str, dict[str, Any]]:
     graph.recompile()
     inputs = [str(one.target) for node in graph.graph.nodes for one in node.all_input_nodes if one.op == "get_attr"]
     return {name: packings[name] for name in dict.fromkeys(inputs) if name in packings}
+
+
+def _has_kernels(dtype: torch.dtype) -> bool:
+    """Whether oneDNN computes in this precision on this processor."""
+    asked = {torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported, torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported}
+    return dtype not in asked or bool(asked[dtype]())
 
 
 def _packing(node: fx.Node) -> Packing | None:

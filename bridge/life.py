@@ -45,7 +45,7 @@ def stepping_back(work: Callable[[], None]) -> None:
     """Does ``work``, on Linux on a thread of lower priority: a process that once has a lower one does not get it back, a thread ends."""
 
     def step_back() -> None:
-        if sys.platform.startswith("linux"):  # elsewhere threads have none of their own
+        if sys.platform.startswith("linux"):  # elsewhere it is asked for otherwise: not written, never run there
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICE)
 
     with ThreadPoolExecutor(1, initializer=step_back) as pool:

@@ -124,7 +124,7 @@ def _has_kernels(dtype: torch.dtype) -> bool:
 
 
 def _packing(node: fx.Node) -> Packing | None:
-    """How the node's weight can be packed: it is a wide linear layer, or a convolution of pictures of a known size, on the model's own."""
+    """How the node's weight can be packed: a wide linear layer's, or a convolution's of pictures of a known size, the model's own."""
     if node.op != "call_function" or node.target not in (_ATEN.conv2d.default, _ATEN.linear.default):
         return None
     x, weight = node.args[:2]

@@ -162,7 +162,7 @@ def reserving(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Reserve, "made", [])
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads have no priority of their own")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="for Linux")
 def test_what_is_made_ready_beside_a_stream_steps_back_and_nothing_after_it() -> None:
     def nice() -> int:
         return os.getpriority(os.PRIO_PROCESS, 0)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.pocket.data import training_picture
+from engine.pocket.precision import mixed
 
 log = logging.getLogger(__name__)
 WIDTH = 32
@@ -80,7 +81,7 @@ def train(minutes: float, seed: int, device: str, pictures: int = 6000, batch: i
         for group in optimiser.param_groups:
             group["lr"] = rate
         x = _crops(data, batch, rng).to(device, memory_format=torch.channels_last)
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with mixed(device):
             z = model.encoder(x)
             noisy = z + 0.03 * torch.randn_like(z)
             y = model.decoder(noisy)

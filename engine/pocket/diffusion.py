@@ -14,21 +14,22 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from engine.pocket.helpers import Places, Words
 from engine.pocket.lessons import Batch, Lessons
+from engine.pocket.precision import mixed
 from engine.pocket.text import MAX_LENGTH, WIDTH
 
 log = logging.getLogger(__name__)
 
 
 def new_denoiser() -> UNet2DConditionModel:
-    """An untrained denoiser: three levels, text enters at the lower two."""
+    """An untrained denoiser: three levels, with attention at the lowest alone; the pooled text reaches all of them."""
     return UNet2DConditionModel(
         sample_size=32,
         in_channels=8,
         out_channels=8,
         layers_per_block=1,
         block_out_channels=(48, 96, 144),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
         norm_num_groups=16,
@@ -99,8 +100,8 @@ class Noising:
 
 
 def predicted(denoiser: UNet2DConditionModel, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-    """The denoiser's v for ``x`` (B, 8, h, w) at ``t`` (B,), float32, computed in bfloat16."""
-    with torch.autocast(x.device.type, torch.bfloat16):
+    """The denoiser's v for ``x`` (B, 8, h, w) at ``t`` (B,), float32 whatever it is computed in."""
+    with mixed(str(x.device)):
         return denoiser(x.to(memory_format=torch.channels_last), t, condition).sample.float()
 
 
@@ -138,7 +139,7 @@ def train(
             group["lr"] = peak * min(1.0, (step + 1) / 200) * min(1.0, (1.0 - done) / settle + 0.02)
         batch = data.batch(rows, rng, device)
         x = noising.noised(batch.source, batch.noise, batch.t)
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with mixed(device):
             condition = encoder(batch.captions)
         v = predicted(denoiser, x, batch.t, condition)
         errors = (v - noising.velocity(x, batch.target, batch.t)).square().mean((1, 2, 3)) * noising.weights(batch)

@@ -15,6 +15,7 @@ from torch import Tensor
 from engine.pocket.captions import Look, caption
 from engine.pocket.coupling import FLOOR, coupled_picture, restyled
 from engine.pocket.data import draw, look
+from engine.pocket.precision import mixed
 
 log = logging.getLogger(__name__)
 KINDS = ("free", "coupled", "restyled")
@@ -84,7 +85,7 @@ def _draw_many(kind: str, seed: int, count: int, size: int) -> tuple[list[Look],
 def _latents(autoencoder: AutoencoderTiny, pictures: np.ndarray, device: str, at_once: int = 50) -> Iterator[Tensor]:
     for k in range(0, len(pictures), at_once):
         x = torch.from_numpy(pictures[k : k + at_once]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with mixed(device):
             yield (autoencoder.encoder(x) * autoencoder.config.scaling_factor).half().cpu()
 
 

@@ -1,7 +1,8 @@
 """``python -m engine.pocket.train``: the pocket model from nothing, on pictures that the code draws.
 
 Three stages: the autoencoder, the text encoder with the denoiser, the distillation for 1 to 4 steps.
-Each stage's result is kept in ``--work``, so a later run can start from it with ``--from``.
+Each stage's result is kept in ``--work``, so a later run can start from it with ``--from``. With ``--slim`` the denoiser is made of
+one with more layers instead, whose autoencoder and text encoder stay as they are.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from engine.models import POCKET
-from engine.pocket import autoencoder, diffusion, distil
+from engine.pocket import autoencoder, diffusion, distil, slim
 from engine.pocket.lessons import Lessons, lessons
 from engine.pocket.text import new_text_encoder, new_tokenizer
 
@@ -33,6 +34,9 @@ def main() -> None:
     work: Path = options.work
     work.mkdir(parents=True, exist_ok=True)
     start = STAGES.index(options.start)
+    if options.slim:
+        train_slim(work, options)
+        start = STAGES.index("save")
     if start <= 0:
         autoencoder.train(options.minutes[0], options.seed, options.device).save_pretrained(work / "vae")
     if start <= 1:
@@ -88,6 +92,20 @@ def train_distilled(work: Path, options: argparse.Namespace) -> None:
     denoiser.save_pretrained(work / "unet")
 
 
+def train_slim(work: Path, options: argparse.Namespace) -> None:
+    """The denoiser of fewer layers, which learns the answers of the one in the folder asked for."""
+    AutoencoderTiny.from_pretrained(options.slim / "vae", torch_dtype=torch.float32).save_pretrained(work / "vae")
+    tokenizer, text, larger = earlier(options.slim)
+    tokenizer.save_pretrained(work / "tokenizer")
+    smaller = diffusion.new_denoiser()
+    log.info("left behind: %s", ", ".join(sorted({".".join(name.split(".")[:4]) for name in slim.carry_over(larger, smaller)})))
+    smaller, larger = (model.to(options.device, memory_format=torch.channels_last) for model in (smaller, larger))
+    encoder = diffusion.Encoder(tokenizer, text.to(options.device).eval())
+    slim.train(larger, smaller, encoder, drawn(work, options), options.slim_minutes, options.seed, rows=(5, 3, 4))
+    text.save_pretrained(work / "text_encoder")
+    smaller.save_pretrained(work / "unet")
+
+
 def save(work: Path, out: Path) -> None:
     """Writes the diffusers folder: float16 safetensors in files below 4 MiB, and the tokenizer in both of its formats."""
     shutil.rmtree(out, ignore_errors=True)
@@ -127,6 +145,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Trains the pocket model from scratch.")
     parser.add_argument("--from", dest="start", choices=STAGES, default=STAGES[0], help="the first stage to run")
     parser.add_argument("--resume", type=Path, help="an earlier model folder whose text encoder and denoiser to go on from")
+    parser.add_argument("--slim", type=Path, help="a model folder of more layers to learn from, in place of the stages before saving")
+    parser.add_argument("--slim-minutes", type=float, default=50.0, metavar="MINUTES")
     parser.add_argument("--work", type=Path, default=Path("pocket-training"), help="folder for what the stages leave")
     parser.add_argument("--out", type=Path, default=POCKET, help="the model folder to write")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

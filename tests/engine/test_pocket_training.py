@@ -7,9 +7,10 @@ import copy
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from engine.models import POCKET
-from engine.pocket import classifier, diffusion, distil
+from engine.pocket import classifier, diffusion, distil, slim
 from engine.pocket.captions import Look
 from engine.pocket.coupling import FLOOR, coupled_picture, own_rng, repainted, source_picture
 from engine.pocket.data import draw
@@ -135,3 +136,31 @@ def test_each_stage_changes_the_weights_and_keeps_them_finite(small: Lessons, en
         assert all(torch.isfinite(value).all() for value in after.values())
         assert any(not torch.equal(before[name], after[name]) for name in after)
     assert any(not torch.equal(text[name], value) for name, value in encoder.model.state_dict().items())
+
+
+def test_a_denoiser_of_fewer_layers_learns_the_larger_ones_answers(small: Lessons, encoder: diffusion.Encoder) -> None:
+    torch.manual_seed(5)
+    middle = {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")}
+    larger = UNet2DConditionModel.from_config({**diffusion.new_denoiser().config, **middle})
+    smaller = diffusion.new_denoiser()
+    left = slim.carry_over(larger, smaller)
+    assert left
+    assert all(name.startswith("down_blocks.1.attentions") for name in left)
+    with pytest.raises(ValueError, match=r"the larger denoiser has no down_blocks\.1\.attentions\S+ of that shape"):
+        slim.carry_over(smaller, larger)
+    with torch.no_grad():
+        for name, value in larger.named_parameters():  # so that what is left behind is missed
+            if name in left and value.dim() > 1:
+                value.mul_(2)
+    x, t = torch.randn(4, 8, 8, 8), torch.tensor([999, 700, 400, 100])
+    condition = encoder(["red fire", "blue rings", "", "lime dots"]).detach()
+
+    def apart() -> float:
+        with torch.no_grad():
+            return float((larger(x, t, condition).sample - smaller(x, t, condition).sample).square().mean())
+
+    before, whole = apart(), copy.deepcopy(larger.state_dict())
+    slim.train(larger, smaller, encoder, small, 0.15, 1, (2, 2, 2))
+    assert apart() < 0.7 * before
+    assert all(torch.equal(whole[name], value) for name, value in larger.state_dict().items())
+    assert not smaller.down_blocks[2]._forward_hooks

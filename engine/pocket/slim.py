@@ -1,0 +1,107 @@
+"""A denoiser with fewer layers learns to answer as a larger one does.
+
+As in Kim et al., "BK-SDM" (arXiv 2305.15798): the smaller one starts from the layers that both have, and what it must match is the larger
+one's answer and what comes out of each of its blocks. The larger one is distilled already, and so then is the smaller.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor, nn
+
+from engine.pocket.diffusion import Average, Encoder, Noising, predicted
+from engine.pocket.lessons import Lessons
+
+log = logging.getLogger(__name__)
+
+
+class Blocks:
+    """What comes out of the blocks of ``denoiser``, of the last forward pass."""
+
+    def __init__(self, denoiser: UNet2DConditionModel) -> None:
+        blocks = [*denoiser.down_blocks, denoiser.mid_block, *denoiser.up_blocks]
+        self._seen: list[Tensor] = []
+        self._hooks = [block.register_forward_hook(self._keep) for block in blocks]
+
+    def _keep(self, _block: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        self._seen.append(output[0] if isinstance(output, tuple) else output)
+
+    def taken(self) -> list[Tensor]:
+        """The features since the last call, a tensor a block."""
+        seen, self._seen = self._seen, []
+        return seen
+
+    def remove(self) -> None:
+        """Takes the hooks off the denoiser."""
+        for hook in self._hooks:
+            hook.remove()
+
+
+def carry_over(larger: UNet2DConditionModel, smaller: UNet2DConditionModel) -> list[str]:
+    """Copies the weights of the layers that both have; returns the names of those left behind.
+
+    Raises ValueError where the smaller one has a weight that the larger one lacks, or has in another shape.
+    """
+    own, given = smaller.state_dict(), larger.state_dict()
+    odd = [name for name, value in own.items() if name not in given or given[name].shape != value.shape]
+    if odd:
+        raise ValueError(f"the larger denoiser has no {odd[0]} of that shape, and lacks {len(odd) - 1} more")
+    smaller.load_state_dict({name: given[name] for name in own})
+    return [name for name in given if name not in own]
+
+
+def train(
+    larger: UNet2DConditionModel,
+    smaller: UNet2DConditionModel,
+    encoder: Encoder,
+    data: Lessons,
+    minutes: float,
+    seed: int,
+    rows: tuple[int, int, int],
+    peak: float = 5e-4,
+    of_features: float = 0.2,
+) -> None:
+    """Trains ``smaller`` in place for ``minutes``; it ends as the moving average. Captions' embeddings are the same for both.
+
+    The loss is the mean squared difference of v, and ``of_features`` times that of the blocks' features, each over its own mean square.
+    """
+    device = str(smaller.device)
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    noising = Noising(device)
+    larger.requires_grad_(False)
+    if device == "cpu":  # the plain products are faster to train through than the fused ones
+        smaller.set_attn_processor(AttnProcessor())
+    theirs, ours = Blocks(larger), Blocks(smaller)
+    optimiser = torch.optim.AdamW(smaller.parameters(), lr=peak, weight_decay=1e-3, betas=(0.9, 0.99), fused=True)
+    average = Average([smaller], 0.998)
+    start, step, shown = time.monotonic(), 0, np.zeros(2)
+    while (done := (time.monotonic() - start) / (minutes * 60)) < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = peak * min(1.0, (step + 1) / 20) * min(1.0, (1.0 - done) / 0.6 + 0.02)
+        batch = data.batch(rows, rng, device)
+        x = noising.noised(batch.source, batch.noise, batch.t)
+        with torch.no_grad():
+            condition = encoder(batch.captions)
+            goal = predicted(larger, x, batch.t, condition)
+        answer = (predicted(smaller, x, batch.t, condition) - goal).square().mean()
+        pairs = zip(ours.taken(), theirs.taken(), strict=True)
+        features = torch.stack([(a.float() - b.float()).square().mean() / b.float().square().mean() for a, b in pairs]).mean()
+        optimiser.zero_grad(set_to_none=True)
+        (answer + of_features * features).backward()
+        torch.nn.utils.clip_grad_norm_(smaller.parameters(), 1.0)
+        optimiser.step()
+        average.update(step)
+        shown += (np.array([answer.item(), features.item()]) - shown) * max(0.02, 1 / (step + 1))
+        if step % 100 == 0:
+            log.info("slimming step %d, %.0f %%, v %.4f, features %.4f", step, done * 100, *shown)
+        step += 1
+    theirs.remove()
+    ours.remove()
+    average.copy_back()

@@ -1,7 +1,8 @@
-"""``python -m engine.pocket.evaluate``: how good the pocket model is, in four figures.
+"""``python -m engine.pocket.evaluate``: how good the pocket model is, in figures.
 
 Reconstruction of real footage by the autoencoder; how many of 200 fixed prompts show their colour and their family
-after 2 steps; and how much of the input's layout an image-to-image pass at strength 0.5 keeps, against chance.
+after 2 steps, from noise and over another pattern; and how much of the input's layout an image-to-image pass at strength 0.5
+keeps, against chance.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from engine.models import Model, load, pick_device, pick_dtype
 from engine.parameters import Snapshot
 from engine.pocket import classifier
 from engine.pocket.captions import WORDS
+from engine.pocket.data import draw, look
 from engine.pocket.palette import COLOURS, dominant_colour
 from engine.stream import Stream
 
@@ -86,6 +88,34 @@ def painted(model: Model, prompts: list[Prompt], steps: int) -> list[np.ndarray]
     return pictures
 
 
+def pattern(prompt: Prompt, seed: int) -> np.ndarray:
+    """A drawn picture of neither the family nor the colour that ``prompt`` names, RGB uint8."""
+    rng = np.random.default_rng((SIZE, seed))
+    while (other := look(rng)).family == prompt.family or prompt.colour in other.colours:
+        pass
+    return np.round(draw(other, rng, SIZE) * 255).astype(np.uint8)
+
+
+def repainted(model: Model, prompts: list[Prompt], strength: float, steps: int) -> list[np.ndarray]:
+    """Each prompt painted over another pattern, RGB uint8."""
+    stream, pictures = Stream(model, SIZE, SIZE), []
+    for i, prompt in enumerate(prompts):
+        stream.apply(Snapshot({"/prompt": prompt.text, "/strength": strength, "/steps": steps, "/seed": 1000 + i}), wait=True)
+        outputs = stream.step([Frame(cv2.cvtColor(pattern(prompt, i), cv2.COLOR_RGB2RGBA))])
+        while not outputs:
+            outputs = stream.step([])
+        pictures.append(outputs[0].pixels[..., :3])
+    return pictures
+
+
+def shares(pictures: list[np.ndarray], prompts: list[Prompt]) -> tuple[list[bool], list[bool]]:
+    """Whether each picture has the colour, and the family, that its prompt names."""
+    judge = classifier.load()
+    named = list(zip(pictures, prompts, strict=True))
+    colours = [dominant_colour(picture) == prompt.colour for picture, prompt in named]
+    return colours, [classifier.family(judge, np.ascontiguousarray(picture)) == prompt.family for picture, prompt in named]
+
+
 def edges(picture: np.ndarray) -> np.ndarray:
     """Strength of the edges, (256, 256) float32, a little blurred so that a shift of a pixel counts little."""
     grey = cv2.GaussianBlur(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), 2)
@@ -125,15 +155,17 @@ def main() -> None:
         print(f"autoencoder PSNR on {name} at {SIZE}²: {psnr(model, pictures):.2f} dB")
     prompts = fixed_prompts()
     pictures = painted(model, prompts, options.steps)
-    colours = [dominant_colour(picture) == prompt.colour for picture, prompt in zip(pictures, prompts, strict=True)]
-    judge = classifier.load()
-    families = [classifier.family(judge, picture) == prompt.family for picture, prompt in zip(pictures, prompts, strict=True)]
+    colours, families = shares(pictures, prompts)
     print(f"colour named dominates, {options.steps} steps: {np.mean(colours):.1%} of {len(prompts)} prompts")
     print(f"family recognised, {options.steps} steps: {np.mean(families):.1%} of {len(prompts)} prompts")
     missed = {f: sum(not ok for ok, p in zip(families, prompts, strict=True) if p.family == f) for f in WORDS}
     print("families missed: " + ", ".join(f"{name} {count}" for name, count in missed.items() if count))
     wrong = {c: sum(not ok for ok, p in zip(colours, prompts, strict=True) if p.colour == c) for c in COLOURS}
     print("colours missed: " + ", ".join(f"{name} {count}" for name, count in wrong.items() if count))
+    for strength in (0.6, 0.8):
+        over = shares(repainted(model, prompts, strength, options.steps), prompts)
+        colour, family = (np.mean(right) for right in over)
+        print(f"over another pattern at strength {strength}, {options.steps} steps: colour {colour:.1%}, family {family:.1%}")
     if frames:
         shown, words = [p for clip in frames.values() for p in clip], ["neon tunnel, magenta and cyan", "orange fire", "blue ink"]
         for strength, steps in ((0.5, 2), (0.3, 2), (0.4, 2), (0.6, 2), (0.5, 1), (0.5, 4)):

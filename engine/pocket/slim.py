@@ -15,8 +15,9 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
+from engine.pocket.coupling import FLOOR
 from engine.pocket.diffusion import Average, Encoder, Noising, predicted
-from engine.pocket.lessons import Lessons
+from engine.pocket.lessons import Batch, Lessons
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,18 @@ def carry_over(larger: UNet2DConditionModel, smaller: UNet2DConditionModel) -> l
     return [name for name in given if name not in own]
 
 
+def strayed(batch: Batch) -> tuple[Tensor, list[str]]:
+    """Timesteps (B,) and captions of ``batch`` for a teacher that answers anything, as live inputs under any prompt at any strength.
+
+    Restyled sources come at any timestep, and every second free picture has its neighbour's caption.
+    """
+    t, captions, first = batch.t.clone(), list(batch.captions), batch.free + batch.coupled
+    t[first:] = torch.randint(100, FLOOR, (len(t) - first,)).to(t.device)
+    for row in range(0, batch.free - 1, 2):
+        captions[row] = batch.captions[row + 1]
+    return t, captions
+
+
 def train(
     larger: UNet2DConditionModel,
     smaller: UNet2DConditionModel,
@@ -86,11 +99,12 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = peak * min(1.0, (step + 1) / 20) * min(1.0, (1.0 - done) / 0.6 + 0.02)
         batch = data.batch(rows, rng, device)
-        x = noising.noised(batch.source, batch.noise, batch.t)
+        t, captions = strayed(batch)
+        x = noising.noised(batch.source, batch.noise, t)
         with torch.no_grad():
-            condition = encoder(batch.captions)
-            goal = predicted(larger, x, batch.t, condition)
-        answer = (predicted(smaller, x, batch.t, condition) - goal).square().mean()
+            condition = encoder(captions)
+            goal = predicted(larger, x, t, condition)
+        answer = (predicted(smaller, x, t, condition) - goal).square().mean()
         pairs = zip(ours.taken(), theirs.taken(), strict=True)
         features = torch.stack([(a.float() - b.float()).square().mean() / b.float().square().mean() for a, b in pairs]).mean()
         optimiser.zero_grad(set_to_none=True)

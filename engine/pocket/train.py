@@ -97,11 +97,12 @@ def train_slim(work: Path, options: argparse.Namespace) -> None:
     AutoencoderTiny.from_pretrained(options.slim / "vae", torch_dtype=torch.float32).save_pretrained(work / "vae")
     tokenizer, text, larger = earlier(options.slim)
     tokenizer.save_pretrained(work / "tokenizer")
-    smaller = diffusion.new_denoiser()
-    log.info("left behind: %s", ", ".join(sorted({".".join(name.split(".")[:4]) for name in slim.carry_over(larger, smaller)})))
+    smaller = earlier(options.resume)[2] if options.resume else diffusion.new_denoiser()
+    if not options.resume:
+        log.info("left behind: %s", ", ".join(sorted({".".join(name.split(".")[:4]) for name in slim.carry_over(larger, smaller)})))
     smaller, larger = (model.to(options.device, memory_format=torch.channels_last) for model in (smaller, larger))
     encoder = diffusion.Encoder(tokenizer, text.to(options.device).eval())
-    slim.train(larger, smaller, encoder, drawn(work, options), options.slim_minutes, options.seed, rows=(5, 3, 4))
+    slim.train(larger, smaller, encoder, drawn(work, options), options.slim_minutes, options.seed, rows=(6, 1, 5))
     text.save_pretrained(work / "text_encoder")
     smaller.save_pretrained(work / "unet")
 

@@ -9,8 +9,13 @@ import sys
 
 import pytest
 
-#: Runs the other program to its end, as the command does, and says how it ended.
-STARTER = "import sys; from bridge.fresh import to_its_end; print('ended with', to_its_end([sys.executable, '-c', sys.argv[1]]))"
+#: Runs the other program to its end, as the command does, and says how it ended. What a shell runs in the background ignores Ctrl-C.
+STARTER = """
+import signal, sys
+from bridge.fresh import to_its_end
+signal.signal(signal.SIGINT, signal.default_int_handler)
+print("ended with", to_its_end([sys.executable, "-c", sys.argv[1]]))
+"""
 #: Takes its time to end after Ctrl-C.
 SHOW = """
 import time

@@ -100,6 +100,6 @@ def test_consistency_acts_on_what_moves_and_changes_nothing_of_a_still(pocket: M
     noisy = [Frame((base + rng.integers(-40, 41, base.shape)).astype(np.uint8)) for _ in range(8)]
     plain, steady = run(pocket, noisy), run(pocket, noisy, **{"/consistency": 1.0, "/consistency/frames": 3})
     # Whether a whole picture changes less is another matter: this model has little attention.
-    assert np.abs(steady - plain).max() >= 2
+    assert np.abs(steady - plain).mean() > 0.05
     smooth = run(pocket, noisy, **{"/smoothing": 0.8})
     assert np.abs(np.diff(smooth, axis=0)).mean() < 0.9 * np.abs(np.diff(plain, axis=0)).mean()

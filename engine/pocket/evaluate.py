@@ -96,7 +96,7 @@ def pattern(prompt: Prompt, seed: int) -> np.ndarray:
     return np.round(draw(other, rng, SIZE) * 255).astype(np.uint8)
 
 
-def repainted(model: Model, prompts: list[Prompt], strength: float, steps: int) -> list[np.ndarray]:
+def painted_over(model: Model, prompts: list[Prompt], strength: float, steps: int) -> list[np.ndarray]:
     """Each prompt painted over another pattern, RGB uint8."""
     stream, pictures = Stream(model, SIZE, SIZE), []
     for i, prompt in enumerate(prompts):
@@ -163,7 +163,7 @@ def main() -> None:
     wrong = {c: sum(not ok for ok, p in zip(colours, prompts, strict=True) if p.colour == c) for c in COLOURS}
     print("colours missed: " + ", ".join(f"{name} {count}" for name, count in wrong.items() if count))
     for strength in (0.6, 0.8):
-        over = shares(repainted(model, prompts, strength, options.steps), prompts)
+        over = shares(painted_over(model, prompts, strength, options.steps), prompts)
         colour, family = (np.mean(right) for right in over)
         print(f"over another pattern at strength {strength}, {options.steps} steps: colour {colour:.1%}, family {family:.1%}")
     if frames:

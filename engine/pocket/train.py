@@ -145,7 +145,9 @@ def save(work: Path, out: Path) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Trains the pocket model from scratch.")
     parser.add_argument("--from", dest="start", choices=STAGES, default=STAGES[0], help="the first stage to run")
-    parser.add_argument("--resume", type=Path, help="an earlier model folder whose text encoder and denoiser to go on from")
+    parser.add_argument(
+        "--resume", type=Path, help="an earlier model folder to go on from: text encoder and denoiser, with --slim the denoiser"
+    )
     parser.add_argument("--slim", type=Path, help="a model folder of more layers to learn from, in place of the stages before saving")
     parser.add_argument("--slim-minutes", type=float, default=50.0, metavar="MINUTES")
     parser.add_argument("--work", type=Path, default=Path("pocket-training"), help="folder for what the stages leave")

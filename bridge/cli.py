@@ -6,6 +6,7 @@ import argparse
 import gc
 import importlib
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -46,7 +47,16 @@ class UserError(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 fine, 1 something does not work, 2 a mistake in what was asked."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    options = _parser().parse_args(arguments)
+    code = 1
+    try:
+        code = _run(_parser().parse_args(arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read, such as head, has seen enough; what is left to write goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _run(options: argparse.Namespace) -> int:
     from bridge.textures.base import TextureError
 
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import platform
@@ -75,16 +76,16 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     if before is not None:
         show.conductor.player.stand(before.cues)
         cue = f", cue {before.cues['cue']}" if before.cues.get("cue") else ""
-        print(f"resumed  {len(before.values)} values that were set before the crash{cue}; --fresh begins anew")
+        say(f"resumed  {len(before.values)} values that were set before the crash{cue}; --fresh begins anew")
     journal = Journal(state, journal_path, show.conductor.player.standing, before) if journal_path is not None else None
-    print(f"source   {source.url}")
+    say(f"source   {source.url}")
     if second is not None:
-        print(f"control  {second.url}")
-    print(f"sinks    {', '.join(feed.sink.url for feed in show.feeds)}")
-    print(f"OSC      udp {options.host}:{osc.port} and tcp, addresses {ROOT}/…")
-    print(f"panel    {page}", flush=True)
+        say(f"control  {second.url}")
+    say(f"sinks    {', '.join(feed.sink.url for feed in show.feeds)}")
+    say(f"OSC      udp {options.host}:{osc.port} and tcp, addresses {ROOT}/…")
+    say(f"panel    {page}")
     if doors.exposed:
-        print(f"outside  {outer}, for {', '.join(str(network) for network in doors.networks)}", flush=True)
+        say(f"outside  {outer}, for {', '.join(str(network) for network in doors.networks)}")
     show.open()
     if options.open and can_open_pages():
         threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
@@ -199,6 +200,12 @@ def _osc(show: Show, options: argparse.Namespace, doors: Doors) -> tuple[UdpServ
     raise AssertionError
 
 
+def say(line: str, end: str = "\n") -> None:
+    """Prints for whoever listens: where the terminal is gone or the disk is full, the show goes on without."""
+    with contextlib.suppress(OSError):
+        print(line, end=end, flush=True)
+
+
 class StatusLine:
     """One line, rewritten twice a second on a terminal, printed every five seconds elsewhere."""
 
@@ -210,18 +217,18 @@ class StatusLine:
     def first(self, seconds: float) -> None:
         """The first transformed frame is out."""
         self.first_told = True
-        print(f"{self._clear()}first transformed frame {seconds:.1f} s after the start", flush=True)
+        say(f"{self._clear()}first transformed frame {seconds:.1f} s after the start")
 
     def show(self, show: Show) -> None:
         """Prints when it is time to."""
         now = time.monotonic()
         if now >= self._next:
             self._next = now + (0.5 if self._live else 5.0)
-            print(f"{self._clear()}{text(show.status())}", end="" if self._live else "\n", flush=True)
+            say(f"{self._clear()}{text(show.status())}", "" if self._live else "\n")
 
     def end(self, show: Show) -> None:
         """The last line stays."""
-        print(f"{self._clear()}{text(show.status())}", flush=True)
+        say(f"{self._clear()}{text(show.status())}")
 
     def _clear(self) -> str:
         return "\r\033[K" if self._live else ""

@@ -3,18 +3,20 @@
 A picture doubled by repeating its pixels and then convolved by 3×3 is one transposed convolution of stride 2 with a 4×4 kernel: of the nine
 taps of an output pixel several fall on the same input pixel. That is 4/9 of the arithmetic, and the doubled picture is never written.
 
-Two convolutions with nothing between are one, and where a picture is on one side that has far fewer channels than what lies between. Only
-along the edges they are not: there the first one's results outside the picture count as nothing, which the one kernel cannot know, so what
-they would have added is taken off again. All of these kernels are read off what the two answer to single ones.
+Convolutions with nothing between are one, and cheaper where a picture is on one side, which has far fewer channels than what lies between.
+Only along the edges they are not: there the first ones' results outside the picture count as nothing, which the one kernel cannot know, so
+what they would have added is taken off again. All of these kernels are read off what the convolutions answer to single ones.
 
-Their cells of 2×2 pixels are taken as pictures lie in memory, channels last: two pixels of a row are one of twice the channels, so that
-nothing is moved on the way in, and whole rows of cells on the way out.
+Their cells of 2×2 or 4×4 pixels are taken as pictures lie in memory, channels last: the pixels of a cell's row are one of so many times the
+channels, so that nothing is moved on the way in, and whole rows of cells on the way out.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
+from collections.abc import Sequence
 from typing import TypeGuard
 
 import torch
@@ -23,6 +25,8 @@ from torch.nn.functional import conv2d, conv_transpose2d, pad, pixel_shuffle, pi
 
 #: Channels of a picture at most.
 FEW = 4
+#: Halvings or doublings at most that become one with the convolution at the picture.
+LEVELS = 2
 
 
 class DoublingConvolution(nn.Module):
@@ -49,16 +53,20 @@ def spread(kernel: Tensor) -> Tensor:
 
 
 class Composed(nn.Module):
-    """Two convolutions as one of 3×3 between cells: 2×2 pixels of the finer side against one of the coarser, (B, C, h, w) → (B, C', h, w).
+    """Convolutions in a row as one of 3×3 between cells: n×n pixels of the finer side against one of the coarser.
 
-    Row, column and corner kernels take off what the first convolution would have added outside the picture.
+    (B, C, n·h, n·w) → (B, C', h, w) where they halve, n = 2 once and 4 twice, (B, C, h, w) → (B, C', n·h, n·w) where they double.
+    Row, column and corner kernels take off what each convolution but the last would have added outside the picture.
     """
 
-    def __init__(self, first: nn.Module, second: nn.Module, channels: int) -> None:
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.halves = isinstance(second, nn.Conv2d) and second.stride == (2, 2)
-        run = copy.deepcopy(nn.Sequential(first, second)).float()
-        like = next(second.parameters())
+        self.halves = not isinstance(layers[0], DoublingConvolution)
+        self.side = side = 2 ** (len(layers) - 1)
+        run = copy.deepcopy(nn.Sequential(*layers)).float()
+        like = next(layers[-1].parameters())
+        inputs = next(layers[0].parameters()).shape
+        channels = inputs[1] * side**2 if self.halves else inputs[0]
 
         @torch.no_grad()
         def answer(y: int, x: int) -> Tensor:
@@ -79,7 +87,7 @@ class Composed(nn.Module):
             explained = kernel[:, :, 1, 1] + rows[i][:, :, 0, 1] + columns[j][:, :, 1, 0]
             corners.append(answer(y, x)[:, :, y, x].T - explained)
             corner_biases.append(nothing[0, :, y, x] - bias - row_biases[i] - column_biases[j])
-        laid = _tall if self.halves else lambda kernel: kernel
+        laid = functools.partial(_tall, side=side) if self.halves else lambda kernel: kernel
         self.kernel, self.bias = _parameter(laid(kernel), like), _parameter(bias, like)
         self.rows, self.row_bias = _parameter(laid(torch.cat(rows)), like), _parameter(torch.cat(row_biases), like)
         self.columns, self.column_bias = _parameter(laid(torch.cat(columns)), like), _parameter(torch.cat(column_biases), like)
@@ -89,7 +97,7 @@ class Composed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         cell = 1
         if self.halves:
-            x, cell = _pairs(x), 2
+            x, cell = _joined(x, self.side), self.side
         stride = (cell, 1)
         whole = conv2d(x, self.kernel, self.bias, stride, stride)
         ends = _ends(x, 2, cell)
@@ -102,13 +110,13 @@ class Composed(nn.Module):
         corners = conv2d(_ends(ends, 3), self.corners, self.corner_bias, stride).chunk(4, 1)
         for corner, (i, j) in zip(corners, _CORNERS, strict=True):
             whole[:, :, -i : 1 - i or None, -j : 1 - j or None].add_(corner[:, :, i : i + 1, j : j + 1])
-        return whole if self.halves else _shuffled(whole)
+        return whole if self.halves else _shuffled(whole, self.side)
 
     def _cells(self, run: nn.Module, x: Tensor) -> Tensor:
-        """What the two convolutions make of cells; what is finer comes as ``_shuffled`` takes it."""
+        """What the convolutions make of cells; what is finer comes as ``_shuffled`` takes it."""
         if self.halves:
-            return run(pixel_shuffle(x, 2))
-        return pixel_unshuffle(run(x), 2).unflatten(1, (-1, 4)).transpose(1, 2).flatten(1, 2)
+            return run(pixel_shuffle(x, self.side))
+        return pixel_unshuffle(run(x), self.side).unflatten(1, (-1, self.side**2)).transpose(1, 2).flatten(1, 2)
 
 
 #: Top or bottom, left or right.
@@ -120,23 +128,24 @@ def _ends(x: Tensor, dimension: int, count: int = 1) -> Tensor:
     return torch.cat([x.narrow(dimension, 0, count), x.narrow(dimension, x.shape[dimension] - count, count)], dimension)
 
 
-def _pairs(x: Tensor) -> Tensor:
-    """Two pixels of a row as one, (B, C, 2h, 2w) → (B, 2·C, 2h, w): the left one's channels, then the right one's."""
+def _joined(x: Tensor, side: int) -> Tensor:
+    """``side`` pixels of a row as one, (B, C, h, n·w) → (B, n·C, h, w): the leftmost one's channels first."""
     rows = x.permute(0, 2, 3, 1)
-    return rows.reshape(*rows.shape[:2], rows.shape[2] // 2, 2 * rows.shape[3]).permute(0, 3, 1, 2)
+    return rows.reshape(*rows.shape[:2], rows.shape[2] // side, side * rows.shape[3]).permute(0, 3, 1, 2)
 
 
-def _tall(kernel: Tensor) -> Tensor:
-    """A kernel (C', C·4, y, x) on cells as one on ``_pairs``, (C', 2·C, 2y, x)."""
+def _tall(kernel: Tensor, side: int) -> Tensor:
+    """A kernel (C', C·n², y, x) on cells as one on ``_joined``, (C', n·C, n·y, x)."""
     out, cells, y, x = kernel.shape
-    return kernel.view(out, cells // 4, 2, 2, y, x).permute(0, 3, 1, 4, 2, 5).reshape(out, cells // 2, 2 * y, x)
+    taps = kernel.view(out, cells // side**2, side, side, y, x).permute(0, 3, 1, 4, 2, 5)
+    return taps.reshape(out, cells // side, side * y, x)
 
 
-def _shuffled(cells: Tensor) -> Tensor:
-    """The four pixels of each cell beside each other, (B, 4·C, h, w) → (B, C, 2h, 2w): upper left first, then upper right."""
+def _shuffled(cells: Tensor, side: int) -> Tensor:
+    """The pixels of each cell beside each other, (B, n²·C, h, w) → (B, C, n·h, n·w): the upper row first, from the left."""
     count, channels, height, width = cells.shape
-    rows = cells.permute(0, 2, 3, 1).reshape(count, height, width, 2, channels // 2).transpose(2, 3)
-    return rows.reshape(count, 2 * height, 2 * width, channels // 4).permute(0, 3, 1, 2)
+    rows = cells.permute(0, 2, 3, 1).reshape(count, height, width, side, channels // side).transpose(2, 3)
+    return rows.reshape(count, side * height, side * width, channels // side**2).permute(0, 3, 1, 2)
 
 
 def _parameter(value: Tensor, like: Tensor) -> nn.Parameter:
@@ -145,16 +154,26 @@ def _parameter(value: Tensor, like: Tensor) -> nn.Parameter:
 
 
 def fuse_neighbours(module: nn.Module) -> None:
-    """Replaces two convolutions in a row by one, where one of them meets the picture itself; ``fuse_doubling`` goes before."""
+    """Replaces convolutions in a row by one, where the first or the last meets the picture itself; ``fuse_doubling`` goes before."""
     for parent in module.modules():
         if not isinstance(parent, nn.Sequential):
             continue
-        layers = [(i, layer) for i, layer in enumerate(parent) if not isinstance(layer, nn.Identity)]
-        for (i, first), (j, second) in itertools.pairwise(layers):
-            if isinstance(first, DoublingConvolution) and _plain(second) and second.out_channels <= FEW:
-                parent[i], parent[j] = Composed(first, second, first.weight.shape[0]), nn.Identity()
-            elif _plain(first) and first.in_channels <= FEW and _plain(second, stride=2):
-                parent[i], parent[j] = Composed(first, second, 4 * first.in_channels), nn.Identity()
+        places = [i for i, layer in enumerate(parent) if not isinstance(layer, nn.Identity)]
+        layers = [parent[i] for i in places]
+        for k, layer in enumerate(layers):
+            if not _plain(layer):
+                continue
+            halving = list(itertools.takewhile(lambda one: _plain(one, stride=2), layers[k + 1 : k + 1 + LEVELS]))
+            doubling = list(itertools.takewhile(lambda one: isinstance(one, DoublingConvolution), reversed(layers[max(0, k - LEVELS) : k])))
+            if layer.in_channels <= FEW and halving:
+                row = range(k, k + 1 + len(halving))
+            elif layer.out_channels <= FEW and doubling:
+                row = range(k - len(doubling), k + 1)
+            else:
+                continue
+            composed = Composed([layers[i] for i in row])
+            for i in row:
+                parent[places[i]] = composed if i == row[0] else nn.Identity()
 
 
 def fuse_doubling(module: nn.Module) -> None:

@@ -1,4 +1,7 @@
-"""Stage 1 of the pocket model's training: an AutoencoderTiny, factor 8, eight latent channels."""
+"""Stage 1 of the pocket model's training: an AutoencoderTiny, factor 8, eight latent channels.
+
+From nothing, or from one with more layers, whose latents it keeps: what was learnt on them goes on with it.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,12 @@ WIDTH = 32
 
 
 def new_autoencoder() -> AutoencoderTiny:
-    """An untrained autoencoder: no blocks at full resolution, which is where the time would go."""
+    """An untrained autoencoder: no blocks at full resolution nor at half, which is where the time would go."""
     model = AutoencoderTiny(
         encoder_block_out_channels=(WIDTH,) * 4,
         decoder_block_out_channels=(WIDTH,) * 4,
-        num_encoder_blocks=(0, 1, 2, 2),
-        num_decoder_blocks=(3, 2, 1, 0),
+        num_encoder_blocks=(0, 0, 2, 2),
+        num_decoder_blocks=(3, 2, 0, 0),
         latent_channels=8,
         scaling_factor=2.0,
     )
@@ -49,6 +52,30 @@ def _initialise(model: AutoencoderTiny) -> None:
     model.decoder.layers[-1].weight.mul_(0.5)
 
 
+def carry_over(larger: AutoencoderTiny, smaller: AutoencoderTiny) -> list[str]:
+    """Copies the weights of the layers that both have; returns those left behind, as "encoder level 1 AutoencoderTinyBlock 0".
+
+    Raises KeyError where the smaller one has a layer that the larger one lacks.
+    """
+    given, own = _layers(larger), _layers(smaller)
+    for name, layer in own.items():
+        layer.load_state_dict(given[name].state_dict())
+    return [name for name in given if name not in own]
+
+
+def _layers(model: AutoencoderTiny) -> dict[str, torch.nn.Module]:
+    """The layers with weights, by level, kind and number: their places in the sequence shift where one is left out."""
+    found: dict[str, torch.nn.Module] = {}
+    for part in ("encoder", "decoder"):
+        level = 0
+        for layer in getattr(model, part).layers:
+            level += isinstance(layer, torch.nn.Upsample) or getattr(layer, "stride", None) == (2, 2)
+            if any(True for _ in layer.parameters()):
+                kind = f"{part} level {level} {type(layer).__name__}"
+                found[f"{kind} {sum(name.startswith(kind) for name in found)}"] = layer
+    return found
+
+
 def canvases(seed: int, count: int, size: int = 256) -> np.ndarray:
     """``count`` training pictures, (count, size, size, 3) uint8. Picture i depends on ``(seed, i)`` alone."""
     out = np.empty((count, size, size, 3), np.uint8)
@@ -64,14 +91,28 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
     return 3 * error.square().mean() + error.abs().mean() * 0.5 + 0.25 * (dy.abs().mean() + dx.abs().mean())
 
 
-def train(minutes: float, seed: int, device: str, pictures: int = 6000, batch: int = 8) -> AutoencoderTiny:
-    """Trains for ``minutes`` on random 128² crops of 256² canvases and returns the moving average of the weights."""
+def train(
+    minutes: float,
+    seed: int,
+    device: str,
+    larger: AutoencoderTiny | None = None,
+    model: AutoencoderTiny | None = None,
+    pictures: int = 6000,
+    batch: int = 8,
+) -> AutoencoderTiny:
+    """Trains for ``minutes`` on random 128² crops of 256² canvases and returns the moving average of the weights.
+
+    ``model`` is what it starts from. With a ``larger`` one the latents are to be that one's, and half of the rows are decoded from
+    that one's own; without it they are drawn to unit variance.
+    """
     torch.manual_seed(seed)
     with ProcessPoolExecutor(2) as pool:
         parts = pool.map(canvases, [seed * 1000 + k for k in range(8)], [pictures // 8] * 8)
         data = torch.from_numpy(np.concatenate(list(parts)))
     log.info("drew %d canvases", len(data))
-    model = new_autoencoder().to(device, memory_format=torch.channels_last)
+    model = (model or new_autoencoder()).to(device, memory_format=torch.channels_last).train()
+    if larger is not None:
+        larger = larger.to(device, memory_format=torch.channels_last).requires_grad_(False)
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998))
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4, betas=(0.9, 0.99))
     rng = torch.Generator().manual_seed(seed)
@@ -83,11 +124,16 @@ def train(minutes: float, seed: int, device: str, pictures: int = 6000, batch: i
         x = _crops(data, batch, rng).to(device, memory_format=torch.channels_last)
         with mixed(device):
             z = model.encoder(x)
-            noisy = z + 0.03 * torch.randn_like(z)
-            y = model.decoder(noisy)
+            theirs = None if larger is None else larger.encoder(x)
+            decoded = z if theirs is None else torch.cat([z[: batch // 2], theirs[batch // 2 :]])
+            y = model.decoder(decoded + 0.03 * torch.randn_like(z))
         z = z.float()
-        moments = z.mean((0, 2, 3)).square().mean() + (z.std((0, 2, 3)) - 1).square().mean() + 0.02 * F.relu(z.abs() - 3).mean()
-        loss = reconstruction_loss(y.float(), x) + 0.01 * moments
+        if theirs is None:
+            moments = z.mean((0, 2, 3)).square().mean() + (z.std((0, 2, 3)) - 1).square().mean() + 0.02 * F.relu(z.abs() - 3).mean()
+            latents = 0.01 * moments
+        else:
+            latents = 0.5 * F.mse_loss(z, theirs.float())
+        loss = reconstruction_loss(y.float(), x) + latents
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -96,7 +142,8 @@ def train(minutes: float, seed: int, device: str, pictures: int = 6000, batch: i
             average.update_parameters(model)
         if step % 200 == 0:
             mse = F.mse_loss(y.float().clamp(-1, 1), x).item() / 4
-            log.info("autoencoder step %d, %.0f %%, loss %.4f, PSNR %.2f dB", step, done * 100, loss.item(), -10 * np.log10(mse))
+            shown = (step, done * 100, loss.item(), latents.item(), -10 * np.log10(mse))
+            log.info("autoencoder step %d, %.0f %%, loss %.4f, of which latents %.4f, PSNR %.2f dB", *shown)
         step += 1
     trained = average.module if step > 300 else model
     return trained.eval()

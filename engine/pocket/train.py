@@ -1,8 +1,8 @@
 """``python -m engine.pocket.train``: the pocket model from nothing, on pictures that the code draws.
 
 Three stages: the autoencoder, the text encoder with the denoiser, the distillation for 1 to 4 steps.
-Each stage's result is kept in ``--work``, so a later run can start from it with ``--from``. With ``--slim`` the denoiser is made of
-one with more layers instead, whose autoencoder and text encoder stay as they are.
+Each stage's result is kept in ``--work``, so a later run can start from it with ``--from``. With ``--slim`` autoencoder and denoiser are
+made of ones with more layers instead, and the text encoder stays as it is.
 """
 
 from __future__ import annotations
@@ -93,18 +93,38 @@ def train_distilled(work: Path, options: argparse.Namespace) -> None:
 
 
 def train_slim(work: Path, options: argparse.Namespace) -> None:
-    """The denoiser of fewer layers, which learns the answers of the one in the folder asked for."""
-    AutoencoderTiny.from_pretrained(options.slim / "vae", torch_dtype=torch.float32).save_pretrained(work / "vae")
+    """Autoencoder and denoiser of fewer layers, which learn to answer as those in the folder asked for.
+
+    With no minutes for one of the two it stays as it is, that of the folder to resume if there is one.
+    """
     tokenizer, text, larger = earlier(options.slim)
     tokenizer.save_pretrained(work / "tokenizer")
+    text.save_pretrained(work / "text_encoder")
+    slim_autoencoder(options).save_pretrained(work / "vae")
     smaller = earlier(options.resume)[2] if options.resume else diffusion.new_denoiser()
+    if not options.slim_minutes[1]:
+        (smaller if options.resume else larger).save_pretrained(work / "unet")
+        return
     if not options.resume:
         log.info("left behind: %s", ", ".join(sorted({".".join(name.split(".")[:4]) for name in slim.carry_over(larger, smaller)})))
     smaller, larger = (model.to(options.device, memory_format=torch.channels_last) for model in (smaller, larger))
     encoder = diffusion.Encoder(tokenizer, text.to(options.device).eval())
-    slim.train(larger, smaller, encoder, drawn(work, options), options.slim_minutes, options.seed, rows=(6, 1, 5))
-    text.save_pretrained(work / "text_encoder")
+    slim.train(larger, smaller, encoder, drawn(work, options), options.slim_minutes[1], options.seed, rows=(6, 1, 5))
     smaller.save_pretrained(work / "unet")
+
+
+def slim_autoencoder(options: argparse.Namespace) -> AutoencoderTiny:
+    """The autoencoder with fewer layers, if there are minutes for it; see ``train_slim``."""
+    larger, resumed = (
+        AutoencoderTiny.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+        for folder in (options.slim, options.resume or options.slim)
+    )
+    if not options.slim_minutes[0]:
+        return resumed
+    smaller = resumed if options.resume else autoencoder.new_autoencoder()
+    if not options.resume:
+        log.info("left behind: %s", ", ".join(autoencoder.carry_over(larger, smaller)))
+    return autoencoder.train(options.slim_minutes[0], options.seed, options.device, larger, smaller)
 
 
 def save(work: Path, out: Path) -> None:
@@ -146,10 +166,12 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Trains the pocket model from scratch.")
     parser.add_argument("--from", dest="start", choices=STAGES, default=STAGES[0], help="the first stage to run")
     parser.add_argument(
-        "--resume", type=Path, help="an earlier model folder to go on from: text encoder and denoiser, with --slim the denoiser"
+        "--resume", type=Path, help="an earlier model folder to go on from: text encoder and denoiser; with --slim what is slimmed"
     )
     parser.add_argument("--slim", type=Path, help="a model folder of more layers to learn from, in place of the stages before saving")
-    parser.add_argument("--slim-minutes", type=float, default=50.0, metavar="MINUTES")
+    parser.add_argument(
+        "--slim-minutes", type=float, nargs=2, default=(40, 50), metavar=("AE", "DENOISER"), help="with --slim; 0 leaves one as it is"
+    )
     parser.add_argument("--work", type=Path, default=Path("pocket-training"), help="folder for what the stages leave")
     parser.add_argument("--out", type=Path, default=POCKET, help="the model folder to write")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -37,21 +37,36 @@ def test_a_whole_autoencoder_is_the_same_with_its_doublings_fused() -> None:
             assert torch.allclose(autoencoder.decode(latents).sample, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(2, 2), (4, 6), (16, 10)])
-def test_two_convolutions_in_a_row_are_one_up_to_the_last_pixel_of_the_edges(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("levels", [1, 2])
+@pytest.mark.parametrize("cells", [(1, 1), (1, 2), (2, 3), (8, 5)])
+def test_convolutions_in_a_row_are_one_up_to_the_last_pixel_of_the_edges(cells: tuple[int, int], levels: int) -> None:
     torch.manual_seed(0)
-    first = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 5, 3, stride=2, padding=1)
-    last = nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(5, 6, 3, padding=1), nn.Conv2d(6, 3, 3, padding=1)
-    for layers, channels in ((first, 3), (last, 5)):
+    first: list[nn.Module] = [nn.Conv2d(3, 6, 3, padding=1)]
+    last: list[nn.Module] = []
+    for _ in range(levels):
+        first.append(nn.Conv2d(6, 6, 3, stride=2, padding=1))
+        last += nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(6, 6, 3, padding=1)
+    last.append(nn.Conv2d(6, 3, 3, padding=1))
+    for layers, channels, side in ((first, 3, 2**levels), (last, 6, 1)):
         plain = nn.Sequential(*layers)
-        x = torch.randn(2, channels, *size)
+        x = torch.randn(2, channels, cells[0] * side, cells[1] * side)
         expected = plain(x)
         fuse_doubling(nn.ModuleList([plain]))
         fuse_neighbours(plain)
-        assert sum(isinstance(layer, Composed) for layer in plain) == 1
+        assert [type(layer) for layer in plain if not isinstance(layer, nn.Identity)] == [Composed]
         assert torch.allclose(plain(x), expected, atol=1e-5)
         fuse_neighbours(plain)
         assert torch.allclose(plain(x), expected, atol=1e-5), "once is enough"
     between = nn.Sequential(first[0], nn.ReLU(), first[1])
     fuse_neighbours(between)
     assert isinstance(between[0], nn.Conv2d), "what has something between stays"
+
+
+def test_of_three_halvings_two_become_one_with_the_convolution_before_them() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), *(nn.Conv2d(6, 6, 3, stride=2, padding=1) for _ in range(3)))
+    x = torch.randn(1, 3, 16, 24)
+    expected = plain(x)
+    fuse_neighbours(plain)
+    assert [type(layer) for layer in plain] == [Composed, nn.Identity, nn.Identity, nn.Conv2d]
+    assert torch.allclose(plain(x), expected, atol=1e-5)

@@ -7,10 +7,10 @@ import copy
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderTiny, UNet2DConditionModel
 
 from engine.models import POCKET
-from engine.pocket import classifier, diffusion, distil, slim
+from engine.pocket import autoencoder, classifier, diffusion, distil, slim
 from engine.pocket.captions import Look
 from engine.pocket.coupling import FLOOR, coupled_picture, own_rng, repainted, source_picture
 from engine.pocket.data import draw
@@ -24,8 +24,6 @@ from engine.pocket.text import new_text_encoder, new_tokenizer
 
 @pytest.fixture(scope="module")
 def small() -> Lessons:
-    from diffusers import AutoencoderTiny
-
     return lessons(AutoencoderTiny.from_pretrained(POCKET / "vae").float().eval(), 3, 16, 64, "cpu", chunk=8)
 
 
@@ -164,6 +162,27 @@ def test_a_denoiser_of_fewer_layers_learns_the_larger_ones_answers(small: Lesson
     assert apart() < 0.9 * before
     assert all(torch.equal(whole[name], value) for name, value in larger.state_dict().items())
     assert not smaller.down_blocks[2]._forward_hooks
+
+
+def test_an_autoencoder_of_fewer_layers_learns_the_larger_ones_latents() -> None:
+    larger = AutoencoderTiny.from_pretrained(POCKET / "vae", torch_dtype=torch.float32)
+    fewer = {"num_encoder_blocks": (0, 0, 1, 2), "num_decoder_blocks": (3, 1, 0, 0)}
+    smaller = AutoencoderTiny.from_config({**larger.config, **fewer})
+    assert autoencoder.carry_over(larger, smaller) == ["encoder level 2 AutoencoderTinyBlock 1", "decoder level 1 AutoencoderTinyBlock 1"]
+    assert torch.equal(smaller.decoder.layers[-1].weight, larger.decoder.layers[-1].weight)
+    with pytest.raises(KeyError, match="encoder level 2 AutoencoderTinyBlock 1"):
+        autoencoder.carry_over(smaller, larger)
+    pictures = torch.from_numpy(autoencoder.canvases(9, 8, 64)).permute(0, 3, 1, 2) / 127.5 - 1
+
+    def apart() -> float:
+        with torch.no_grad():
+            return float((larger.encoder(pictures) - smaller.encoder(pictures)).square().mean())
+
+    before, whole = apart(), copy.deepcopy(larger.state_dict())
+    trained = autoencoder.train(0.15, 1, "cpu", larger, smaller, pictures=16, batch=4)
+    assert trained is smaller
+    assert apart() < 0.5 * before
+    assert all(torch.equal(whole[name], value) for name, value in larger.state_dict().items())
 
 
 def test_strayed_rows_meet_other_captions_at_any_timestep(small: Lessons) -> None:

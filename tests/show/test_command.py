@@ -76,6 +76,46 @@ def test_ctrl_c_ends_the_engine_and_a_recording_plays(tmp_path: Path) -> None:
         assert sum(1 for _ in container.decode(video=0)) > 10
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a pipe that nobody reads is told otherwise there")
+def test_a_show_goes_on_when_nobody_reads_what_it_prints(tmp_path: Path) -> None:
+    arguments = ["--seconds", "8", "--size", "64x64", "--steps", "1", "--source", "pattern:ball", "--sink", f"file:{tmp_path / 'take.mp4'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "bridge",
+        "run",
+        *arguments,
+        "--osc-port",
+        "0",
+        "--http-port",
+        "0",
+        "--journal",
+        "none",
+        "--log",
+        "none",
+    ]
+    with (tmp_path / "errors").open("wb") as errors:
+        show = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
+        assert show.stdout is not None
+        assert show.stdout.readline().startswith(b"source")
+        show.stdout.close()
+        assert show.wait(30) == 0
+    assert "Traceback" not in (said := (tmp_path / "errors").read_text()), said
+    assert "Broken pipe" not in said
+    with av.open(str(tmp_path / "take.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) > 30, "it went on after the second line that nobody read"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a pipe that nobody reads is told otherwise there")
+def test_a_listing_ends_quietly_when_nobody_reads_on() -> None:
+    listing = subprocess.Popen([sys.executable, "-m", "bridge", "sources"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert listing.stdout is not None
+    listing.stdout.close()
+    assert listing.wait(30) == 1
+    assert listing.stderr is not None
+    assert listing.stderr.read() == b""
+
+
 def shared_memory() -> set[Path]:
     """The blocks of shared memory that lie there; none where the system does not show them."""
     return set(Path("/dev/shm").glob("psm_*"))

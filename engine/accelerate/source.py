@@ -17,7 +17,7 @@ from torch._ops import OpOverload
 from torch.fx.graph import CodeGen
 
 #: Share of all written elements that others than convolutions may write where the compiler is not asked.
-FEW = 0.1
+FEW = 0.2
 _CONVOLUTIONS = {"aten::conv2d", "aten::conv_transpose2d", "mkldnn::_convolution_pointwise"}
 
 

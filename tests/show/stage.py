@@ -92,28 +92,21 @@ class Stage:
         self.close()
 
 
+#: The command without compiling, on ports that are free.
+RUN = (sys.executable, "-m", "bridge", "run", "--accelerate", "eager", "--osc-port", "0", "--http-port", "0")
+
+
 class Command:
     """``phosphene run …`` in a process of its own, its output read as it comes."""
 
     def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "bridge",
-            "run",
-            "--accelerate",
-            "eager",
-            "--osc-port",
-            "0",
-            "--http-port",
-            "0",
-            "--log",
-            "none",
-            *arguments,
-        ]
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(environment) if environment else None
+            [*RUN, "--log", "none", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=dict(environment) if environment else None,
         )
         self.lines: list[str] = []
         threading.Thread(target=self._read, daemon=True).start()

@@ -23,7 +23,7 @@ import pytest
 
 from bridge.cli import main
 from engine.parameters import declare
-from tests.show.stage import Command
+from tests.show.stage import RUN, Command
 from tests.waiting import MINUTE, until
 
 PEER = Path(__file__).with_name("ndi_peer.py")
@@ -79,21 +79,7 @@ def test_ctrl_c_ends_the_engine_and_a_recording_plays(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="a pipe that nobody reads is told otherwise there")
 def test_a_show_goes_on_when_nobody_reads_what_it_prints(tmp_path: Path) -> None:
     arguments = ["--seconds", "8", "--size", "64x64", "--steps", "1", "--source", "pattern:ball", "--sink", f"file:{tmp_path / 'take.mp4'}"]
-    command = [
-        sys.executable,
-        "-m",
-        "bridge",
-        "run",
-        *arguments,
-        "--osc-port",
-        "0",
-        "--http-port",
-        "0",
-        "--journal",
-        "none",
-        "--log",
-        "none",
-    ]
+    command = [*RUN, *arguments, "--journal", "none", "--log", "none"]
     with (tmp_path / "errors").open("wb") as errors:
         show = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
         assert show.stdout is not None
@@ -154,22 +140,7 @@ def test_everything_ends_when_the_bridge_is_killed() -> None:
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], told: str) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "bridge",
-        "run",
-        "--osc-port",
-        "0",
-        "--http-port",
-        "0",
-        "--seconds",
-        "60",
-        "--accelerate",
-        "eager",
-        *arguments,
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    result = subprocess.run([*RUN, "--seconds", "60", *arguments], capture_output=True, text=True, timeout=60)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     last = result.stderr.strip().splitlines()[-1]

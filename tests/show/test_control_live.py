@@ -136,7 +136,7 @@ def test_qlcplus_is_seen_everywhere(run: Run, tmp_path: Path) -> None:
             cue = run.stage.show.conductor.player
             for channel, level, name, value, bright in (
                 (2, 51, "/strength", 0.2, light),
-                (1, 255, "/master", 1.0, light),
+                (1, 204, "/master", 0.8, light),  # a change, so waited for: QLC+ sends none that is undone before its next tick
                 (1, 0, "/master", 0.0, dark),
                 (1, 255, "/master", 1.0, light),
                 (6, 255, "/blackout", True, dark),

@@ -15,10 +15,16 @@ __all__ = ["built"]  # a fixture
 
 
 def free_port() -> int:
-    """A port that nobody has."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """A port that nobody has, for packets or for connections."""
+    while True:
+        with socket.socket() as found, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as too:
+            found.bind(("127.0.0.1", 0))
+            port = int(found.getsockname()[1])
+            try:
+                too.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def test_start_play_and_stop(built: tuple[TouchDesigner, Operator], tmp_path: Path) -> None:
@@ -53,6 +59,9 @@ def test_start_play_and_stop(built: tuple[TouchDesigner, Operator], tmp_path: Pa
         wire.pass_time(until=lambda: all(not each.is_running() or each.status() == psutil.STATUS_ZOMBIE for each in family), patience=15)
         wire.pass_time(until=lambda: not par(component, "Connected").val)
         assert par(component, "Error").val == ""
+    except AssertionError:
+        print((tmp_path / "log").read_text(), {name: par(component, name).val for name in ("Status", "Error", "Connected")})
+        raise
     finally:
         extension.Stop()
         wire.close()

@@ -43,11 +43,11 @@ def test_convolutions_in_a_row_are_one_up_to_the_last_pixel_of_the_edges(cells: 
     torch.manual_seed(0)
     first: list[nn.Module] = [nn.Conv2d(3, 6, 3, padding=1)]
     last: list[nn.Module] = []
-    for _ in range(levels):
-        first.append(nn.Conv2d(6, 6, 3, stride=2, padding=1))
-        last += nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(6, 6, 3, padding=1)
-    last.append(nn.Conv2d(6, 3, 3, padding=1))
-    for layers, channels, side in ((first, 3, 2**levels), (last, 6, 1)):
+    for level in range(levels):
+        first.append(nn.Conv2d(6 + level, 7 + level, 3, stride=2, padding=1))
+        last += nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(5 + level, 6 + level, 3, padding=1)
+    last.append(nn.Conv2d(5 + levels, 3, 3, padding=1))
+    for layers, channels, side in ((first, 3, 2**levels), (last, 5, 1)):
         plain = nn.Sequential(*layers)
         x = torch.randn(2, channels, cells[0] * side, cells[1] * side)
         expected = plain(x)

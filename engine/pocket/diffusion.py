@@ -21,19 +21,21 @@ log = logging.getLogger(__name__)
 
 
 def new_denoiser() -> UNet2DConditionModel:
-    """An untrained denoiser: three levels, with attention at the lowest alone; the pooled text reaches all of them."""
+    """An untrained denoiser: three levels, with attention on the way through the lowest; the pooled text reaches all of them."""
     return UNet2DConditionModel(
         sample_size=32,
         in_channels=8,
         out_channels=8,
         layers_per_block=1,
-        block_out_channels=(48, 96, 144),
+        block_out_channels=(32, 72, 144),
         down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2D",
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
-        norm_num_groups=16,
+        norm_num_groups=8,
         resnet_time_scale_shift="scale_shift",
+        time_embedding_dim=192,
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
     )

@@ -1,11 +1,13 @@
-"""A denoiser with fewer layers learns to answer as a larger one does.
+"""A denoiser with fewer and narrower layers learns to answer as a larger one does.
 
 As in Kim et al., "BK-SDM" (arXiv 2305.15798): the smaller one starts from the layers that both have, and what it must match is the larger
-one's answer and what comes out of each of its blocks. The larger one is distilled already, and so then is the smaller.
+one's answer and what comes out of each of its blocks, seen through a 1×1 convolution where that is wider (Romero et al., "FitNets",
+arXiv 1412.6550). The larger one is distilled already, and so then is the smaller.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 
@@ -45,16 +47,52 @@ class Blocks:
 
 
 def carry_over(larger: UNet2DConditionModel, smaller: UNet2DConditionModel) -> list[str]:
-    """Copies the weights of the layers that both have; returns the names of those left behind.
+    """Copies the weights of the layers that both have, of the first channels where a level is narrower; returns the names left behind.
 
-    Raises ValueError where the smaller one has a weight that the larger one lacks, or has in another shape.
+    Raises ValueError where the smaller one has a weight that the larger one lacks, or has in a shape that its levels do not explain.
     """
     own, given = smaller.state_dict(), larger.state_dict()
-    odd = [name for name, value in own.items() if name not in given or given[name].shape != value.shape]
-    if odd:
-        raise ValueError(f"the larger denoiser has no {odd[0]} of that shape, and lacks {len(odd) - 1} more")
-    smaller.load_state_dict({name: given[name] for name in own})
+    levels = [*zip(larger.config["block_out_channels"], smaller.config["block_out_channels"], strict=True)]
+    taken: dict[str, Tensor] = {}
+    if larger.time_proj.num_channels != smaller.time_proj.num_channels:
+        given["time_embedding.linear_1.weight"] = _of_waves(larger, smaller)
+    for name, value in own.items():
+        kept = [_kept(*sides, levels) for sides in zip(given[name].shape, value.shape, strict=True)] if name in given else [None]
+        if any(channels is None for channels in kept):
+            raise ValueError(f"the larger denoiser has no {name} of that shape")
+        taken[name] = given[name]
+        for dim, channels in enumerate(kept):
+            taken[name] = taken[name].index_select(dim, torch.tensor(channels))
+    smaller.load_state_dict(taken)
     return [name for name in given if name not in own]
+
+
+def _of_waves(larger: UNet2DConditionModel, smaller: UNet2DConditionModel) -> Tensor:
+    """The first weight of the time embedding, for as many sines and cosines as ``smaller`` has: what comes nearest at every timestep."""
+    t = torch.arange(1000)
+    wanted = larger.time_proj(t) @ larger.time_embedding.linear_1.weight.detach().T
+    return torch.linalg.lstsq(smaller.time_proj(t), wanted).solution.T
+
+
+def _kept(wide: int, narrow: int, levels: list[tuple[int, int]]) -> list[int] | None:
+    """Which of ``wide`` channels ``narrow`` ones are: a level's, or two levels' one behind the other, the deeper one's first."""
+    if wide == narrow or ((wide, narrow) in levels and wide > narrow):
+        return [*range(narrow)]
+    for (first, of_first), (second, of_second) in itertools.product(reversed(levels), levels):
+        if (first + second, of_first + of_second) == (wide, narrow) and of_first <= first and of_second <= second:
+            return [*range(of_first), *range(first, first + of_second)]
+    return None
+
+
+def _widened(larger: UNet2DConditionModel, smaller: UNet2DConditionModel) -> nn.ModuleList:
+    """For each of the blocks of ``Blocks`` what makes the smaller one's features as many as the larger one's."""
+
+    def widths(denoiser: UNet2DConditionModel) -> list[int]:
+        high, middle, low = denoiser.config["block_out_channels"]
+        return [high, middle, low, low, low, middle, high]
+
+    pairs = zip(widths(smaller), widths(larger), strict=True)
+    return nn.ModuleList([nn.Identity() if a == b else nn.Conv2d(a, b, 1) for a, b in pairs]).to(smaller.device)
 
 
 def strayed(batch: Batch) -> tuple[Tensor, list[str]]:
@@ -77,7 +115,7 @@ def train(
     minutes: float,
     seed: int,
     rows: tuple[int, int, int],
-    peak: float = 5e-4,
+    peak: float = 1e-3,
     of_features: float = 0.2,
 ) -> None:
     """Trains ``smaller`` in place for ``minutes``; it ends as the moving average. Captions' embeddings are the same for both.
@@ -91,8 +129,10 @@ def train(
     larger.requires_grad_(False)
     if device == "cpu":  # the plain products are faster to train through than the fused ones
         smaller.set_attn_processor(AttnProcessor())
-    theirs, ours = Blocks(larger), Blocks(smaller)
-    optimiser = torch.optim.AdamW(smaller.parameters(), lr=peak, weight_decay=1e-3, betas=(0.9, 0.99), fused=True)
+    theirs, ours, widened = Blocks(larger), Blocks(smaller), _widened(larger, smaller)
+    optimiser = torch.optim.AdamW(
+        [*smaller.parameters(), *widened.parameters()], lr=peak, weight_decay=1e-3, betas=(0.9, 0.99), fused=True
+    )  # fmt: skip
     average = Average([smaller], 0.998)
     start, step, shown = time.monotonic(), 0, np.zeros(2)
     while (done := (time.monotonic() - start) / (minutes * 60)) < 1:
@@ -105,8 +145,8 @@ def train(
             condition = encoder(captions)
             goal = predicted(larger, x, t, condition)
         answer = (predicted(smaller, x, t, condition) - goal).square().mean()
-        pairs = zip(ours.taken(), theirs.taken(), strict=True)
-        features = torch.stack([(a.float() - b.float()).square().mean() / b.float().square().mean() for a, b in pairs]).mean()
+        pairs = zip(widened, ours.taken(), theirs.taken(), strict=True)
+        features = torch.stack([(w(a.float()) - b.float()).square().mean() / b.float().square().mean() for w, a, b in pairs]).mean()
         optimiser.zero_grad(set_to_none=True)
         (answer + of_features * features).backward()
         torch.nn.utils.clip_grad_norm_(smaller.parameters(), 1.0)

@@ -101,12 +101,13 @@ def train_slim(work: Path, options: argparse.Namespace) -> None:
     tokenizer.save_pretrained(work / "tokenizer")
     text.save_pretrained(work / "text_encoder")
     slim_autoencoder(options).save_pretrained(work / "vae")
-    smaller = earlier(options.resume)[2] if options.resume else diffusion.new_denoiser()
+    resumed = earlier(options.resume)[2] if options.resume else larger
     if not options.slim_minutes[1]:
-        (smaller if options.resume else larger).save_pretrained(work / "unet")
+        resumed.save_pretrained(work / "unet")
         return
-    if not options.resume:
-        log.info("left behind: %s", ", ".join(sorted({".".join(name.split(".")[:4]) for name in slim.carry_over(larger, smaller)})))
+    smaller = diffusion.new_denoiser()
+    if left := slim.carry_over(resumed, smaller):
+        log.info("left behind: %s", ", ".join(sorted({".".join(name.split(".")[:4]) for name in left})))
     smaller, larger = (model.to(options.device, memory_format=torch.channels_last) for model in (smaller, larger))
     encoder = diffusion.Encoder(tokenizer, text.to(options.device).eval())
     slim.train(larger, smaller, encoder, drawn(work, options), options.slim_minutes[1], options.seed, rows=(6, 1, 5))

@@ -136,11 +136,33 @@ def test_each_stage_changes_the_weights_and_keeps_them_finite(small: Lessons, en
     assert any(not torch.equal(text[name], value) for name, value in encoder.model.state_dict().items())
 
 
+def larger_denoiser(**more: object) -> UNet2DConditionModel:
+    middle = {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")}
+    return UNet2DConditionModel.from_config({**diffusion.new_denoiser().config, **middle, **more})
+
+
+def test_narrower_levels_begin_with_the_first_channels_of_each() -> None:
+    torch.manual_seed(8)
+    larger, smaller = larger_denoiser(block_out_channels=(48, 96, 144), norm_num_groups=16), diffusion.new_denoiser()
+    with torch.no_grad():  # of what cannot be had from fewer waves, those that turn within a few timesteps
+        larger.time_embedding.linear_1.weight[:, [*range(12), *range(24, 36)]] = 0
+    slim.carry_over(larger, smaller)
+    deep, shallow = (model.up_blocks[1].resnets[0].conv1.weight for model in (larger, smaller))
+    assert torch.equal(shallow, deep[:72, :216]), "of 144 and 96 channels all of the first, 72 of the second"
+    deep, shallow = (model.up_blocks[2].resnets[0].conv1.weight for model in (larger, smaller))
+    assert torch.equal(shallow, deep[:32][:, [*range(72), *range(96, 128)]])
+    deep, shallow = (model.down_blocks[1].resnets[0].time_emb_proj.weight for model in (larger, smaller))
+    assert torch.equal(shallow, deep[[*range(72), *range(96, 168)]]), "its scales, then its shifts"
+    with torch.no_grad():
+        theirs, ours = (model.time_embedding.linear_1(model.time_proj(torch.arange(1000))) for model in (larger, smaller))
+    assert (ours - theirs).square().mean() < 0.1 * theirs.var(0).mean()
+    with pytest.raises(ValueError, match=r"the larger denoiser has no \S+ of that shape"):
+        slim.carry_over(larger_denoiser(block_out_channels=(48, 96, 128), norm_num_groups=16), smaller)
+
+
 def test_a_denoiser_of_fewer_layers_learns_the_larger_ones_answers(small: Lessons, encoder: diffusion.Encoder) -> None:
     torch.manual_seed(5)
-    middle = {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")}
-    larger = UNet2DConditionModel.from_config({**diffusion.new_denoiser().config, **middle})
-    smaller = diffusion.new_denoiser()
+    larger, smaller = larger_denoiser(), diffusion.new_denoiser()
     left = slim.carry_over(larger, smaller)
     assert left
     assert all(name.startswith("down_blocks.1.attentions") for name in left)

@@ -62,7 +62,7 @@ def test_a_click_on_go_is_seen_and_a_second_browser_follows(stage: tuple[Stage, 
     before = brightness(laptop)
     click(phone, "[data-toggle='/blackout']")
     until(lambda: brightness(laptop) < 3 < before, 5, "the blackout on the other's picture")
-    assert "on" in laptop.find_element("css selector", "[data-toggle='/blackout']").get_attribute("class")
+    until(lambda: "on" in laptop.find_element("css selector", "[data-toggle='/blackout']").get_attribute("class"), 5, "its button")
     click(laptop, "[data-fire='/panic']")
     until(lambda: brightness(phone) > 10, 5, "light")
     errors = [line for page in (laptop, phone) for line in page.get_log("browser") if "thumbnails" not in line["message"]]

@@ -38,7 +38,7 @@ def save_lora(
 def save_controlnet(folder: Path, unet: UNet2DConditionModel, seed: int = 0) -> Path:
     """A ControlNet for ``unet`` whose zero convolutions are not zero, as after training."""
     torch.manual_seed(seed)
-    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 16, 16))
+    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 16, 16), load_weights_from_unet=False)
     for parameter in net.parameters():
         # As strong as what comes in: the control picture must be heard behind eight convolutions.
         nn.init.normal_(parameter, std=(parameter.shape[0] / parameter.numel()) ** 0.5 if parameter.dim() > 1 else 0.05)

@@ -65,7 +65,7 @@ class PanelServer:
 
     def _note(self, names: frozenset[str], _by: str) -> None:
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._changed.update, names)
+            self._loop.call_soon_threadsafe(lambda: self._changed.update(names))  # the set is another after every telling: looked up then
 
     def _run(self, started: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)

@@ -163,6 +163,28 @@ def test_panels_stay_in_step_and_wishes_are_checked(server: PanelServer) -> None
     assert state.refused == 4
 
 
+def test_a_change_in_the_moment_of_a_telling_is_told_in_the_next(server: PanelServer) -> None:
+    """It was lost where changes were taken between its noting and its turn in the loop."""
+
+    async def watch() -> list[int]:
+        async with aiohttp.ClientSession() as session, session.ws_connect(f"http://127.0.0.1:{server.port}/panel") as ws:
+            await ws.receive_json()
+            noted = asyncio.run_coroutine_threadsafe(note_while_taken(), server._loop)
+            await asyncio.wrap_future(noted)
+            told: list[int] = []
+            until = time.monotonic() + 3
+            while not told and time.monotonic() < until:  # the status comes twice a second, whatever was set
+                news = await asyncio.wait_for(ws.receive_json(), 5)
+                told += [news["values"]["/seed"]] if "/seed" in news.get("values", {}) else []
+            return told
+
+    async def note_while_taken() -> None:
+        server._show.state.put({"/seed": 4711})
+        server._changed = set()  # as a telling does
+
+    assert asyncio.run(watch()) == [4711]
+
+
 def test_pictures_are_made_once_however_many_watch(server: PanelServer) -> None:
     show = server._show
     assert get(server, "/output.jpg")[0] == 404

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from bridge.allocator import begin_again, installed, kept_to_itself
 from bridge.cli import UserError, engine_options
 from bridge.rendering import Reel
 from bridge.textures import fitted, open_source, resized
@@ -31,6 +32,8 @@ TABLES = ("device", "autopipeline", "stream_batch", "guidance", "similarity", "l
 
 def bench(options: argparse.Namespace, _values: Mapping[str, Value]) -> int:
     """Measures, prints each table as it comes, and writes DIR/bench.json and a picture of each comparison."""
+    begin_again(installed())  # what it measures is to have what the engine's process has
+    kept_to_itself()
     folder = Path(options.output).expanduser()
     if not folder.parent.is_dir():
         raise UserError(f"there is no folder {folder.parent}")

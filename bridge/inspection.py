@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
+from bridge.allocator import installed
 from bridge.textures import SCHEMES, default_sinks, default_source
 from bridge.textures.pattern import PATTERNS
 
@@ -43,6 +44,9 @@ def doctor() -> int:
         reason = (probe.stderr.strip().splitlines() or ["no answer"])[-1]
         line(False, "device", f"torch or the pocket model does not work: {reason}")
         good = False
+    if sys.platform.startswith("linux"):
+        library = installed()
+        line(library is not None, "tcmalloc", str(library or "optional, for speed on a processor: apt install libtcmalloc-minimal4"))
     try:
         line(True, "tensorrt", version("tensorrt"))
     except PackageNotFoundError:

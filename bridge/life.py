@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
 from typing import Any
 
+from bridge.allocator import installed, kept_to_itself, preloaded
 from engine.mailbox import Boxes
 from engine.parameters import Options, Snapshot
 
@@ -28,6 +29,7 @@ NICE = 7
 def _engine_process(pipe: Connection, boxes: Boxes, options: Options, reserve: bool) -> None:
     """The spawned process's first lines: the engine is imported there, by name, never here. It begins with the snapshot that it is sent."""
     logging.basicConfig(level=logging.INFO, format="engine: %(message)s")
+    kept_to_itself()
     gc.disable()  # until it runs: what is imported and loaded stays, and looking it through for garbage over and over takes long
     try:
         if reserve:
@@ -59,7 +61,8 @@ class Life:
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_engine_process, args=(theirs, boxes, options, reserve), name="phosphene-engine", daemon=True)
         try:
-            self.process.start()
+            with preloaded(installed()):
+                self.process.start()
         except BaseException:
             self.pipe.close()
             raise

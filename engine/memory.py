@@ -25,6 +25,8 @@ def give_back() -> None:
     library = _glibc()
     if library is not None:
         library.malloc_trim(0)
+        if hasattr(library, "MallocExtension_ReleaseFreeMemory"):  # tcmalloc in glibc's place
+            library.MallocExtension_ReleaseFreeMemory()
 
 
 @functools.cache

@@ -326,8 +326,11 @@ def to_pixels(pictures: Tensor) -> Tensor:
     """(B, 3, H, W) in 0..1 → RGBA uint8 (B, H, W, 4), opaque."""
     rows = pictures.permute(0, 2, 3, 1)
     if rows.device.type == "cpu":  # the same, only faster
-        scaled = (cv2.convertScaleAbs(picture, alpha=255.0) for picture in rows.float().contiguous().numpy())
-        return torch.from_numpy(np.stack([cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA) for picture in scaled]))
+        scaled = [cv2.convertScaleAbs(picture, alpha=255.0) for picture in rows.float().contiguous().numpy()]
+        made = np.empty((*rows.shape[:3], 4), np.uint8)
+        for picture, into in zip(scaled, made, strict=True):
+            cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA, dst=into)
+        return torch.from_numpy(made)
     opaque = torch.full((*rows.shape[:3], 4), 255, dtype=torch.uint8, device=rows.device)
     opaque[..., :3] = (rows * 255.0).round_()
     return opaque

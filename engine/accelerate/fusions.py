@@ -5,10 +5,11 @@ taps of an output pixel several fall on the same input pixel. That is 4/9 of the
 
 Convolutions with nothing between are one, and cheaper where a picture is on one side, which has far fewer channels than what lies between.
 Only along the edges they are not: there the first ones' results outside the picture count as nothing, which the one kernel cannot know, so
-what they would have added is taken off again. All of these kernels are read off what the convolutions answer to single ones.
+what they would have added is taken off again. All of these kernels are read off what the convolutions make of single ones on the coarser
+side, which has fewer; where they halve, they are turned round for that.
 
-Their cells of 2×2 or 4×4 pixels are taken as pictures lie in memory, channels last: the pixels of a cell's row are one of so many times the
-channels, so that nothing is moved on the way in, and whole rows of cells on the way out.
+Their cells of 2×2, 4×4 or 8×8 pixels are taken as pictures lie in memory, channels last: the pixels of a cell's row are one of so many
+times the channels, so that nothing is moved on the way in, and whole rows of cells on the way out.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ import copy
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, conv_transpose2d, pad, pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import conv2d, conv_transpose2d, pad, pixel_unshuffle
 
 #: Channels of a picture at most.
 FEW = 4
 #: Halvings or doublings at most that become one with the convolution at the picture.
-LEVELS = 2
+LEVELS = 3
 
 
 class DoublingConvolution(nn.Module):
@@ -55,7 +56,7 @@ def spread(kernel: Tensor) -> Tensor:
 class Composed(nn.Module):
     """Convolutions in a row as one of 3×3 between cells: n×n pixels of the finer side against one of the coarser.
 
-    (B, C, n·h, n·w) → (B, C', h, w) where they halve, n = 2 once and 4 twice, (B, C, h, w) → (B, C', n·h, n·w) where they double.
+    (B, C, n·h, n·w) → (B, C', h, w) where they halve, (B, C, h, w) → (B, C', n·h, n·w) where they double, n = 2, 4 or 8.
     Row, column and corner kernels take off what each convolution but the last would have added outside the picture.
     """
 
@@ -65,28 +66,28 @@ class Composed(nn.Module):
         self.side = side = 2 ** (len(layers) - 1)
         run = copy.deepcopy(nn.Sequential(*layers)).float()
         like = next(layers[-1].parameters())
-        inputs = next(layers[0].parameters()).shape
-        channels = inputs[1] * side**2 if self.halves else inputs[0]
 
-        @torch.no_grad()
-        def answer(y: int, x: int) -> Tensor:
-            """What 5×5 cells answer to one in cell (y, x), for each of the channels, (channels, C', 5, 5)."""
-            impulse = pad(torch.eye(channels, device=like.device)[..., None, None], (x, 4 - x, y, 4 - y))
-            return self._cells(run, impulse) - nothing
+        def mutual(y: _Place, x: _Place) -> Tensor:
+            """What a coarser cell at (y, x) and the finer cells around it are to each other, as a kernel (C', C, ys, xs)."""
+            lit = pad(torch.eye(coarser, device=like.device)[..., None, None], (x.at, x.of - x.at - 1, y.at, y.of - y.at - 1))
+            finer = self._finer(_turned(run, lit) if self.halves else run(lit) - run(torch.zeros_like(lit[:1])))
+            finer = finer[:, :, y.reached, x.reached]
+            return finer if self.halves else finer.flip(2, 3).transpose(0, 1)
 
         with torch.no_grad():
-            nothing = self._cells(run, torch.zeros(1, channels, 5, 5, device=like.device))
-        kernel = answer(2, 2)[:, :, 1:4, 1:4].flip(2, 3).transpose(0, 1)
-        bias = nothing[0, :, 2, 2]
-        rows = [answer(y, 2)[:, :, y : y + 1, 1:4].flip(3).transpose(0, 1) - kernel[:, :, 1:2] for y in (0, 4)]
-        columns = [answer(2, x)[:, :, 1:4, x : x + 1].flip(2).transpose(0, 1) - kernel[..., 1:2] for x in (0, 4)]
-        row_biases, column_biases = [nothing[0, :, y, 2] - bias for y in (0, 4)], [nothing[0, :, 2, x] - bias for x in (0, 4)]
+            first = next(layers[0].parameters()).shape
+            coarser = len(like) if self.halves else first[0]
+            zeros = torch.zeros(1, first[1] if self.halves else coarser, *[3 * side if self.halves else 3] * 2, device=like.device)
+            nothing = run(zeros) if self.halves else self._finer(run(zeros))
+            kernel, bias = mutual(_AMIDST, _AMIDST), nothing[0, :, 1, 1]
+            rows = [mutual(end, _AMIDST) - kernel[:, :, 1:2] for end in _ENDS]
+            columns = [mutual(_AMIDST, end) - kernel[..., 1:2] for end in _ENDS]
+            meeting = [mutual(_ENDS[i], _ENDS[j])[..., 0, 0] for i, j in _CORNERS]
+        row_biases, column_biases = [nothing[0, :, y, 1] - bias for y in (0, 2)], [nothing[0, :, 1, x] - bias for x in (0, 2)]
         corners, corner_biases = [], []
-        for i, j in _CORNERS:
-            y, x = 4 * i, 4 * j
-            explained = kernel[:, :, 1, 1] + rows[i][:, :, 0, 1] + columns[j][:, :, 1, 0]
-            corners.append(answer(y, x)[:, :, y, x].T - explained)
-            corner_biases.append(nothing[0, :, y, x] - bias - row_biases[i] - column_biases[j])
+        for (i, j), met in zip(_CORNERS, meeting, strict=True):
+            corners.append(met - kernel[:, :, 1, 1] - rows[i][:, :, 0, 1] - columns[j][:, :, 1, 0])
+            corner_biases.append(nothing[0, :, 2 * i, 2 * j] - bias - row_biases[i] - column_biases[j])
         laid = functools.partial(_tall, side=side) if self.halves else lambda kernel: kernel
         self.kernel, self.bias = _parameter(laid(kernel), like), _parameter(bias, like)
         self.rows, self.row_bias = _parameter(laid(torch.cat(rows)), like), _parameter(torch.cat(row_biases), like)
@@ -112,13 +113,30 @@ class Composed(nn.Module):
             whole[:, :, -i : 1 - i or None, -j : 1 - j or None].add_(corner[:, :, i : i + 1, j : j + 1])
         return whole if self.halves else _shuffled(whole, self.side)
 
-    def _cells(self, run: nn.Module, x: Tensor) -> Tensor:
-        """What the convolutions make of cells; what is finer comes as ``_shuffled`` takes it."""
-        if self.halves:
-            return run(pixel_shuffle(x, self.side))
-        return pixel_unshuffle(run(x), self.side).unflatten(1, (-1, self.side**2)).transpose(1, 2).flatten(1, 2)
+    def _finer(self, x: Tensor) -> Tensor:
+        """The finer side as cells; where it is what they make, as ``_shuffled`` takes it."""
+        cells = pixel_unshuffle(x, self.side)
+        return cells if self.halves else cells.unflatten(1, (-1, self.side**2)).transpose(1, 2).flatten(1, 2)
 
 
+def _turned(run: nn.Sequential, x: Tensor) -> Tensor:
+    """Convolutions the other way round: how much each of their inputs counts for ``x`` of their outputs."""
+    for layer in reversed(run):
+        assert isinstance(layer, nn.Conv2d)
+        x = conv_transpose2d(x, layer.weight, stride=layer.stride, padding=1, output_padding=layer.stride[0] - 1)
+    return x
+
+
+class _Place(NamedTuple):
+    """Where along a side a cell lies: the how-manieth ``at`` ``of`` so many, and which of them are ``reached`` from it."""
+
+    at: int
+    of: int
+    reached: slice
+
+
+#: A cell with others on both sides; the first and the last of a side, whose kernels beyond what is amidst are told for themselves alone.
+_AMIDST, _ENDS = _Place(1, 3, slice(0, 3)), (_Place(0, 2, slice(0, 1)), _Place(1, 2, slice(1, 2)))
 #: Top or bottom, left or right.
 _CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
@@ -135,10 +153,10 @@ def _joined(x: Tensor, side: int) -> Tensor:
 
 
 def _tall(kernel: Tensor, side: int) -> Tensor:
-    """A kernel (C', C·n², y, x) on cells as one on ``_joined``, (C', n·C, n·y, x)."""
+    """A kernel (C', C·n², y, x) on cells as one on ``_joined``, (C', n·C, n·y, x). Of a cell below, only the first row is reached."""
     out, cells, y, x = kernel.shape
     taps = kernel.view(out, cells // side**2, side, side, y, x).permute(0, 3, 1, 4, 2, 5)
-    return taps.reshape(out, cells // side, side * y, x)
+    return taps.reshape(out, cells // side, side * y, x)[:, :, : 2 * side + 1]
 
 
 def _shuffled(cells: Tensor, side: int) -> Tensor:

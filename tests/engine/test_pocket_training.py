@@ -188,11 +188,11 @@ def test_a_denoiser_of_fewer_layers_learns_the_larger_ones_answers(small: Lesson
 
 def test_an_autoencoder_of_fewer_layers_learns_the_larger_ones_latents() -> None:
     larger = AutoencoderTiny.from_pretrained(POCKET / "vae", torch_dtype=torch.float32)
-    fewer = {"num_encoder_blocks": (0, 0, 1, 2), "num_decoder_blocks": (3, 1, 0, 0)}
+    fewer = {"num_encoder_blocks": (0, 0, 0, 1), "num_decoder_blocks": (2, 1, 0, 0)}
     smaller = AutoencoderTiny.from_config({**larger.config, **fewer})
-    assert autoencoder.carry_over(larger, smaller) == ["encoder level 2 AutoencoderTinyBlock 1", "decoder level 1 AutoencoderTinyBlock 1"]
+    assert autoencoder.carry_over(larger, smaller) == ["encoder level 3 AutoencoderTinyBlock 1", "decoder level 0 AutoencoderTinyBlock 2"]
     assert torch.equal(smaller.decoder.layers[-1].weight, larger.decoder.layers[-1].weight)
-    with pytest.raises(KeyError, match="encoder level 2 AutoencoderTinyBlock 1"):
+    with pytest.raises(KeyError, match="encoder level 3 AutoencoderTinyBlock 1"):
         autoencoder.carry_over(smaller, larger)
     pictures = torch.from_numpy(autoencoder.canvases(9, 8, 64)).permute(0, 3, 1, 2) / 127.5 - 1
 

@@ -18,6 +18,8 @@ from torch.fx.graph import CodeGen
 
 #: Share of all written elements that others than convolutions may write where the compiler is not asked.
 FEW = 0.2
+#: What the compiler would write all the same: a convolution takes its input as one whole.
+_JOINED = "aten::cat"
 _CONVOLUTIONS = {"aten::conv2d", "aten::conv_transpose2d", "mkldnn::_convolution_pointwise"}
 
 
@@ -57,6 +59,10 @@ def constants(graph: fx.GraphModule) -> dict[str, Tensor]:
     return {target: value for target in targets if isinstance(value := getattr(graph, target), Tensor)}
 
 
+def _views(schema: Any) -> bool:
+    return any(result.alias_info is not None and not result.alias_info.is_write for result in schema.returns)
+
+
 def convolutional(graph: fx.GraphModule) -> bool:
     """Whether convolutions write nearly all that ``graph`` writes."""
     by_convolutions = by_others = 0
@@ -66,6 +72,6 @@ def convolutional(graph: fx.GraphModule) -> bool:
             elements = math.prod(size if isinstance(size, int) else 1 for size in value.shape)  # beside the open batch
             if schema.name in _CONVOLUTIONS:
                 by_convolutions += elements
-            elif not any(result.alias_info is not None and not result.alias_info.is_write for result in schema.returns):  # no view
+            elif schema.name != _JOINED and not _views(schema):
                 by_others += elements
     return by_others < FEW * (by_others + by_convolutions)

@@ -43,15 +43,19 @@ class Optics:
         self._mask, self._invert, self._feather = snapshot.text("/mask"), snapshot.flag("/mask/invert"), get("/mask/feather")
         self._mix, self._carry = get("/mix"), get("/consistency/motion")
 
-    def taken(self, rgba: Tensor, second: Tensor | None) -> Taken:
-        """The input (B, 4, H, W) in 0..1, graded and folded, and its mask: its alpha or the second source's brightness."""
-        rgb = rgba[:, :3].contiguous(memory_format=torch.channels_last)
+    @property
+    def alpha(self) -> bool:
+        """Whether the input's alpha is its mask."""
+        return self._mask == "alpha"
+
+    def taken(self, rgb: Tensor, alpha: Tensor | None, second: Tensor | None) -> Taken:
+        """The input (B, 3, H, W) in 0..1, graded and folded, and its mask: its ``alpha`` (B, 1, H, W) or the second source's brightness."""
         pictures = kaleidoscope(mirrored(self._before(rgb), self._mirror), self._segments)
         mask: Tensor | None = None
-        if self._mask == "alpha":
-            mask = kaleidoscope(mirrored(rgba[:, 3:], self._mirror), self._segments)
+        if self.alpha and alpha is not None:
+            mask = kaleidoscope(mirrored(alpha, self._mirror), self._segments)
         elif self._mask == "source" and second is not None:
-            mask = second[:, :3].mean(1, keepdim=True).expand(len(rgba), -1, -1, -1)
+            mask = second.mean(1, keepdim=True).expand(len(rgb), -1, -1, -1)
         if mask is not None:
             mask = feathered(1 - mask if self._invert else mask, self._feather)
         return Taken(pictures, mask)

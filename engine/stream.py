@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +24,7 @@ from engine.mailbox import Frame
 from engine.models import Model
 from engine.optics import Optics, Taken
 from engine.parameters import BadValue, Snapshot
+from engine.pixels import to_alpha, to_picture, to_pixels
 from engine.precomputed import Precomputed
 from engine.schedule import Step, clean, moved, plan
 from engine.similarity import SimilarityFilter
@@ -177,8 +176,11 @@ class Stream:
     def _taken(self, frames: Sequence[Frame]) -> Taken | None:
         if not frames:
             return None
-        tensors = [self._tensor(frame) for frame in frames]
-        taken = self.optics.taken(torch.cat(tensors) if len(tensors) > 1 else tensors[0], self._beside())
+        pictures = _joined([self._picture(frame) for frame in frames])
+        alpha = None
+        if self.optics.alpha:
+            alpha = _joined([to_alpha(frame.pixels, self.width, self.height, self.model.device) for frame in frames])
+        taken = self.optics.taken(pictures, alpha, self._beside())
         return Taken(self.hooks.run("before", taken.pictures, self.snapshot, frames[-1].captured_at), taken.mask)
 
     def _skips(self, taken: Taken | None) -> bool:
@@ -279,7 +281,8 @@ class Stream:
         now = finished[-1][0].frames[-1].captured_at
         latents = self.hooks.run("latent", torch.cat([self._steadied(slot.z, D) for slot, D in finished]), self.snapshot, now)
         decoded = self.model.decode(latents)
-        sound = (latents.sum() + decoded.sum()).isfinite()
+        total = latents.sum() + decoded.sum()
+        sound = total - total == 0  # false of infinities and NaN
         if self.hooks.moving and not bool(sound):
             raise NotFinite  # now: effects would be blamed for it
         pictures = self.hooks.run("after", decoded, self.snapshot, now)
@@ -304,33 +307,17 @@ class Stream:
         return torch.stack(steady)
 
     def _beside(self) -> Tensor | None:
-        """The newest frame of the second source, (1, 4, H, W) in 0..1, made a tensor once."""
+        """The newest frame of the second source, (1, 3, H, W) in 0..1, made a tensor once."""
         if self.second is None:
             return None
         if self._second is None or self._second[0] is not self.second:
-            self._second = (self.second, self._tensor(self.second))
+            self._second = (self.second, self._picture(self.second))
         return self._second[1]
 
-    def _tensor(self, frame: Frame) -> Tensor:
-        """RGBA pixels → (1, 4, H, W) float32 in 0..1 on the device, at the working size."""
-        pixels = torch.from_numpy(frame.pixels)
-        if self.model.device.type == "cuda":
-            pixels = pixels.pin_memory().to(self.model.device, non_blocking=True)  # beside this frame's kernels; not run on a GPU yet
-        picture = pixels.to(self.model.device).permute(2, 0, 1)[None].float()
-        if frame.size != (self.width, self.height):
-            picture = torch.nn.functional.interpolate(picture, (self.height, self.width), mode="bilinear", antialias=True)
-        return picture.div_(255.0)
+    def _picture(self, frame: Frame) -> Tensor:
+        """(1, 3, H, W) in 0..1 on the device, at the working size."""
+        return to_picture(frame.pixels, self.width, self.height, self.model.device)
 
 
-def to_pixels(pictures: Tensor) -> Tensor:
-    """(B, 3, H, W) in 0..1 → RGBA uint8 (B, H, W, 4), opaque."""
-    rows = pictures.permute(0, 2, 3, 1)
-    if rows.device.type == "cpu":  # the same, only faster
-        scaled = [cv2.convertScaleAbs(picture, alpha=255.0) for picture in rows.float().contiguous().numpy()]
-        made = np.empty((*rows.shape[:3], 4), np.uint8)
-        for picture, into in zip(scaled, made, strict=True):
-            cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA, dst=into)
-        return torch.from_numpy(made)
-    opaque = torch.full((*rows.shape[:3], 4), 255, dtype=torch.uint8, device=rows.device)
-    opaque[..., :3] = (rows * 255.0).round_()
-    return opaque
+def _joined(rows: list[Tensor]) -> Tensor:
+    return torch.cat(rows) if len(rows) > 1 else rows[0]

@@ -105,7 +105,7 @@ class Adapters:
         memory.begin((rows, negatives))
 
     def maps(self, snapshot: Snapshot, pictures: Tensor, second: Tensor | None) -> dict[int, Tensor]:
-        """The control picture of each control that counts, (B, 3, H, W) in 0..1, from the input or the second source (1, 4, H, W)."""
+        """The control picture of each control that counts, (B, 3, H, W) in 0..1, from the input or the second source (1, 3, H, W)."""
         made: dict[str, Tensor] = {}
         for number, setting in self.settings.items():
             kind = snapshot.text(f"/control/{number}/from")
@@ -113,7 +113,7 @@ class Adapters:
                 continue
             if kind == "source":
                 assert second is not None
-                made[kind] = second[:, :3].expand(len(pictures), -1, -1, -1)
+                made[kind] = second.expand(len(pictures), -1, -1, -1)
             elif kind == "depth":
                 made[kind] = self.depth(pictures)
             else:

@@ -102,29 +102,29 @@ def test_a_mask_chooses_between_input_and_output() -> None:
     rgba = torch.cat([pictures(2), torch.zeros(2, 1, 32, 48)], 1)
     rgba[:, 3, :, 24:] = 1.0
     optics.apply(Snapshot({"/mask": "alpha"}))
-    taken = optics.taken(rgba, None)
+    taken = optics.taken(rgba[:, :3], rgba[:, 3:], None)
     diffused = 1 - rgba[:, :3]
     out = optics.given(diffused, [taken])
     assert torch.allclose(out[..., :24], rgba[:, :3, :, :24])
     assert torch.allclose(out[..., 24:], diffused[..., 24:])
     optics.apply(Snapshot({"/mask": "alpha", "/mask/invert": True}))
-    out = optics.given(diffused, [optics.taken(rgba, None)])
+    out = optics.given(diffused, [optics.taken(rgba[:, :3], rgba[:, 3:], None)])
     assert torch.allclose(out[..., :24], diffused[..., :24])
-    second = torch.zeros(1, 4, 32, 48)
+    second = torch.zeros(1, 3, 32, 48)
     second[:, :, :16] = 1.0
     optics.apply(Snapshot({"/mask": "source"}))
-    out = optics.given(diffused, [optics.taken(rgba, second)])
+    out = optics.given(diffused, [optics.taken(rgba[:, :3], None, second)])
     assert torch.allclose(out[:, :, :16], diffused[:, :, :16])
     assert torch.allclose(out[:, :, 16:], rgba[:, :3, 16:])
 
 
 def test_mix_goes_from_input_to_output() -> None:
     optics = Optics()
-    rgba = torch.cat([pictures(), torch.ones(1, 1, 32, 48)], 1)
+    rgb = pictures()
     for mix in (0.0, 0.3, 1.0):
         optics.apply(Snapshot({"/mix": mix}))
-        out = optics.given(1 - rgba[:, :3], [optics.taken(rgba, None)])
-        assert torch.allclose(out, rgba[:, :3] * (1 - mix) + (1 - rgba[:, :3]) * mix, atol=1e-6)
+        out = optics.given(1 - rgb, [optics.taken(rgb, None, None)])
+        assert torch.allclose(out, rgb * (1 - mix) + (1 - rgb) * mix, atol=1e-6)
 
 
 def test_a_feathered_mask_has_a_soft_edge_of_its_width() -> None:

@@ -13,11 +13,12 @@ from engine.lanes import Finished
 from engine.mailbox import Frame
 from engine.models import Model, load
 from engine.parameters import BadValue, Snapshot
-from engine.stream import Slot, Stream, to_pixels
+from engine.stream import Slot, Stream
 from tests.engine.checkpoints import save_sd
 
 SIZE = 64
 PROMPT, NEGATIVE = "green spiral", "red stripes"
+LEFT, RIGHT = np.s_[:, : SIZE // 2], np.s_[:, SIZE // 2 :]
 
 
 def pictures(count: int) -> list[Frame]:
@@ -226,12 +227,13 @@ def test_a_still_picture_is_skipped_and_a_change_is_not(pocket: Model) -> None:
     assert stream.step([other]) is not None, "a change of parameters is never skipped"
 
 
-@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
-def test_pictures_become_opaque_pixels_rounded_to_the_nearest(order: torch.memory_format) -> None:
-    steps = (torch.arange(3 * 4 * 512, dtype=torch.float64) % 511 / 510).float().view(1, 3, 4, 512)  # every value and every half
-    given = torch.cat([steps, 1 - steps]).contiguous(memory_format=order)
-    pixels = to_pixels(given)
-    assert pixels.dtype == torch.uint8
-    assert pixels.shape == (2, 4, 512, 4)
-    assert (pixels[..., 3] == 255).all()
-    assert torch.equal(pixels[..., :3], (given * 255).round().to(torch.uint8).permute(0, 2, 3, 1))
+def test_the_inputs_alpha_says_where_it_is_diffused(pocket: Model) -> None:
+    frame = pictures(1)[0]
+    frame.pixels[..., 3] = 0
+    frame.pixels[:, SIZE // 2 :, 3] = 255
+    stream = Stream(pocket, SIZE, SIZE)
+    stream.apply(Snapshot({"/mask": "alpha", "/steps": 1, "/prompt": PROMPT}), wait=True)
+    (out,) = stream.step([frame]) or []
+    kept, diffused = (np.abs(out.pixels[side][..., :3].astype(int) - frame.pixels[side][..., :3]).mean() for side in (LEFT, RIGHT))
+    assert kept == 0
+    assert diffused > 20

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -69,18 +70,19 @@ def lanes_of(device: torch.device) -> Lanes:
 class Finished:
     """Frames that a tick has finished, perhaps still on their way out of the device; none while the batch fills.
 
-    ``pixels`` are (B, H, W, 4) uint8, made on the lane of the outputs, ``sound`` one bool: whether all that the model gave are numbers.
+    ``pixels`` are (B, H, W, 4) uint8, made on the lane of the outputs, ``total`` the sum of all that the model gave, which tells if all
+    of that are numbers.
     Each of ``frames`` comes with the number of its snapshot. What all this was made of is ``kept`` until it is out.
     """
 
-    def __init__(self, frames: Sequence[tuple[Frame, int]], pixels: Tensor, sound: Tensor, kept: object = None) -> None:
+    def __init__(self, frames: Sequence[tuple[Frame, int]], pixels: Tensor, total: Tensor, kept: object = None) -> None:
         self._frames, self._kept = frames, kept
         self._event: torch.cuda.Event | None = None
         if pixels.device.type == "cuda":
-            pixels, sound = (torch.empty_like(t, device="cpu", pin_memory=True).copy_(t, non_blocking=True) for t in (pixels, sound))
+            pixels, total = (torch.empty_like(t, device="cpu", pin_memory=True).copy_(t, non_blocking=True) for t in (pixels, total))
             self._event = torch.cuda.Event()
             self._event.record()
-        self._pixels, self._sound = pixels, sound
+        self._pixels, self._total = pixels, total
 
     @property
     def ready(self) -> bool:
@@ -92,7 +94,7 @@ class Finished:
         if self._event is not None:
             self._event.synchronize()
         self._kept = None
-        if not bool(self._sound):
+        if not math.isfinite(self._total):
             raise NotFinite
         pictures = self._pixels.cpu().numpy()
         return [Frame(p, f.sequence, f.captured_at, number) for p, (f, number) in zip(pictures, self._frames, strict=True)]

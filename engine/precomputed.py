@@ -10,24 +10,26 @@ from torch import Tensor
 from engine.kept import Kept
 from engine.models import Model
 from engine.parameters import Mixture
-from engine.schedule import Step, noise, slerp
+from engine.schedule import Step, clean_shares, noise, slerp
 
 
 @dataclass(frozen=True)
 class Rows:
     """The rows of one denoiser call: those in flight, and again those that are also denoised under the negative prompt.
 
-    ``index`` finds them among those in flight. ``t`` (rows,), ``a`` and ``b`` (rows, 1, 1, 1) hold for them, ``own_a``, ``c_skip`` and
-    ``c_out`` for those in flight alone.
+    ``index`` finds them among those in flight. ``t`` (rows,) holds for them, and (rows, 1, 1, 1) what F has ``of_x`` and ``of_output``.
+    ``a``, ``c_skip`` and ``c_out`` hold for those in flight alone, and what D has of both where nothing guides.
     """
 
     index: Tensor | slice
     t: Tensor
+    of_x: Tensor
+    of_output: Tensor
     a: Tensor
-    b: Tensor
-    own_a: Tensor
     c_skip: Tensor
     c_out: Tensor
+    unguided_of_x: Tensor
+    unguided_of_output: Tensor
 
 
 class Precomputed:
@@ -35,12 +37,15 @@ class Precomputed:
 
     def __init__(self, model: Model, width: int, height: int) -> None:
         self._device, self._shape = model.device, model.latent_shape(width, height)
+        self._prediction = model.noising.prediction
         self._noises: Kept[Tensor] = Kept()
         self._rows: Kept[Rows] = Kept()
 
     def noises(self, seeds: tuple[int, int], mix: float, steps: int) -> Tensor:
-        """ε₁ … εₙ of the seeds, (n, C, h, w) float32."""
-        return self._noises.get(lambda: noise(seeds, mix, steps, self._shape).to(self._device), seeds, mix, steps)
+        """ε₁ … εₙ of the seeds, (n, C, h, w) float32, channels last."""
+        return self._noises.get(
+            lambda: noise(seeds, mix, steps, self._shape).to(self._device, memory_format=torch.channels_last), seeds, mix, steps
+        )
 
     def mixed(self, looks: Mixture, steps: int) -> Tensor:
         """ε₁ … εₙ of several looks in one, spherically by their shares."""
@@ -57,8 +62,11 @@ class Precomputed:
         return self._rows.get(lambda: self._made(steps, sizes, negatives), steps, sizes, negatives)
 
     def _made(self, steps: tuple[Step, ...], sizes: tuple[int, ...], negatives: int) -> Rows:
-        rows = [(s.t, s.a, s.b, s.c_skip, s.c_out) for s, size in zip(steps, sizes, strict=True) for _ in range(size)]
-        t, a, b, c_skip, c_out = torch.tensor(rows, dtype=torch.float32).T[..., None, None, None].to(self._device).unbind(0)
+        rows = []
+        for s, size in zip(steps, sizes, strict=True):
+            of_x, of_output = clean_shares(self._prediction, s.a, s.b)
+            rows += [(s.t, of_x, of_output, s.a, s.c_skip, s.c_out, s.c_out * of_x + s.c_skip, s.c_out * of_output)] * size
+        t, x, output, *own = torch.tensor(rows, dtype=torch.float32).T[..., None, None, None].to(self._device).unbind(0)
         every = torch.arange(len(rows), device=self._device)
         index = torch.cat([every, every[len(rows) - negatives :]]) if negatives else slice(None)
-        return Rows(index, t[index].flatten(), a[index], b[index], a, c_skip, c_out)
+        return Rows(index, t[index].flatten(), x[index], output[index], *own)

@@ -118,16 +118,14 @@ def shares(noising: Noising, t: float, eta: float) -> tuple[float, float]:
     return kept, math.sqrt(max(0.0, b * b - kept * kept))
 
 
-def clean(prediction: str, output: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """F, the clean latent that the model's ``output`` means for ``x``. All (rows, C, h, w), a and b (rows, 1, 1, 1).
+def clean_shares(prediction: str, a: float, b: float) -> tuple[float, float]:
+    """What F, the clean latent that the model's output means for x, has of x and of that output.
 
     ε: F = (x − b·ε̂)/a.  v: F = a·x − b·v.  flow: F = x − σ·v.
     """
     if prediction == "epsilon":
-        return (x - b * output) / a
-    if prediction == "v":
-        return a * x - b * output
-    return x - b * output
+        return 1.0 / a, -b / a
+    return (a if prediction == "v" else 1.0), -b
 
 
 def moved(x: Tensor, D: Tensor, was: Step, now: Step, epsilon: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -26,12 +28,12 @@ from engine.optics import Optics, Taken
 from engine.parameters import BadValue, Snapshot
 from engine.pixels import to_alpha, to_picture, to_pixels
 from engine.precomputed import Precomputed
-from engine.schedule import Step, clean, moved, plan
+from engine.schedule import Step, moved, plan
 from engine.similarity import SimilarityFilter
 from engine.travel import Travel
 
 #: What a tick gives that finishes no frame.
-NONE = Finished((), torch.empty(0), torch.tensor(True))
+NONE = Finished((), torch.empty(0), torch.tensor(0.0))
 #: Mean change of a latent cell, in the denoiser's unit range, that counts as motion.
 STILL = 0.15
 
@@ -42,6 +44,11 @@ class Plan:
 
     steps: tuple[Step, ...]
     noises: Tensor
+
+    @cached_property
+    def start(self) -> Tensor:
+        """What every frame begins with beside its own latent: b·ε₁."""
+        return self.steps[0].b * self.noises[0]
 
 
 @dataclass
@@ -92,6 +99,7 @@ class Stream:
         self._smoothed: tuple[Tensor, Tensor] | None = None
         self._plan_key: tuple[object, ...] = ()
         self._settle = self._number = 0
+        self._followed = False
         self.plan: Plan
         self.apply(Snapshot(), wait=True)
 
@@ -118,7 +126,7 @@ class Stream:
         self.optics.apply(snapshot)
         self.memory.strength, self.memory.length = snapshot.real("/consistency"), snapshot.whole("/consistency/frames")
         self.memory.merge = snapshot.text("/consistency/merge")
-        self._wait = wait
+        self._wait, self._followed = wait, False
         self._follow()
         self._settle = len(self.plan.steps)  # that many ticks until the change is seen: none of them is skipped
         if wrong is not None:
@@ -162,11 +170,14 @@ class Stream:
 
     def _follow(self) -> None:
         """Takes what has become ready since: adapters, then prompts as they read them."""
+        if self._followed:
+            return
         if self.leads:
             self.adapters.update(self.snapshot, self._wait, self.second)
         self.conditioner.update(self.snapshot, self._wait, self.adapters.style(self.snapshot))
         if self.conditioner.settled and not self.adapters.busy:
             self._number = self.snapshot.number
+            self._followed = self.snapshot.text("/reference") != "source"  # that one goes on changing
 
     def _entering(self) -> AbstractContextManager[object]:
         """The lane of the inputs: after all else at first, and after the last output where the input, or an effect, is made of it."""
@@ -203,15 +214,14 @@ class Stream:
         walked = self._travel.noises(self.snapshot, frames[-1].captured_at, len(self.plan.steps))
         if walked is not None:
             self.plan = Plan(self.plan.steps, walked)
-        epsilon, first = self.plan.noises[0], self.plan.steps[0]
         if self._text:
-            x = epsilon.expand(len(frames), -1, -1, -1)
+            x = self.plan.noises[0].expand(len(frames), -1, -1, -1)
             z = torch.zeros_like(x)
         else:
             with self._lanes.entering():
                 z = self.model.encode(self.optics.fed_back(taken.pictures))
             self._lanes.entered(z)
-            x = first.a * z + first.b * epsilon
+            x = (self.plan.steps[0].a * z).add_(self.plan.start)
         beside = self._beside()
         self._lanes.entered(taken.pictures, taken.mask, beside)
         maps = self.adapters.maps(self.snapshot, taken.pictures, beside)
@@ -220,7 +230,7 @@ class Stream:
     def _denoise(self) -> Tensor:
         """D for every row in flight, (rows, C, h, w) float32: one denoiser call, guided, with the model's boundary."""
         sizes = tuple(len(slot.frames) for slot in self.slots)
-        x = torch.cat([slot.x for slot in self.slots])
+        x = _joined([slot.x for slot in self.slots])
         # The rows that also need the negative prompt are the last ones: the frames that have just entered, or all.
         negatives = self._negative_rows(sizes)
         rows = self._tables.rows(tuple(slot.step for slot in self.slots), sizes, negatives)
@@ -235,9 +245,11 @@ class Stream:
             self.snapshot.real("/guidance/embedded"),
             steering and steering.rows(rows.index),
         )
-        F = clean(self.model.noising.prediction, output, x[rows.index], rows.a, rows.b)
-        self.rows = len(F)
-        return rows.c_out * self._guided(F[: len(x)], F[len(x) :], x, rows.own_a) + rows.c_skip * x
+        self.rows = len(output)
+        if self.gamma == 1.0 or self.mode == "none":
+            return torch.addcmul(rows.unguided_of_x * x, rows.unguided_of_output, output)
+        F = rows.of_x * x[rows.index] + rows.of_output * output
+        return rows.c_out * self._guided(F[: len(x)], F[len(x) :], x, rows.a) + rows.c_skip * x
 
     def _negative_rows(self, sizes: tuple[int, ...]) -> int:
         """How many rows are denoised once more under the negative prompt."""
@@ -247,8 +259,6 @@ class Stream:
         return sum(sizes) if extra == "all" else 0
 
     def _guided(self, F: Tensor, negative: Tensor, x: Tensor, a: Tensor) -> Tensor:
-        if self.gamma == 1.0 or self.mode == "none":
-            return F
         if self.mode == "full":
             return guidance.full(F, negative, self.gamma)
         if self.mode == "onetime" and len(negative):
@@ -279,16 +289,15 @@ class Stream:
         if not finished:
             return NONE
         now = finished[-1][0].frames[-1].captured_at
-        latents = self.hooks.run("latent", torch.cat([self._steadied(slot.z, D) for slot, D in finished]), self.snapshot, now)
+        latents = self.hooks.run("latent", _joined([self._steadied(slot.z, D) for slot, D in finished]), self.snapshot, now)
         decoded = self.model.decode(latents)
         total = latents.sum() + decoded.sum()
-        sound = total - total == 0  # false of infinities and NaN
-        if self.hooks.moving and not bool(sound):
+        if self.hooks.moving and not isfinite(total):
             raise NotFinite  # now: effects would be blamed for it
         pictures = self.hooks.run("after", decoded, self.snapshot, now)
         pictures = pictures if pictures is decoded else pictures.clamp(0, 1)
         pixels = to_pixels(self.optics.given(pictures, [slot.taken for slot, _ in finished]))
-        return Finished([(frame, slot.number) for slot, _ in finished for frame in slot.frames], pixels, sound, (finished, latents))
+        return Finished([(frame, slot.number) for slot, _ in finished for frame in slot.frames], pixels, total, (finished, latents))
 
     def _steadied(self, z: Tensor, D: Tensor) -> Tensor:
         """D with a share of the latent before it, frame by frame, in the cells where the input's latent z has not moved."""

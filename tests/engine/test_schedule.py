@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LCMSchedul
 from engine.models import ModelError
 from engine.models.noising import noising
 from engine.parameters import BadValue
-from engine.schedule import clean, made_timesteps, noise, plan, slerp
+from engine.schedule import clean_shares, made_timesteps, noise, plan, slerp
 
 
 def config(scheduler: object) -> dict[str, object]:
@@ -62,9 +62,10 @@ def test_a_flow_is_shifted_as_its_scheduler_does() -> None:
 def test_the_clean_latent_is_found_again(prediction: str) -> None:
     torch.manual_seed(0)
     z, eps = torch.randn(2, 4, 8, 8, dtype=torch.float64), torch.randn(2, 4, 8, 8, dtype=torch.float64)
-    a, b = (torch.tensor(0.4), torch.tensor(0.6)) if prediction == "flow" else (torch.tensor(0.8), torch.tensor(0.6))
+    a, b = (0.4, 0.6) if prediction == "flow" else (0.8, 0.6)
     output = {"epsilon": eps, "v": a * eps - b * z, "flow": eps - z}[prediction]
-    assert torch.allclose(clean(prediction, output, a * z + b * eps, a, b), z)
+    of_x, of_output = clean_shares(prediction, a, b)
+    assert torch.allclose(of_x * (a * z + b * eps) + of_output * output, z)
 
 
 def test_an_explicit_schedule_beyond_the_model_is_refused() -> None:

@@ -22,7 +22,7 @@ from engine.lanes import Finished, NotFinite
 from engine.mailbox import Boxes, Frame
 from engine.memory import keep_freed
 from engine.models import pick_device
-from engine.models.loading import quiet
+from engine.models.libraries import quiet
 from engine.parameters import BadValue, Options, Snapshot
 from engine.reload import Reloader, described, device_lost, free_memory, make_stream, out_of_memory, reload_values
 from engine.threads import step_aside

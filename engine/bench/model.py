@@ -22,7 +22,8 @@ from engine.bench.peer import Peer
 from engine.mailbox import Frame, Pixels
 from engine.memory import keep_freed
 from engine.models import pick_device, pick_dtype
-from engine.models.loading import assembled, quiet
+from engine.models.libraries import quiet
+from engine.models.loading import assembled
 from engine.parameters import Options, Snapshot, Value
 from engine.stream import Stream
 

@@ -14,7 +14,7 @@ from PIL import Image
 from engine.bench.architectures import parts, pipeline
 from engine.mailbox import Pixels
 from engine.models import ModelError
-from engine.models.loading import quiet
+from engine.models.libraries import quiet
 from engine.parameters import BadValue, Options
 
 ENDED = "the process of the pipeline that is compared has ended"

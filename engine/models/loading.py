@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from engine.models.autoencoders import codec
 from engine.models.families import Family, family_of
+from engine.models.libraries import quiet
 from engine.models.model import Model
 from engine.models.noising import noising
 from engine.models.sources import PARTS, ModelError, Progress, autoencoder_of, located, parts_of, weights_of
@@ -83,16 +84,6 @@ def load(
 def assembled(name: str, parts: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Model:
     """The model of parts that are there already. Raises ModelError where they make none."""
     return _assemble(name, _family(name, parts), parts, "", device, dtype)
-
-
-def quiet() -> None:
-    """One clear line of ours is enough: the libraries' bars and hints stay off the terminal."""
-    import diffusers
-    import transformers
-
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
 
 
 def memory_free(device: torch.device) -> int:

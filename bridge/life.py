@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
 from typing import Any
 
+from bridge import readahead
 from bridge.allocator import installed, kept_to_itself, preloaded
 from engine.mailbox import Boxes
 from engine.parameters import Options, Snapshot
@@ -33,7 +34,7 @@ def _engine_process(pipe: Connection, boxes: Boxes, options: Options, reserve: b
     gc.disable()  # until it runs: what is imported and loaded stays, and looking it through for garbage over and over takes long
     try:
         if reserve:
-            stepping_back(lambda: importlib.import_module("engine.worker").prepare())
+            stepping_back(_prepare)
         worker = importlib.import_module("engine.worker")
         pipe.send(("waiting", None))
         snapshot = pipe.recv()
@@ -41,6 +42,11 @@ def _engine_process(pipe: Connection, boxes: Boxes, options: Options, reserve: b
             worker.run(pipe, boxes, options, snapshot)
     except (EOFError, OSError, KeyboardInterrupt):
         pass  # nobody is there to begin for
+
+
+def _prepare() -> None:
+    importlib.import_module("engine.worker").prepare()
+    readahead.note()
 
 
 def stepping_back(work: Callable[[], None]) -> None:
@@ -58,6 +64,8 @@ class Life:
     """An engine process, which waits until ``begin``; as a ``reserve`` with everything imported. Raises OSError where none can be had."""
 
     def __init__(self, context: SpawnContext, boxes: Boxes, options: Options, reserve: bool = False) -> None:
+        if not reserve:
+            readahead.begin()
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_engine_process, args=(theirs, boxes, options, reserve), name="phosphene-engine", daemon=True)
         try:

@@ -199,7 +199,7 @@ def test_a_reload_that_fails_leaves_the_stream_running(stage: Stage, wish: tuple
     before = resource.prlimit(pid, resource.RLIMIT_AS)
     if wish[0] == "/size":  # not enough memory for so large a picture
         used = psutil.Process(pid).memory_info().vms
-        resource.prlimit(pid, resource.RLIMIT_AS, (used + 300 * 2**20, before[1]))
+        resource.prlimit(pid, resource.RLIMIT_AS, (used + 100 * 2**20, before[1]))
     errors, start, was = stage.show.supervisor.errors, time.monotonic(), stage.state.snapshot()[wish[0]]
     try:
         stage.send(*wish)

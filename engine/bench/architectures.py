@@ -11,7 +11,10 @@ from engine.models.sources import POCKET, located, parts_of
 from engine.parameters import BadValue, Options
 
 Parts = dict[str, Any]
-_NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+_NOISE = {
+    "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1,
+    "prediction_type": "epsilon",
+}  # fmt: skip
 
 
 def _clip(width: int, layers: int, heads: int, projection: int | None = None) -> Any:

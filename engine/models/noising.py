@@ -20,8 +20,11 @@ def noising(config: dict[str, Any], denoiser: str = "") -> Noising:
     if kind == "SCMScheduler":
         return Noising("v", trigonometric=True)
     prediction = {"epsilon": "epsilon", "v_prediction": "v"}.get(str(config.get("prediction_type", "epsilon")))
-    if prediction is None or "num_train_timesteps" not in config or "beta_start" not in config:
-        raise ModelError(f"a {kind or 'nameless scheduler'} with prediction type {config.get('prediction_type')!r} is not supported")
+    named = kind or "nameless scheduler"
+    if prediction is None:
+        raise ModelError(f"a {named} with prediction type {config.get('prediction_type')!r} is not supported")
+    if missing := [name for name in ("num_train_timesteps", "beta_start") if name not in config]:
+        raise ModelError(f"a {named} without {' and '.join(missing)} is not supported")
     alphas = torch.cumprod(1.0 - _betas(config), 0)
     if config.get("rescale_betas_zero_snr"):
         alphas = _zero_terminal(alphas)

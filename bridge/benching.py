@@ -30,7 +30,7 @@ Row = dict[str, Any]
 TABLES = ("device", "autopipeline", "stream_batch", "guidance", "similarity", "latency", "growth", "start", "mfu", "overhead")
 
 
-def bench(options: argparse.Namespace, _values: Mapping[str, Value]) -> int:
+def bench(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     """Measures, prints each table as it comes, and writes DIR/bench.json and a picture of each comparison."""
     begin_again(installed())  # what it measures is to have what the engine's process has
     kept_to_itself()
@@ -43,6 +43,8 @@ def bench(options: argparse.Namespace, _values: Mapping[str, Value]) -> int:
     unknown = [name for name in wanted if name not in TABLES]
     if unknown:
         raise UserError(f"--only takes {', '.join(TABLES)}, got {unknown[0]!r}")
+    if others := sorted(set(values) - {"/model", "/dtype"}):
+        raise UserError(f"bench sets {', '.join(others)} itself; a working size is --side N")
     quick, name = options.quick, options.architecture or options.model or "pocket"
     settings = engine_options(options)
     began = time.monotonic()

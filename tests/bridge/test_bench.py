@@ -86,3 +86,10 @@ def test_a_table_that_does_not_exist_is_one_line(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "--only takes device, autopipeline" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_command_says_what_it_would_not_heed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bridge", "bench", "--size", "128x128", "--steps", "2", "--output", str(tmp_path / "out")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert "bench sets /size, /steps itself; a working size is --side N" in result.stderr

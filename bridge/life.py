@@ -46,7 +46,7 @@ def _engine_process(pipe: Connection, boxes: Boxes, options: Options, reserve: b
 
 def _prepare() -> None:
     importlib.import_module("engine.worker").prepare()
-    readahead.note()
+    readahead.note(importlib.import_module("engine.models.libraries").imported())
 
 
 def stepping_back(work: Callable[[], None]) -> None:

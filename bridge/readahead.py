@@ -1,7 +1,7 @@
-"""The files that the engine imports, read from the disk ahead of it: after a boot it would wait for each of some five thousand in turn.
+"""The files that the engine imports, read from the disk ahead of it: after a boot it would wait for each of thousands in turn.
 
 The reserve notes them once it has imported everything; the next start has the system read them on a thread of the bridge's, while the
-engine is still busy with the first. Linux alone: other systems have no such request. Files that are in memory already cost next to nothing.
+engine is still busy with the first. Where there is no posix_fadvise, as on Windows and macOS, nothing is done.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -26,15 +26,15 @@ def kept() -> Path:
     return user_cache_path("phosphene", appauthor=False) / f"imported-{name}.txt"
 
 
-def note() -> None:
-    """Notes what this process has imported, in that order. Where that cannot be written nothing is noted."""
+def note(files: Iterable[Path]) -> None:
+    """Notes the ``files``, in the order in which they are needed. Where that cannot be written nothing is noted."""
     if not _able():
         return
     path = kept()
     unfinished = path.with_suffix(f".{os.getpid()}")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text("\n".join(map(str, _imported())), encoding="utf-8")
+        unfinished.write_text("\n".join(map(str, files)), encoding="utf-8")
         unfinished.replace(path)
 
 
@@ -49,17 +49,6 @@ def begin() -> threading.Thread | None:
 
 def _able() -> bool:
     return hasattr(os, "posix_fadvise")
-
-
-def _imported() -> Iterator[Path]:
-    for name, module in list(sys.modules.items()):
-        file, bytecode = getattr(module, "__file__", None), getattr(getattr(module, "__spec__", None), "cached", None)
-        if file:
-            yield Path(bytecode if bytecode and os.path.exists(bytecode) else file)
-        if name == "transformers" and file:  # it reads the sources of all its models as it begins
-            for source in Path(module.__path__[0], "models").rglob("*.py"):
-                if not source.name.startswith(("convert_", "modular_")):
-                    yield source
 
 
 def _read() -> None:

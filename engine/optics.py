@@ -10,6 +10,7 @@ from torch import Tensor
 from engine.motion import Motion
 from engine.parameters import Snapshot
 from engine.picture import Feedback, Grade, feathered, kaleidoscope, mirrored
+from engine.pixels import joined
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Optics:
 
     def given(self, diffused: Tensor, taken: list[Taken]) -> Tensor:
         """What leaves, (B, 3, H, W) in 0..1: the diffused pictures, graded, where the masks say, mixed with their inputs."""
-        dry = torch.cat([one.pictures for one in taken]) if len(taken) > 1 else taken[0].pictures
+        dry = joined([one.pictures for one in taken])
         diffused = self._motion.carried(diffused, dry, self._carry)
         self.last = diffused[-1:]
         out = self._after(diffused)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -35,6 +37,11 @@ def to_pixels(pictures: Tensor) -> Tensor:
     opaque = torch.full((*rows.shape[:3], 4), 255, dtype=torch.uint8, device=rows.device)
     opaque[..., :3] = (rows * 255.0).round_()
     return opaque
+
+
+def joined(rows: Sequence[Tensor]) -> Tensor:
+    """Batches as one; a single one as it is, not copied."""
+    return torch.cat(list(rows)) if len(rows) > 1 else rows[0]
 
 
 def _moved(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:

@@ -26,7 +26,7 @@ from engine.mailbox import Frame
 from engine.models import Model
 from engine.optics import Optics, Taken
 from engine.parameters import BadValue, Snapshot
-from engine.pixels import to_alpha, to_picture, to_pixels
+from engine.pixels import joined, to_alpha, to_picture, to_pixels
 from engine.precomputed import Precomputed
 from engine.schedule import Step, moved, plan
 from engine.similarity import SimilarityFilter
@@ -187,10 +187,10 @@ class Stream:
     def _taken(self, frames: Sequence[Frame]) -> Taken | None:
         if not frames:
             return None
-        pictures = _joined([self._picture(frame) for frame in frames])
+        pictures = joined([self._picture(frame) for frame in frames])
         alpha = None
         if self.optics.alpha:
-            alpha = _joined([to_alpha(frame.pixels, self.width, self.height, self.model.device) for frame in frames])
+            alpha = joined([to_alpha(frame.pixels, self.width, self.height, self.model.device) for frame in frames])
         taken = self.optics.taken(pictures, alpha, self._beside())
         return Taken(self.hooks.run("before", taken.pictures, self.snapshot, frames[-1].captured_at), taken.mask)
 
@@ -230,7 +230,7 @@ class Stream:
     def _denoise(self) -> Tensor:
         """D for every row in flight, (rows, C, h, w) float32: one denoiser call, guided, with the model's boundary."""
         sizes = tuple(len(slot.frames) for slot in self.slots)
-        x = _joined([slot.x for slot in self.slots])
+        x = joined([slot.x for slot in self.slots])
         # The rows that also need the negative prompt are the last ones: the frames that have just entered, or all.
         negatives = self._negative_rows(sizes)
         rows = self._tables.rows(tuple(slot.step for slot in self.slots), sizes, negatives)
@@ -263,7 +263,7 @@ class Stream:
             return guidance.full(F, negative, self.gamma)
         if self.mode == "onetime" and len(negative):
             self.slots[-1].reference = negative
-        reference = torch.cat([slot.z if self.mode == "self" else slot.reference for slot in self.slots])
+        reference = joined([slot.z if self.mode == "self" else slot.reference for slot in self.slots])
         return guidance.residual(F, reference, x, a, self.gamma, self.delta)
 
     def _advance(self, denoised: Tensor) -> list[tuple[Slot, Tensor]]:
@@ -289,7 +289,7 @@ class Stream:
         if not finished:
             return NONE
         now = finished[-1][0].frames[-1].captured_at
-        latents = self.hooks.run("latent", _joined([self._steadied(slot.z, D) for slot, D in finished]), self.snapshot, now)
+        latents = self.hooks.run("latent", joined([self._steadied(slot.z, D) for slot, D in finished]), self.snapshot, now)
         decoded = self.model.decode(latents)
         total = latents.sum() + decoded.sum()
         if self.hooks.moving and not isfinite(total):
@@ -326,7 +326,3 @@ class Stream:
     def _picture(self, frame: Frame) -> Tensor:
         """(1, 3, H, W) in 0..1 on the device, at the working size."""
         return to_picture(frame.pixels, self.width, self.height, self.model.device)
-
-
-def _joined(rows: list[Tensor]) -> Tensor:
-    return torch.cat(rows) if len(rows) > 1 else rows[0]

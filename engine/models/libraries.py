@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 
 def quiet() -> None:
     """Imports both. One clear line of ours is enough: the libraries' bars and hints stay off the terminal."""
-    _unread("transformers.models")  # it reads all its models' sources as it begins, as transformers has done: a third of a second more
+    _unread("transformers.models")  # it would read the sources of all its models, as transformers itself has just done
     import diffusers
     import transformers
 
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
+
+
+def imported() -> Iterator[Path]:
+    """The files that this process has read to import what it has, in that order."""
+    for name, module in list(sys.modules.items()):
+        file, bytecode = getattr(module, "__file__", None), getattr(getattr(module, "__spec__", None), "cached", None)
+        if file:
+            yield Path(bytecode if bytecode and os.path.exists(bytecode) else file)
+        if name == "transformers" and file:  # it reads the sources of all its models as it begins
+            for source in Path(module.__path__[0], "models").rglob("*.py"):
+                if not source.name.startswith(("convert_", "modular_")):
+                    yield source
 
 
 def _unread(name: str) -> None:

@@ -26,16 +26,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return paths
 
 
-def test_what_was_imported_is_read_ahead(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_noted_is_read_ahead(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert readahead.begin() is None, "nothing is noted yet"
-    readahead.note()
+    files = [Path(__file__), Path(readahead.__file__)]
+    readahead.note(files)
     paths = asked(monkeypatch)
     thread = readahead.begin()
     assert thread is not None
     thread.join(30)
-    assert any(Path(path).name.startswith("readahead.") for path in paths)
-    assert any(path.endswith(".pyc") for path in paths), "bytecode, where there is any"
-    assert set(paths) <= set(kept.read_text().splitlines())
+    assert paths == [str(file) for file in files]
     assert list(kept.parent.iterdir()) == [kept]
 
 
@@ -55,5 +54,5 @@ def test_large_and_missing_files_are_left_out(kept: Path, tmp_path: Path, monkey
 
 def test_a_folder_that_cannot_be_written_is_no_error(kept: Path) -> None:
     kept.parent.write_text("no folder")
-    readahead.note()
+    readahead.note([Path(__file__)])
     assert readahead.begin() is None

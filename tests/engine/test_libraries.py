@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 SCRIPT = """
+import os
 import sys
-from engine.models.libraries import quiet
+from engine.models.libraries import imported, quiet
 
 quiet()
 package = sys.modules["transformers.models"]
@@ -15,6 +16,11 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 assert sys.modules["transformers.models"] is package, "nothing has asked for more"
 assert not hasattr(package, "__version__")
+files = [str(file) for file in imported()]
+assert any(file.endswith(".pyc") for file in files), "bytecode, where there is any"
+assert any(file.endswith("libraries.py") or "libraries." in file for file in files)
+assert any(file.endswith("modeling_bert.py") for file in files), "read for its names"
+assert all(map(os.path.exists, (file for file in files if os.path.isabs(file))))
 import transformers.models
 import transformers.models.clip.modeling_clip
 

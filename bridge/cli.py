@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from bridge import release
-from engine.parameters import ACCELERATORS, TABLE, BadValue, Options, Value, canonical, changed
+from engine.shared.table import ACCELERATORS, TABLE, BadValue, Options, Value, canonical, changed
 
 #: Options that stand for a parameter, in both run and render.
 SHORT = {
@@ -29,12 +29,12 @@ SHORT = {
 }
 #: The commands that run something, each a function of the same name in its module; imported when it is called.
 SHOWS = {
-    "run": "running",
-    "render": "rendering",
-    "bench": "benching",
-    "faults": "trials.faults",
-    "floods": "trials.floods",
-    "soak": "trials.soak",
+    "run": "commands.run",
+    "render": "commands.render",
+    "bench": "commands.bench",
+    "faults": "stress.faults",
+    "floods": "stress.load",
+    "soak": "stress.soak",
 }
 #: Those in which frames pass in time.
 LIVE = ("run", "faults", "floods", "soak")
@@ -66,20 +66,20 @@ def _run(options: argparse.Namespace) -> int:
                 steady()
             return int(command(options, values_of(options)))
         if options.command == "presets":
-            from bridge.presets import Library, listing
+            from bridge.performance.presets import Library, listing
 
             library = Library(preset_folders(options))
             if options.thumbnails is None:
                 print(listing(library))
                 return 0
-            from bridge.rendering import thumbnails
+            from bridge.commands.render import thumbnails
 
             return thumbnails(options, library, values_of(options))
         if options.command == "report":
-            from bridge.report import report
+            from bridge.commands.report import report
 
             return report(options)
-        from bridge import inspection
+        from bridge.commands import doctor as inspection
 
         return inspection.doctor() if options.command == "doctor" else inspection.sources()
     except (UserError, BadValue, TextureError) as error:
@@ -100,11 +100,11 @@ def values_of(options: argparse.Namespace) -> dict[str, Value]:
     """The parameters that the command line sets, checked by the table: the preset's, then the options', then ``--set``. Raises BadValue."""
     preset: dict[str, Value] = {}
     if options.preset:
-        from bridge.presets import load_preset
+        from bridge.performance.presets import load_preset
 
         preset = load_preset(options.preset, preset_folders(options))
     if options.hooks:
-        from bridge.hooks import declare_all
+        from bridge.control.hook_parameters import declare_all
 
         declare_all(options.hooks)
     texts = {name: getattr(options, short) for short, name in SHORT.items() if getattr(options, short) is not None}

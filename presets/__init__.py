@@ -1,1 +1,1 @@
-"""Looks as TOML files; ``bridge.cues`` reads them."""
+"""Looks as TOML files; ``bridge.performance.cue_player`` reads them."""

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from bridge.control.desks import Desks
+from bridge.control.mapping import Desks
 
 log = logging.getLogger(__name__)
 #: Art-Net's port, and the bytes of an ArtDmx packet before its values.

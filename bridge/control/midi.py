@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from bridge.control.desks import Desks
+from bridge.control.mapping import Desks
 from bridge.control.tempo import Tempo
 
 log = logging.getLogger(__name__)

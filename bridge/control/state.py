@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from engine.parameters import FILES, TABLE, BadValue, Mixture, Parameter, Snapshot, Value, declare, lookup
+from engine.shared.table import FILES, TABLE, BadValue, Mixture, Parameter, Snapshot, Value, declare, lookup
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
-from bridge.show import Show, jpeg
-from engine.mailbox import Frame
+from bridge.show.show import Show, jpeg
+from engine.shared.mailbox import Frame
 
 #: Pictures a second, at most.
 RATE = 12

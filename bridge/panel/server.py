@@ -18,15 +18,15 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from bridge.control.feedback import encoded
-from bridge.control.osc import Peer
-from bridge.control.oscquery import ATTRIBUTES, found, host_info, tree
-from bridge.doors import Doors
-from bridge.panel.guard import guard
+from bridge.network.access import Doors
+from bridge.osc.dispatch import Peer
+from bridge.osc.oscquery import ATTRIBUTES, found, host_info, tree
+from bridge.osc.subscriptions import encoded
+from bridge.panel.auth import guard
 from bridge.panel.metrics import health, metrics
 from bridge.panel.preview import Preview
-from bridge.show import Show, jpeg
-from engine.parameters import ROOT, TABLE, Parameter, canonical
+from bridge.show.show import Show, jpeg
+from engine.shared.table import ROOT, TABLE, Parameter, canonical
 
 log = logging.getLogger(__name__)
 #: Rounds a second in which changes are told, seconds between two tellings of the status, and lines of the log that are kept.

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.mailbox import Frame, Pixels
+from engine.shared.mailbox import Frame, Pixels
 
 log = logging.getLogger(__name__)
 RETRY = 0.5

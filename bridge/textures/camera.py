@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 
 from bridge.textures.base import Lost, Source, TextureError, opaque
-from engine.mailbox import Pixels
+from engine.shared.mailbox import Pixels
 
 
 class CameraSource(Source):

@@ -17,7 +17,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from bridge.textures.base import Lost, Sink, Source, TextureError, resized
-from engine.mailbox import Frame, Pixels
+from engine.shared.mailbox import Frame, Pixels
 
 CODECS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
 STILL_RATE = 25.0

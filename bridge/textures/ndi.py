@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bridge.textures.base import Lost, Sink, Source, TextureError
-from engine.mailbox import Frame, Pixels
+from engine.shared.mailbox import Frame, Pixels
 
 MISSING = "NDI needs the package cyndilib: pip install 'phosphene[ndi]'"
 #: Seconds without a connection until a sender counts as gone, and of looking until the search begins afresh.

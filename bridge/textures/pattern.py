@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bridge.textures.base import Rate, Source, TextureError, opaque
-from engine.mailbox import Pixels
-from engine.parameters import parse_size
+from engine.shared.mailbox import Pixels
+from engine.shared.table import parse_size
 
 Plane = NDArray[np.float32]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bridge.textures.base import Lost, Sink, Source, TextureError, swapped
-from engine.mailbox import Frame, Pixels
+from engine.shared.mailbox import Frame, Pixels
 
 BGRA8_UNORM = 80  # MTLPixelFormatBGRA8Unorm
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bridge.textures.base import Lost, Sink, Source, TextureError, swapped
-from engine.mailbox import Frame, Pixels
+from engine.shared.mailbox import Frame, Pixels
 
 MAGIC, VERSION, HEADER_SIZE = 0xD95EF835, 2, 56
 RGBA8, BGRA8, RGBA16F, RGBA32F = 37, 44, 97, 109

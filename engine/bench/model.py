@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from engine.accelerate import Accelerator
-from engine.bench.architectures import SIDES, parts
+from engine.bench.diffusers_baseline import Peer
 from engine.bench.measure import Row, Times, compared, in_turns, matrix_product
-from engine.bench.peer import Peer
-from engine.mailbox import Frame, Pixels
-from engine.memory import keep_freed
+from engine.bench.random_weights import SIDES, parts
+from engine.compile import Accelerator
+from engine.diffusion.stream import Stream
 from engine.models import pick_device, pick_dtype
-from engine.models.libraries import quiet
+from engine.models.hf_imports import quiet
 from engine.models.loading import assembled
-from engine.parameters import Options, Snapshot, Value
-from engine.stream import Stream
+from engine.runtime.allocator import keep_freed
+from engine.shared.mailbox import Frame, Pixels
+from engine.shared.table import Options, Snapshot, Value
 
 PROMPT = "neon tunnel, magenta and cyan"
 SEED = 1

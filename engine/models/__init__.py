@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from engine.models.families import Condition
+from engine.models.architectures import Condition
+from engine.models.checkpoint import POCKET, ModelError
 from engine.models.loading import load, pick_device, pick_dtype
 from engine.models.model import Model
-from engine.models.sources import POCKET, ModelError
 
 __all__ = ["POCKET", "Condition", "Model", "ModelError", "load", "pick_device", "pick_dtype"]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from engine.accelerate.fusions import fuse_doubling, fuse_neighbours
-from engine.accelerate.part import Part
+from engine.compile.dispatch import Part
+from engine.compile.fusions import fuse_doubling, fuse_neighbours
 
 
 class Encoder(nn.Module):

@@ -13,13 +13,13 @@ import psutil
 import torch
 from safetensors import SafetensorError
 
+from engine.models.architectures import Family, family_of
 from engine.models.autoencoders import codec
-from engine.models.families import Family, family_of
-from engine.models.libraries import quiet
+from engine.models.checkpoint import PARTS, ModelError, Progress, autoencoder_of, located, parts_of, weights_of
+from engine.models.hf_imports import quiet
 from engine.models.model import Model
-from engine.models.noising import noising
-from engine.models.sources import PARTS, ModelError, Progress, autoencoder_of, located, parts_of, weights_of
-from engine.parameters import BadValue, Options
+from engine.models.noise_schedule import noising
+from engine.shared.table import BadValue, Options
 
 log = logging.getLogger(__name__)
 #: Held by whoever builds a model: diffusers and transformers do it under settings of the whole process, so two at once spoil each other.

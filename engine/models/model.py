@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.accelerate.part import Part
-from engine.adapt.control import Controls
+from engine.adapters.controlnet import Controls
+from engine.compile.dispatch import Part
+from engine.diffusion.schedule import Noising
+from engine.models.architectures import Condition, Family
 from engine.models.autoencoders import codec
-from engine.models.families import Condition, Family
-from engine.schedule import Noising
 
 
 class Model:

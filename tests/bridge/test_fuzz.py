@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge.control.feedback import encoded
-from bridge.control.osc import OscControl
-from bridge.control.packets import Bundle, read
 from bridge.control.state import State
-from bridge.control.thinning import latest
-from engine.parameters import ROOT, TABLE, Parameter
+from bridge.osc.coalesce import latest
+from bridge.osc.dispatch import OscControl
+from bridge.osc.packet import Bundle, read
+from bridge.osc.subscriptions import encoded
+from engine.shared.table import ROOT, TABLE, Parameter
 from tests.fuzz.__main__ import counted
 from tests.fuzz.targets import CORPUS, TARGETS, bundled, seeds
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from bridge import logs, report
+from bridge import logs
+from bridge.commands import report
+from bridge.commands.report import scrubbed
 from bridge.logs import KEPT, Log
-from bridge.report import scrubbed
 
 
 def entry(log: Log, text: str, **extra: object) -> None:
-    record = logging.makeLogRecord({"name": "bridge.show", "levelno": logging.INFO, "levelname": "INFO", "msg": text, **extra})
+    record = logging.makeLogRecord({"name": "bridge.show.show", "levelno": logging.INFO, "levelname": "INFO", "msg": text, **extra})
     log.handle(record)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import psutil
 
-from engine.parameters import ROOT, TABLE
+from engine.shared.table import ROOT, TABLE
 from tests.fuzz.targets import CORPUS, READ, TARGETS, bundled, desk, seeds
 
 #: Largest input that is kept, in bytes, and most of them for a target.

@@ -13,17 +13,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from bridge import journal, presets
-from bridge.control import desks, oscquery
-from bridge.control.feedback import encoded
-from bridge.control.framing import framing_of
-from bridge.control.osc import OscControl, Peer
+from bridge.control import mapping as desks
 from bridge.control.state import State
-from bridge.control.thinning import latest
-from bridge.cuelists import read_list
+from bridge.osc import oscquery
+from bridge.osc.coalesce import latest
+from bridge.osc.dispatch import OscControl, Peer
+from bridge.osc.framing import framing_of
+from bridge.osc.subscriptions import encoded
 from bridge.panel.server import PanelServer
-from engine.mailbox import SLOTS, Frame, Mailbox
-from engine.parameters import ROOT, TABLE, BadValue, canonical
+from bridge.performance import presets
+from bridge.performance import session as journal
+from bridge.performance.cue_list import read_list
+from engine.shared.mailbox import SLOTS, Frame, Mailbox
+from engine.shared.table import ROOT, TABLE, BadValue, canonical
 
 #: How many documents were accepted.
 READ = [0]
@@ -155,7 +157,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 def seeds(target: str) -> list[bytes]:
     """What a target is begun with: the kept corpus, and what really comes."""
     kept = [path.read_bytes() for path in sorted((CORPUS / target).glob("*"))] if (CORPUS / target).is_dir() else []
-    root = Path(presets.__file__).parent.parent / "presets"
+    root = Path(presets.__file__).parents[2] / "presets"
     folders = {"preset": "*.toml", "cue": "cues/*.toml", "map": "desks/*.toml"}
     if target in folders:
         return kept + [path.read_bytes() for path in sorted(root.glob(folders[target]))]

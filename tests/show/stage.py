@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from pythonosc.udp_client import SimpleUDPClient
 
-from bridge.control.osc_udp import UdpServer
 from bridge.control.state import State
-from bridge.show import Show
+from bridge.osc.udp import UdpServer
+from bridge.show.show import Show
 from bridge.textures import Sink, open_source
-from engine.mailbox import Frame
-from engine.parameters import Options, changed
+from engine.shared.mailbox import Frame
+from engine.shared.table import Options, changed
 from tests.waiting import until
 
 

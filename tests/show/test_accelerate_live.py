@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.accelerate.accelerator import missing
+from engine.compile.accelerator import missing
 from tests.show.stage import Stage
 from tests.waiting import until
 

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.models import POCKET, load
-from engine.parameters import TABLE
-from tests.engine.adapters import save_controlnet, save_image_adapter, save_lora
+from engine.shared.table import TABLE
+from tests.engine.adapter_files import save_controlnet, save_image_adapter, save_lora
 from tests.show.stage import Stage
 from tests.waiting import MINUTE, until
 

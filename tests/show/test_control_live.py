@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 from pythonosc.osc_message import OscMessage
 
-from bridge.control.osc_tcp import TcpServer
+from bridge.osc.tcp import TcpServer
 from bridge.panel.server import PanelServer
 from tests.show.browsing import Opening, brightness, browser, needs_chromium, text, webdriver
 from tests.show.stage import Stage

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from bridge.trials.faults import FAULTS, Fault, tried
-from bridge.trials.rehearsal import Rehearsal
-from engine.parameters import Options, declare
+from bridge.stress.faults import FAULTS, Fault, tried
+from bridge.stress.harness import Rehearsal
+from engine.shared.table import Options, declare
 
 
 @pytest.fixture(scope="module")

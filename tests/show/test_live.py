@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from bridge.textures import open_source
-from tests.bridge.test_osc import BAD
+from tests.bridge.osc.test_dispatch import BAD
 from tests.show.stage import Stage
 from tests.waiting import MINUTE, until
 

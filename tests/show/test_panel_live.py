@@ -74,7 +74,7 @@ def test_every_parameter_has_its_control(stage: tuple[Stage, str], browser: Open
     page = browser(1200, 800)
     page.get(url)
     until(lambda: "fps" in text(page, "#numbers"), 20)
-    from engine.parameters import TABLE
+    from engine.shared.table import TABLE
 
     shown = page.execute_script("return [...document.querySelectorAll('[data-row]')].map(r => r.dataset.row)")
     assert sorted(shown) == sorted(TABLE)

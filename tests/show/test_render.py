@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bridge.cli import main
-from engine.parameters import declare
+from engine.shared.table import declare
 
 
 @pytest.fixture(autouse=True)

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from bridge import component as described
-from bridge.control.osc import OscControl
-from bridge.control.osc_udp import UdpServer
-from bridge.control.oscquery import tree
+from bridge.commands import touchdesigner_parameters as described
 from bridge.control.state import State
+from bridge.osc.dispatch import OscControl
+from bridge.osc.oscquery import tree
+from bridge.osc.udp import UdpServer
 from bridge.panel.server import described as panel_row
-from bridge.presets import Library
-from engine.parameters import ROOT, TABLE
+from bridge.performance.presets import Library
+from engine.shared.table import ROOT, TABLE
 from tests.touchdesigner.recorder import OPERATORS, Operator, Refused, TouchDesigner
 from tests.touchdesigner.wire import FOLDER, Wire, built, par
 
@@ -50,7 +50,7 @@ def engine(built: tuple[TouchDesigner, Operator]) -> Iterator[Engine]:
 
 
 def test_the_kept_pages_are_the_tables() -> None:
-    assert (FOLDER / "parameters.json").read_text(encoding="utf-8") == described.text(), "run `python -m bridge.reference`"
+    assert (FOLDER / "parameters.json").read_text(encoding="utf-8") == described.text(), "run `python -m bridge.commands.generate_docs`"
 
 
 def test_every_parameter_has_the_same_name_for_osc_panel_and_touchdesigner(built: tuple[TouchDesigner, Operator]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pythonosc.osc_message import OscMessage
 
-from bridge.control.feedback import encoded
+from bridge.osc.subscriptions import encoded
 from tests.touchdesigner.recorder import Operator, Par, TouchDesigner
 
 FOLDER = Path(__file__).parent.parent.parent / "touchdesigner"

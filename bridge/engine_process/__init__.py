@@ -1,0 +1,1 @@
+"""The engine's process: spawning, supervising, a standby to take over."""

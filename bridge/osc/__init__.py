@@ -1,0 +1,1 @@
+"""OSC: UDP and TCP servers, packets, dispatch, subscriptions, OSCQuery."""

@@ -1,0 +1,1 @@
+"""What changes parameters over time: presets, cues, crossfades, modulators, the saved session."""

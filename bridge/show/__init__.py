@@ -1,0 +1,1 @@
+"""The running show: source threads, sink threads, the presenter, fallback and interpolation."""

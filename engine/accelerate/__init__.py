@@ -1,5 +1,0 @@
-"""What runs the parts of a model: the modules themselves, or something compiled that is put in their place while the stream runs."""
-
-from engine.accelerate.accelerator import Accelerator
-
-__all__ = ["Accelerator"]

@@ -1,0 +1,129 @@
+"""The parts of a model to measure: a checkpoint's, or those of a known architecture with random weights, which are as fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from engine.models.checkpoint import POCKET, located, parts_of
+from engine.shared.table import BadValue, Options
+
+Parts = dict[str, Any]
+_NOISE = {
+    "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1,
+    "prediction_type": "epsilon",
+}  # fmt: skip
+
+
+def _clip(width: int, layers: int, heads: int, projection: int | None = None) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        projection_dim=projection or width,
+    )
+    return CLIPTextModelWithProjection(config) if projection else CLIPTextModel(config)
+
+
+def _tokenizer() -> Any:
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(POCKET / "tokenizer")
+    tokenizer.model_max_length = 77
+    return tokenizer
+
+
+def _unet(**settings: Any) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(sample_size=64, **settings)
+
+
+def sd15() -> Parts:
+    """Stable Diffusion 1.5's U-Net of 860 million weights, with the tiny autoencoder."""
+    from diffusers import AutoencoderTiny
+
+    unet = _unet(cross_attention_dim=768, attention_head_dim=8)
+    return {"unet": unet, "vae": AutoencoderTiny(), "text_encoder": _clip(768, 12, 12), "tokenizer": _tokenizer(),
+            "scheduler": {"_class_name": "LCMScheduler", **_NOISE}, "index": {"_class_name": "StableDiffusionPipeline"}}  # fmt: skip
+
+
+def sd_turbo() -> Parts:
+    """SD-Turbo's, that is Stable Diffusion 2.1's, U-Net of 866 million weights, with the tiny autoencoder."""
+    unet = _unet(cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True)
+    scheduler = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing", **_NOISE}
+    return sd15() | {"unet": unet, "text_encoder": _clip(1024, 23, 16), "scheduler": scheduler}
+
+
+def sdxl_turbo() -> Parts:
+    """SDXL-Turbo's U-Net of 2.6 billion weights, with the tiny autoencoder."""
+    from diffusers import AutoencoderTiny
+
+    unet = _unet(
+        cross_attention_dim=2048, attention_head_dim=(5, 10, 20), block_out_channels=(320, 640, 1280),
+        transformer_layers_per_block=(1, 2, 10),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), use_linear_projection=True,
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), addition_embed_type="text_time",
+        addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
+    )  # fmt: skip
+    scheduler = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing", **_NOISE}
+    return {"unet": unet, "vae": AutoencoderTiny(), "text_encoder": _clip(768, 12, 12), "text_encoder_2": _clip(1280, 32, 20, 1280),
+            "tokenizer": _tokenizer(), "tokenizer_2": _tokenizer(), "scheduler": scheduler,
+            "index": {"_class_name": "StableDiffusionXLPipeline"}}  # fmt: skip
+
+
+def sd3() -> Parts:
+    """Stable Diffusion 3 medium's transformer of 2 billion weights without the T5 encoder, with the tiny autoencoder."""
+    from diffusers import AutoencoderTiny, SD3Transformer2DModel
+
+    transformer = SD3Transformer2DModel(
+        sample_size=128, num_layers=24, attention_head_dim=64, num_attention_heads=24, joint_attention_dim=4096,
+        caption_projection_dim=1536,
+        pooled_projection_dim=2048, in_channels=16, out_channels=16, pos_embed_max_size=192,
+    )  # fmt: skip
+    vae = AutoencoderTiny(latent_channels=16, shift_factor=0.0)
+    return {"transformer": transformer, "vae": vae, "text_encoder": _clip(768, 12, 12, 768), "text_encoder_2": _clip(1280, 32, 20, 1280),
+            "tokenizer": _tokenizer(), "tokenizer_2": _tokenizer(),
+            "scheduler": {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "num_train_timesteps": 1000},
+            "index": {"_class_name": "StableDiffusion3Pipeline"}}  # fmt: skip
+
+
+ARCHITECTURES: dict[str, Callable[[], Parts]] = {"sd15": sd15, "sd-turbo": sd_turbo, "sdxl-turbo": sdxl_turbo, "sd3": sd3}
+#: Working side of each; that of a checkpoint that is not listed is 512.
+SIDES = {"pocket": 256}
+
+
+def parts(name: str, dtype: torch.dtype, device: torch.device, options: Options) -> Parts:
+    """The parts of an architecture with random weights, or of the checkpoint called ``name``. Raises BadValue where there is none."""
+    if name not in ARCHITECTURES:
+        return parts_of(located(name, options), dtype, options)
+    torch.manual_seed(0)  # the same weights whenever they are made
+    with torch.device(device):
+        made = ARCHITECTURES[name]()
+    return {key: part.to(dtype) if isinstance(part, torch.nn.Module) else part for key, part in made.items()}
+
+
+def pipeline(parts: Parts, device: torch.device) -> Any:
+    """What a user of diffusers would run: ``AutoPipelineForImage2Image`` over the same parts."""
+    import diffusers
+
+    settings = parts["scheduler"]
+    scheduler = getattr(diffusers, settings["_class_name"]).from_config(settings)
+    components = {name: part for name, part in parts.items() if name not in ("scheduler", "index")}
+    kind = getattr(diffusers, parts["index"]["_class_name"])
+    for name in ("safety_checker", "feature_extractor", "text_encoder_3", "tokenizer_3"):
+        if name in kind.__init__.__annotations__ and name not in components:
+            components[name] = None
+    if kind.__name__ == "StableDiffusionPipeline":
+        components["requires_safety_checker"] = False
+    try:
+        made = diffusers.AutoPipelineForImage2Image.from_pipe(kind(scheduler=scheduler, **components))
+    except ValueError as error:
+        raise BadValue(f"diffusers has no image-to-image pipeline for {kind.__name__}: {error}") from None
+    made.set_progress_bar_config(disable=True)
+    return made.to(device)

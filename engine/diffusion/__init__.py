@@ -1,0 +1,1 @@
+"""The stream batch and the formulas it follows."""

@@ -1,0 +1,1 @@
+"""Frames and tensors: conversion, colour and geometry, effects, temporal accumulation, user hooks."""

@@ -1,0 +1,1 @@
+"""What both processes use: parameters, snapshots, messages, frames, the mailbox. No torch."""

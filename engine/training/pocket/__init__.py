@@ -1,0 +1,1 @@
+"""The recipe of the embedded pocket model: drawn data, three stages, evaluation."""

@@ -1,0 +1,102 @@
+"""A small classifier of pattern families, trained on drawn pictures alone: the judge of what the pocket model paints."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from engine.training.pocket.drawing import draw, look
+from engine.training.pocket.patterns import FAMILIES
+
+log = logging.getLogger(__name__)
+WEIGHTS = Path(__file__).parents[2] / "pocket" / "classifier.safetensors"
+SIDE = 64
+NAMES = tuple(FAMILIES)
+
+
+def network() -> nn.Sequential:
+    """64² greyscale pictures → a score for each family."""
+
+    def stage(inside: int, outside: int) -> list[nn.Module]:
+        return [nn.Conv2d(inside, outside, 3, 2, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU()]
+
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 3, 1, 1), nn.ReLU(), *stage(32, 48), *stage(48, 64), *stage(64, 96), *stage(96, 96),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.3), nn.Linear(384, len(NAMES)),
+    )  # fmt: skip
+
+
+def prepared(picture: np.ndarray) -> np.ndarray:
+    """RGB uint8 of any square size → (64, 64) float32, brightest channel, contrast stretched: colour must not decide."""
+    grey = cv2.resize(picture.max(-1).astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    low, high = np.quantile(grey, (0.02, 0.98))
+    return np.clip((grey - low) / max(float(high - low), 1.0), 0, 1).astype(np.float32)
+
+
+def _drawn(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    pictures, labels = np.empty((count, SIDE, SIDE), np.float32), np.empty(count, np.int64)
+    for i in range(count):
+        rng = np.random.default_rng((seed, i))
+        chosen = look(rng)
+        pictures[i] = prepared(np.round(draw(chosen, rng, 128) * 255).astype(np.uint8))
+        labels[i] = NAMES.index(chosen.family)
+    return pictures, labels
+
+
+def dataset(seed: int, count: int, chunk: int = 500) -> tuple[Tensor, Tensor]:
+    """``count`` drawn pictures and their families."""
+    with ProcessPoolExecutor(2) as pool:
+        parts = list(pool.map(_drawn, [seed * 10_000 + i for i in range(count // chunk)], [chunk] * (count // chunk)))
+    return torch.from_numpy(np.concatenate([p for p, _ in parts])), torch.from_numpy(np.concatenate([n for _, n in parts]))
+
+
+def train(seed: int = 100, epochs: int = 12, batch: int = 64) -> nn.Sequential:
+    """Trains, logs the accuracy on pictures never seen, and saves the weights."""
+    torch.manual_seed(seed)
+    pictures, labels = dataset(seed, 12_000)
+    unseen, truth = dataset(seed + 1, 2_000)
+    model = network()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=epochs * (len(pictures) // batch))
+    for epoch in range(epochs):
+        model.train()
+        for picks in torch.randperm(len(pictures))[: len(pictures) // batch * batch].split(batch):
+            x = pictures[picks][:, None]
+            x = x if torch.rand(()) < 0.5 else x.flip(-1)
+            x = (x + 0.05 * torch.randn_like(x)).clamp(0, 1)
+            loss = nn.functional.cross_entropy(model(x), labels[picks], label_smoothing=0.05)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+        model.eval()
+        with torch.inference_mode():
+            accuracy = (model(unseen[:, None]).argmax(1) == truth).float().mean().item()
+        log.info("classifier epoch %d: %.1f %% of unseen drawn pictures", epoch, accuracy * 100)
+    save_file({name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}, WEIGHTS)
+    return model
+
+
+def load() -> nn.Sequential:
+    """The trained classifier."""
+    model = network()
+    model.load_state_dict({n: v.float() if v.is_floating_point() else v for n, v in load_file(WEIGHTS).items()})
+    return model.eval()
+
+
+@torch.inference_mode()
+def family(model: nn.Sequential, picture: np.ndarray) -> str:
+    """The family that ``picture``, RGB uint8 (H, W, 3), looks most like."""
+    return NAMES[int(model(torch.from_numpy(prepared(picture))[None, None]).argmax())]
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    train()

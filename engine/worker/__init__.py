@@ -1,0 +1,1 @@
+"""The engine process: its frame loop, model reloads, stream crossfades, and offline rendering."""

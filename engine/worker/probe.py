@@ -1,0 +1,28 @@
+"""``python -m engine.worker.probe``: torch, the device, whether the pocket model loads and compiles there; four lines for ``phosphene doctor``."""
+
+from __future__ import annotations
+
+import torch
+
+from engine.compile.accelerator import missing
+from engine.models import load, pick_device, pick_dtype
+
+
+def main() -> None:
+    """Prints torch's version, the device, how the pocket model was loaded, and what is lacking to compile it."""
+    device = pick_device()
+    dtype = pick_dtype("auto", device)
+    names = {
+        "cuda": lambda: ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())),
+        "mps": lambda: "Apple GPU",
+        "cpu": lambda: f"{torch.get_num_threads()} threads",
+    }
+    print(torch.__version__)
+    print(f"{device.type}: {names[device.type]()}")
+    load("pocket", device, dtype)
+    print(f"{device.type}, {str(dtype).removeprefix('torch.')}")
+    print(missing(device) or "-")
+
+
+if __name__ == "__main__":
+    main()

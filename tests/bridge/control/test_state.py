@@ -1,0 +1,78 @@
+"""The state: one change at a time, numbered; refusals counted and not shouted."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from bridge.control.state import State
+from engine.shared.table import Snapshot
+
+
+def test_a_change_makes_a_new_number_and_the_same_value_does_not() -> None:
+    state = State()
+    before = state.number
+    assert state.set("/strength", [0.25], "test")
+    assert state.number == before + 1
+    assert state.set("/strength", [0.25], "test")
+    assert state.number == before + 1
+    assert state.snapshot().real("/strength") == 0.25
+
+
+def test_a_snapshot_is_made_once_for_each_change_and_stays_as_it_was() -> None:
+    state = State()
+    before, seen = state.snapshot(), state.effective()
+    assert state.snapshot() is before
+    assert state.effective() is seen
+    state.put({"/strength": 0.25})
+    assert (before.real("/strength"), state.snapshot().real("/strength"), state.effective().real("/strength")) == (0.5, 0.25, 0.25)
+    state.overlay({"/strength": 0.75})
+    assert (state.snapshot().real("/strength"), state.effective().real("/strength")) == (0.25, 0.75)
+    state.overlay({})
+    assert state.effective().real("/strength") == 0.25
+    state.put({}, mixture=(({"/seed": 2}, 1.0),))
+    assert state.snapshot().mixture == state.effective().mixture == (({"/seed": 2}, 1.0),)
+
+
+def test_listeners_hear_of_changes() -> None:
+    state, heard = State(), []
+    state.on_change(lambda: heard.append(state.number))
+    state.set("/seed", [5], "test")
+    state.set("/seed", ["nonsense"], "test")
+    assert len(heard) == 1
+
+
+def test_no_argument_toggles_a_switch_and_fires_a_trigger() -> None:
+    state = State()
+    state.set("/freeze", [], "test")
+    assert state.snapshot().flag("/freeze")
+    state.set("/freeze", [], "test")
+    assert not state.snapshot().flag("/freeze")
+    seed = state.snapshot().whole("/seed")
+    state.set("/seed/random", [], "test")
+    assert state.snapshot().whole("/seed") != seed
+    chosen = state.snapshot().whole("/seed")
+    state.set("/seed/random", [0], "test")
+    assert state.snapshot().whole("/seed") == chosen, "the release of a button is no press"
+
+
+def test_reset_keeps_what_needs_a_reload() -> None:
+    state = State({"/size": "128x128", "/prompt": "x", "/strength": 0.9})
+    state.set("/reset", [], "test")
+    snapshot = state.snapshot()
+    assert snapshot.text("/size") == "128x128"
+    assert snapshot.text("/prompt") == Snapshot().text("/prompt")
+    assert snapshot.real("/strength") == 0.5
+
+
+def test_refusals_are_counted_and_logged_at_a_limited_rate(caplog: pytest.LogCaptureFixture) -> None:
+    state = State()
+    before = dict(state.snapshot())
+    with caplog.at_level(logging.WARNING):
+        for _ in range(500):
+            state.set("/strength", ["loud"], "test")
+    assert state.refused == 500
+    assert 1 <= len(caplog.records) <= 5
+    assert "strength" in state.last_refusal
+    assert dict(state.snapshot()) == before

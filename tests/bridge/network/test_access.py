@@ -1,0 +1,246 @@
+"""Each door, tried from outside: other networks, other names, other sites, no token."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from bridge.control import mapping as desks
+from bridge.control.state import State
+from bridge.network.access import Doors, confined
+from bridge.network.discovery import own_addresses
+from bridge.osc.subscriptions import encoded
+from bridge.osc.tcp import TcpServer
+from bridge.osc.udp import UdpServer
+from bridge.panel.server import PanelServer
+from bridge.performance.cue_list import located
+from bridge.performance.presets import Library
+from bridge.show.show import Show
+from bridge.textures import open_source
+from engine.shared.table import BadValue, Options
+from tests.waiting import until
+
+OUTSIDE = next((address for address in own_addresses() if not address.startswith("127.")), "")
+needs_network = pytest.mark.skipif(not OUTSIDE, reason="this machine has no address but the loopback's")
+
+
+@pytest.mark.parametrize(
+    ("host", "allow", "inside", "outside"),
+    [
+        (
+            "127.0.0.1",
+            (),
+            ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"],
+            ["192.168.1.5", "8.8.8.8", "", "nonsense", "fe80::1%eth0"],
+        ),
+        ("0.0.0.0", (), ["127.0.0.1", "192.168.1.5", "10.1.2.3", "172.31.0.1", "fe80::1%eth0"], ["8.8.8.8", "172.32.0.1", "2001:db8::1"]),
+        ("0.0.0.0", ("192.168.1.0/24, 10.0.0.7",), ["192.168.1.200", "10.0.0.7", "127.0.0.1"], ["192.168.2.1", "10.0.0.8", "8.8.8.8"]),
+        ("0.0.0.0", ("0.0.0.0/0",), ["8.8.8.8"], ["2001:db8::1"]),
+    ],
+)
+def test_who_is_let_in(host: str, allow: tuple[str, ...], inside: list[str], outside: list[str]) -> None:
+    doors = Doors(host, allow)
+    assert [address for address in inside if not doors.admits(address)] == []
+    assert [address for address in outside if doors.admits(address)] == []
+
+
+def test_a_token_is_needed_once_it_is_exposed_and_never_on_this_machine() -> None:
+    assert Doors().token == ""
+    exposed = Doors("0.0.0.0")
+    assert len(exposed.token) >= 16
+    assert Doors("0.0.0.0").token != exposed.token
+    assert exposed.trusts("127.0.0.1", "")
+    assert exposed.trusts("192.168.1.5", exposed.token)
+    for wrong in ("", "x", exposed.token[:-1], exposed.token + "x", "ä"):
+        assert not exposed.trusts("192.168.1.5", wrong)
+    assert Doors("0.0.0.0", token="mine").trusts("192.168.1.5", "mine")
+
+
+def test_a_wrong_network_is_told() -> None:
+    with pytest.raises(ValueError, match="nonsense"):
+        Doors("0.0.0.0", ["nonsense"])
+
+
+def test_names_that_lead_here() -> None:
+    doors = Doors("0.0.0.0")
+    own = socket.gethostname().lower().split(".")[0]
+    assert all(doors.is_called(name) for name in ("localhost", "127.0.0.1", "192.168.1.5", "[::1]", own, own.upper(), f"{own}.local"))
+    assert not any(doors.is_called(name) for name in ("evil.example", "localhost.evil.example", "", "127.0.0.1.evil.example"))
+
+
+class House:
+    """A show that never starts its engine, exposed to every network."""
+
+    def __init__(self, doors: Doors) -> None:
+        self.state = State()
+        self.show = Show(self.state, open_source("pattern:still"), [], Options("cpu"), presets=[])
+        self.udp = UdpServer(self.show.osc, "0.0.0.0", 0, doors)
+        self.tcp = TcpServer(self.show.osc, "0.0.0.0", 0, doors)
+        self.panel = PanelServer(self.show, "0.0.0.0", 0, self.udp.port, doors)
+
+    def ask(self, path: str, address: str = OUTSIDE, **headers: str) -> tuple[int, bytes, dict[str, str]]:
+        request = urllib.request.Request(f"http://{address}:{self.panel.port}{path}", headers=headers)
+        opener = urllib.request.build_opener(Plain)
+        try:
+            with opener.open(request, timeout=5) as answer:
+                return answer.status, answer.read(), dict(answer.headers)
+        except urllib.error.HTTPError as error:
+            return error.code, error.read(), dict(error.headers)
+
+    def close(self) -> None:
+        self.panel.close()
+        self.udp.close()
+        self.tcp.close()
+        self.show.close()
+
+
+class Plain(urllib.request.HTTPRedirectHandler):
+    """Shows where it would be sent instead of going there."""
+
+    def redirect_request(self, *_: object) -> None:  # type: ignore[override]
+        return None
+
+
+@pytest.fixture
+def house(request: pytest.FixtureRequest) -> Iterator[House]:
+    made = House(getattr(request, "param", None) or Doors("0.0.0.0", [OUTSIDE or "127.0.0.1"], "secret"))
+    yield made
+    made.close()
+
+
+HTML = {"Accept": "text/html"}
+
+
+@needs_network
+def test_without_the_token_the_panel_and_its_pictures_are_shut(house: House) -> None:
+    for path in ("/", "/panel", "/panel.js", "/status.json", "/output.jpg", "/output.mjpg", "/thumbnails/lava.jpg"):
+        code, body, _ = house.ask(path, **HTML)
+        assert (code, b"token" in body) == (401, True), path
+    for token in ("wrong", "secre", "secrets"):
+        assert house.ask(f"/?token={token}", **HTML)[0] == 401
+        assert house.ask("/status.json", Authorization=f"Bearer {token}")[0] == 401
+        assert house.ask("/status.json", Cookie=f"phosphene_token={token}")[0] == 401
+
+
+@needs_network
+def test_with_the_token_once_the_browser_has_it(house: House) -> None:
+    code, _, headers = house.ask("/?token=secret", **HTML)
+    assert (code, headers["Location"]) == (303, "/")
+    cookie = headers["Set-Cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    assert house.ask("/", Cookie=cookie.split(";")[0], **HTML)[0] == 200
+    assert house.ask("/status.json", Authorization="Bearer secret")[0] == 200
+    assert house.ask("/", "127.0.0.1", **HTML)[0] == 200, "this machine needs none"
+
+
+@needs_network
+def test_the_tree_may_be_read_by_everyone_who_is_let_in(house: House) -> None:
+    code, body, _ = house.ask("/phosphene/prompt")
+    assert code == 200
+    assert json.loads(body)["VALUE"] == ["neon tunnel, magenta and cyan"]
+    assert house.ask("/health")[0] == 503
+    assert b"phosphene_refused_total 0" in house.ask("/metrics")[1]
+
+
+@needs_network
+def test_a_websocket_without_the_token_may_listen_and_change_nothing(house: House) -> None:
+    import asyncio
+
+    async def play() -> None:
+        base = f"http://{OUTSIDE}:{house.panel.port}"
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.WSServerHandshakeError, match="401"):
+                await session.ws_connect(f"{base}/panel")
+            listener = await session.ws_connect(f"{base}/")
+            await listener.send_json({"COMMAND": "LISTEN", "DATA": "/phosphene/strength"})
+            await listener.send_bytes(encoded("/phosphene/strength", 0.9))
+            await asyncio.to_thread(until, lambda: house.state.refused == 1)
+            assert house.state.snapshot().real("/strength") == 0.5
+            house.state.set("/strength", [0.3], "here")
+            told = await asyncio.wait_for(listener.receive_bytes(), 5)
+            assert told.startswith(b"/phosphene/strength")
+            friend = await session.ws_connect(f"{base}/", headers={"Authorization": "Bearer secret"})
+            await friend.send_bytes(encoded("/phosphene/strength", 0.75))
+            await asyncio.to_thread(until, lambda: house.state.snapshot().real("/strength") == 0.75)
+            panel = await session.ws_connect(f"{base}/panel", headers={"Cookie": "phosphene_token=secret"})
+            await panel.send_json({"set": "/strength", "value": 0.1})
+            await asyncio.to_thread(until, lambda: house.state.snapshot().real("/strength") == 0.1)
+
+    asyncio.run(play())
+
+
+def test_another_site_and_another_name_are_refused_here_too(house: House) -> None:
+    assert house.ask("/", "127.0.0.1", Origin="http://evil.example", **HTML)[0] == 403
+    assert house.ask("/", "127.0.0.1", Host="evil.example", **HTML)[0] == 403
+    assert (
+        house.ask("/phosphene", "127.0.0.1", Host=f"evil.example:{house.panel.port}", Origin=f"http://evil.example:{house.panel.port}")[0]
+        == 403
+    )
+    own = f"http://127.0.0.1:{house.panel.port}"
+    assert house.ask("/", "127.0.0.1", Origin=own, **HTML)[0] == 200
+
+
+@needs_network
+@pytest.mark.parametrize("house", [Doors("0.0.0.0", ["203.0.113.0/24"], "secret")], indirect=True)
+def test_another_network_comes_in_by_no_door(house: House) -> None:
+    message = encoded("/phosphene/strength", 0.9)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.bind((OUTSIDE, 0))
+        sender.sendto(message, (OUTSIDE, house.udp.port))
+        until(lambda: house.state.refused == 1)
+    with socket.create_connection((OUTSIDE, house.tcp.port), timeout=5) as client:
+        client.sendall(struct.pack(">i", len(message)) + message)
+        try:
+            assert client.recv(10) == b"", "it was hung up on"
+        except ConnectionResetError:
+            pass  # hung up on as well
+    assert house.ask("/phosphene/strength", Authorization="Bearer secret")[0] == 403
+    assert house.state.snapshot().real("/strength") == 0.5
+    assert house.state.refused == 2
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here:
+        here.sendto(message, ("127.0.0.1", house.udp.port))
+        until(lambda: house.state.snapshot().real("/strength") == pytest.approx(0.9))
+
+
+def test_files_are_named_from_outside_only_where_they_are_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    opened, closed = tmp_path / "loras", tmp_path / "home"
+    for folder in (opened, closed):
+        folder.mkdir()
+        (folder / "a.safetensors").write_bytes(b"x")
+    (opened / "link.safetensors").symlink_to(closed / "a.safetensors")
+    state = State()
+    state.confine = confined([opened])
+    for good in (str(opened / "a.safetensors"), "neon", "stabilityai/sd-turbo", "loras/a.safetensors", ""):
+        assert state.set("/lora/1", [good], "desk"), state.last_refusal
+    for bad in (
+        str(closed / "a.safetensors"), "/etc/passwd", "~/x", "../home/a.safetensors", "home/a.safetensors", "loras/../home/a.safetensors",
+        str(opened / "link.safetensors"), "a\0b",
+    ):  # fmt: skip
+        for name in ("/lora/1", "/control/2", "/reference", "/model", "/fallback/still"):
+            before = state.snapshot()[name]
+            assert not state.set(name, [bad], "desk"), f"{name} {bad}"
+            assert state.snapshot()[name] == before
+    assert state.set("/prompt", ["/etc/passwd"], "desk"), "a prompt is no file"
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "..", "/etc/evil", "a\\b", "x" * 300, "nul\0l"])
+def test_no_name_leaves_its_folder(name: str, tmp_path: Path) -> None:
+    library = Library([tmp_path / "presets"])
+    with pytest.raises(BadValue):
+        library.save(name, {"/strength": 0.5})
+    with pytest.raises(BadValue):
+        located(name, [tmp_path])
+    with pytest.raises(BadValue):
+        desks.load(name, tmp_path)
+    assert library.thumbnail(name) is None
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

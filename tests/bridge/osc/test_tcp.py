@@ -1,0 +1,237 @@
+"""OSC over TCP, queries and feedback: clients written here from the specifications, and liblo's."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from pythonosc.osc_message import OscMessage
+
+from bridge.control.state import State
+from bridge.osc.dispatch import OscControl
+from bridge.osc.framing import LONGEST, Framing, LengthPrefixed, Slip, framing_of
+from bridge.osc.subscriptions import encoded
+from bridge.osc.tcp import MOST, WAITING, TcpServer
+from bridge.osc.udp import UdpServer
+from engine.shared.table import ROOT
+from tests.waiting import until
+
+
+class Desk:
+    """A state with its ports."""
+
+    def __init__(self) -> None:
+        self.state = State()
+        self.control = OscControl(self.state, lambda: {"fps": 12.5, "state": "live"})
+        self.udp = UdpServer(self.control, "127.0.0.1", 0)
+        self.tcp = TcpServer(self.control, "127.0.0.1", 0)
+
+    def close(self) -> None:
+        self.tcp.close()
+        self.udp.close()
+        self.control.close()
+
+    def connect(self) -> socket.socket:
+        made = socket.create_connection(("127.0.0.1", self.tcp.port), timeout=5)
+        made.settimeout(5)
+        return made
+
+    def real(self, name: str) -> float:
+        return self.state.snapshot().real(name)
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    made = Desk()
+    yield made
+    made.close()
+
+
+def text(value: str) -> bytes:
+    """An OSC string: ASCII, a NUL, padded to four bytes."""
+    data = value.encode() + b"\0"
+    return data + b"\0" * (-len(data) % 4)
+
+
+def message(address: str, value: float) -> bytes:
+    return text(address) + text(",f") + struct.pack(">f", value)
+
+
+def slipped(packet: bytes) -> bytes:
+    """RFC 1055, written out byte by byte."""
+    out = bytearray([192])
+    for byte in packet:
+        out += bytes([219, 220]) if byte == 192 else bytes([219, 221]) if byte == 219 else bytes([byte])
+    return bytes(out + bytes([192]))
+
+
+WRAPS: dict[str, Callable[[bytes], bytes]] = {"length": lambda packet: struct.pack(">I", len(packet)) + packet, "slip": slipped}
+
+
+def unslipped(data: bytes) -> list[bytes]:
+    return [part.replace(b"\xdb\xdc", b"\xc0").replace(b"\xdb\xdd", b"\xdb") for part in data.split(b"\xc0") if part]
+
+
+@pytest.mark.parametrize("kind", WRAPS)
+def test_packets_come_through_however_the_stream_is_cut(kind: str) -> None:
+    rng = random.Random(3)
+    packets = [bytes(rng.choice([0, 47, 192, 219, 220, 221, 65]) for _ in range(rng.randint(1, 60))) for _ in range(200)]
+    stream = b"".join(WRAPS[kind](packet) for packet in packets)
+    framing: Framing = LengthPrefixed() if kind == "length" else Slip()
+    found, place = [], 0
+    while place < len(stream):
+        size = rng.randint(1, 40)
+        found += framing.feed(stream[place : place + size])
+        place += size
+    assert found == packets
+    assert framing.wrap(packets[0]) == WRAPS[kind](packets[0])
+    assert type(framing_of(stream[0])) is type(framing)
+
+
+def test_what_is_no_stream_of_packets_is_refused() -> None:
+    with pytest.raises(ValueError, match="is announced"):
+        LengthPrefixed().feed(struct.pack(">I", LONGEST + 1))
+    with pytest.raises(ValueError, match="follows an escape"):
+        Slip().feed(b"/a\xdbx")
+    with pytest.raises(ValueError, match="longer than"):
+        Slip().feed(b"/" * (LONGEST + 2))
+
+
+@pytest.mark.parametrize("kind", WRAPS)
+def test_a_client_of_either_framing_sets_asks_and_is_told(kind: str, desk: Desk) -> None:
+    wrap = WRAPS[kind]
+    with desk.connect() as client:
+        sent = wrap(message("/phosphene/strength", 0.25))
+        client.sendall(sent[:7])
+        time.sleep(0.05)
+        client.sendall(sent[7:] + wrap(message("/phosphene/mix", 0.5)))
+        until(lambda: (desk.real("/strength"), desk.real("/mix")) == (0.25, 0.5))
+        client.sendall(wrap(text("/phosphene/strength") + text(",s") + text("?")))
+        answer = client.recv(4096)
+        assert answer == wrap(message("/phosphene/strength", 0.25)), "in the client's own framing"
+        client.sendall(wrap(text("/phosphene/subscribe") + text(",")))
+        until(lambda: desk.control.feedback.count == 1)
+        desk.state.set("/strength", [0.75], "another")
+        heard = b""
+        while wrap(message("/phosphene/strength", 0.75)) not in heard:
+            heard += client.recv(65536)
+        while b"/phosphene/status/fps" not in heard:
+            heard += client.recv(65536)
+        assert wrap(message("/phosphene/mix", 0.5)) in heard, "all as it stood, to begin with"
+    until(lambda: desk.control.feedback.count == 0 and not desk.tcp.clients)
+    assert desk.state.refused == 0
+
+
+def test_a_client_that_breaks_off_or_sends_rubbish_disturbs_nobody(desk: Desk) -> None:
+    good = desk.connect()
+    for rubbish in (b"\x00\xff\xff\xff", b"\x00\x10", slipped(b"GET / HTTP/1.1"), b"\xc0\xdb\x00", b"GET / HTTP/1.1\r\n\r\n" * 60_000):
+        with desk.connect() as bad:
+            try:
+                bad.sendall(rubbish)
+            except OSError:
+                pass  # it has been hung up on already
+    good.sendall(slipped(message("/phosphene/strength", 0.125)))
+    until(lambda: desk.real("/strength") == 0.125)
+    until(lambda: desk.state.refused >= 4)
+    until(lambda: len(desk.tcp.clients) == 1)
+    good.close()
+
+
+def test_more_clients_than_there_is_room_for_are_turned_away(desk: Desk) -> None:
+    clients = [desk.connect() for _ in range(MOST + 5)]
+    until(lambda: desk.state.refused >= 5)
+    assert len(desk.tcp.clients) == MOST
+    clients[0].sendall(slipped(message("/phosphene/strength", 0.5)))
+    clients[1].sendall(slipped(message("/phosphene/mix", 0.25)))
+    until(lambda: desk.real("/mix") == 0.25)
+    for client in clients:
+        client.close()
+    until(lambda: not desk.tcp.clients)
+
+
+def test_a_client_that_does_not_read_is_hung_up_on(desk: Desk) -> None:
+    client = desk.connect()
+    client.sendall(slipped(text("/phosphene/subscribe") + text(",")))
+    until(lambda: desk.control.feedback.count == 1)
+    (held,) = desk.tcp.clients
+    for _ in range(1000):
+        if held.broken:
+            break
+        try:
+            for _ in range(1000):
+                held.send(encoded("/phosphene/prompt", "x" * 4000))
+        except OSError:
+            break
+    assert len(held.waiting) <= WAITING + 65536
+    until(lambda: not desk.tcp.clients)
+    client.close()
+
+
+def test_over_udp_changes_are_told_at_a_limited_rate_and_the_last_value_always(desk: Desk) -> None:
+    ear = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    ear.bind(("127.0.0.1", 0))
+    ear.settimeout(2)
+    ear.sendto(text("/phosphene/subscribe") + text(","), ("127.0.0.1", desk.udp.port))
+    until(lambda: desk.control.feedback.count == 1)
+
+    def heard(seconds: float) -> list[tuple[str, object]]:
+        found, end = [], time.monotonic() + seconds
+        while time.monotonic() < end:
+            ear.settimeout(max(0.001, end - time.monotonic()))
+            try:
+                told = OscMessage(ear.recv(65536))
+            except TimeoutError:
+                break
+            found.append((told.address, told.params[0] if told.params else None))
+        return found
+
+    first = heard(0.5)
+    assert {f"{ROOT}{name}" for name in desk.state.snapshot()} <= {address for address, _ in first}
+    start = time.monotonic()
+    for i in range(2000):
+        desk.state.set("/strength", [i / 2000], "a hand")
+        time.sleep(0.0004)
+    passed = time.monotonic() - start
+    told = [value for address, value in heard(0.5) if address == "/phosphene/strength"]
+    assert told[-1] == pytest.approx(1999 / 2000)
+    assert len(told) <= passed * 30 + 3
+    beats = [address for address, _ in heard(2.5) if address.startswith("/phosphene/status/")]
+    assert 2 <= beats.count("/phosphene/status/fps") <= 3
+    ear.sendto(text("/phosphene/unsubscribe") + text(","), ("127.0.0.1", desk.udp.port))
+    until(lambda: desk.control.feedback.count == 0)
+    other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    other.bind(("127.0.0.1", 0))
+    other.settimeout(2)
+    ear.sendto(text("/phosphene/subscribe") + text(",i") + struct.pack(">i", other.getsockname()[1]), ("127.0.0.1", desk.udp.port))
+    assert OscMessage(other.recv(65536)).address.startswith("/phosphene/"), "to another port of the same machine"
+    for wrong in (struct.pack(">i", -1), struct.pack(">i", 70000)):
+        ear.sendto(text("/phosphene/subscribe") + text(",i") + wrong, ("127.0.0.1", desk.udp.port))
+    until(lambda: desk.state.refused == 2)
+    ear.close()
+    other.close()
+
+
+def test_a_query_of_a_pattern_answers_for_each_and_changes_nothing(desk: Desk) -> None:
+    with desk.connect() as client:
+        client.sendall(slipped(text("/phosphene/prompt/*/weight") + text(",s") + text("?")))
+        heard = b""
+        while len(unslipped(heard)) < 4:
+            heard += client.recv(4096)
+        assert {OscMessage(packet).address for packet in unslipped(heard)} == {f"/phosphene/prompt/{i}/weight" for i in (1, 2, 3, 4)}
+        number = desk.state.number
+        client.sendall(slipped(text("/phosphene/panic") + text(",s") + text("?")))
+        client.sendall(slipped(text("/phosphene/nowhere") + text(",s") + text("?")))
+        until(lambda: desk.state.refused == 2)
+        assert desk.state.number == number
+
+
+@pytest.mark.skipif(shutil.which("oscsend") is None, reason="needs liblo-tools")
+def test_liblo_sends_over_tcp(desk: Desk) -> None:
+    subprocess.run(["oscsend", f"osc.tcp://127.0.0.1:{desk.tcp.port}", "/phosphene/strength", "f", "0.375"], check=True, timeout=10)
+    until(lambda: desk.real("/strength") == 0.375)

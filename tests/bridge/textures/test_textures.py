@@ -1,0 +1,330 @@
+"""Textures: every transport that this machine has, for real; the byte layouts of the others."""
+
+from __future__ import annotations
+
+import struct
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from bridge.textures import SCHEMES, TextureError, default_source, fitted, open_sink, open_source, resized, touchshm
+from bridge.textures.base import Lost, Source, swapped
+from bridge.textures.file import VideoWriter
+from bridge.textures.ndi import match
+from bridge.textures.pattern import PATTERNS, draw
+from engine.shared.mailbox import Frame, Pixels
+from tests.waiting import until
+
+
+def read(source: Source, seconds: float = 5.0) -> Frame:
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        frame = source.read(0.1)
+        if frame is not None:
+            return frame
+    raise AssertionError(f"{source.url} gave no frame")
+
+
+def ramp(width: int = 64, height: int = 48) -> Pixels:
+    pixels = np.full((height, width, 4), 255, np.uint8)
+    pixels[..., 0] = np.linspace(0, 255, width)[None]
+    pixels[..., 1] = np.linspace(0, 255, height)[:, None]
+    pixels[..., 2] = 30
+    return pixels
+
+
+def write_video(path: Path, count: int, rate: int = 25) -> None:
+    writer = VideoWriter(path, rate=Fraction(rate))
+    for i in range(count):
+        pixels = np.full((48, 64, 4), 255, np.uint8)
+        pixels[..., :3] = i * 20
+        writer.write(pixels)
+    writer.close()
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_patterns_are_frames_and_move(name: str) -> None:
+    with open_source(f"pattern:{name}?size=96x64&fps=200") as source:
+        first, later = read(source), [read(source) for _ in range(20)][-1]
+    assert first.pixels.shape == (64, 96, 4)
+    assert first.pixels.dtype == np.uint8
+    assert later.sequence == first.sequence + 20
+    assert later.captured_at > first.captured_at
+    assert np.array_equal(first.pixels, later.pixels) == (name == "still")
+    assert draw(name, 640, 360, 1.0).std() > 20
+
+
+def test_a_pattern_keeps_its_rate() -> None:
+    with open_source("pattern:ball?size=64x64&fps=50") as source:
+        read(source)
+        start = time.monotonic()
+        for _ in range(25):
+            read(source)
+    assert 0.4 < time.monotonic() - start < 1.0
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("tape:x", "available here"),
+        ("null:", "is no source"),
+        ("noscheme", "available here"),
+        ("pattern:unheard", "plasma"),
+        ("pattern:ball?size=big", "WxH"),
+        ("pattern:ball?fps=0", "fps"),
+        ("file:/no/such.mp4", "no such file"),
+        ("camera:front", "number"),
+        ("camera:97", "no camera"),
+    ],
+)
+def test_a_wrong_source_is_one_clear_line(url: str, told: str) -> None:
+    with pytest.raises(TextureError, match=told) as caught:
+        open_source(url)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "scheme", [s for s in ("spout", "syphon", "touchshm") if s != {"win32": "spout", "darwin": "syphon"}.get(sys.platform)]
+)
+def test_a_transport_of_another_platform_says_so(scheme: str) -> None:
+    if sys.platform == "win32" and scheme == "touchshm":
+        pytest.xfail("this platform has it")
+    for opened in (open_source, open_sink):
+        with pytest.raises(TextureError, match="only"):
+            opened(f"{scheme}:x")
+
+
+def test_every_scheme_loads() -> None:
+    for module, source, sink in SCHEMES.values():
+        loaded = __import__(f"bridge.textures.{module}", fromlist=["x"])
+        assert all(hasattr(loaded, name) for name in (source, sink) if name)
+
+
+def test_a_file_is_looped_at_its_own_rate(tmp_path: Path) -> None:
+    write_video(tmp_path / "ten.mp4", 10, rate=20)
+    with open_source(f"file:{tmp_path / 'ten.mp4'}") as source:
+        start = time.monotonic()
+        values = [int(read(source).pixels[..., 0].mean()) for _ in range(25)]
+        seconds = time.monotonic() - start
+    assert 1.0 < seconds < 2.0, "25 frames at 20 a second"
+    expected = [(i % 10) * 20 for i in range(25)]
+    assert np.abs(np.array(values) - expected).max() < 6
+
+
+def test_a_late_reader_gets_the_frame_of_the_moment(tmp_path: Path) -> None:
+    write_video(tmp_path / "ten.mp4", 10, rate=20)
+    with open_source(f"file:{tmp_path / 'ten.mp4'}") as source:
+        read(source)
+        time.sleep(0.32)
+        assert read(source).pixels[..., 0].mean() / 20 == pytest.approx(6, abs=1.5)
+
+
+def test_a_picture_is_a_source_too(tmp_path: Path) -> None:
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "one.png"), ramp()[..., 2::-1])
+    with open_source(f"file:{tmp_path / 'one.png'}") as source:
+        frames = [read(source) for _ in range(3)]
+    assert all(np.array_equal(frame.pixels, ramp()) for frame in frames)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a video at all" * 100])
+def test_a_broken_file_is_one_clear_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "broken.mp4").write_bytes(content)
+    with pytest.raises(TextureError, match="broken"):
+        open_source(f"file:{tmp_path / 'broken.mp4'}")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".mov"])
+def test_a_recording_has_real_time_stamps_and_no_held_pictures(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"take{suffix}"
+    first, second = ramp(), 255 - ramp()
+    with open_sink(f"file:{path}") as sink:
+        for pixels, pause in ((first, 0.1), (first, 0.3), (second, 0.1), (second, 0.0)):
+            sink.write(Frame(pixels))
+            time.sleep(pause)
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    assert len(frames) == 2
+    times = [frame.time for frame in frames]
+    assert times[1] is not None
+    assert times[0] is not None
+    assert times[1] - times[0] == pytest.approx(0.4, abs=0.1)
+    got = frames[0].to_ndarray(format="rgba").astype(int)
+    assert np.abs(got - first)[..., :3].mean() < 8
+
+
+def test_a_recording_of_odd_and_changing_size(tmp_path: Path) -> None:
+    path = tmp_path / "take.mp4"
+    with open_sink(f"file:{path}") as sink:
+        for width, height in ((65, 49), (65, 49), (128, 96)):
+            sink.write(Frame(ramp(width, height)))
+            time.sleep(0.02)
+    with av.open(str(path)) as container:
+        assert [(f.width, f.height) for f in container.decode(video=0)] == [(64, 48)] * 3
+
+
+def test_a_recording_needs_a_known_ending(tmp_path: Path) -> None:
+    with pytest.raises(TextureError, match="mp4"):
+        open_sink(f"file:{tmp_path / 'take.avi2'}")
+    with pytest.raises(TextureError, match="folder"):
+        open_sink(f"file:{tmp_path / 'none' / 'take.mp4'}")
+
+
+def test_null_counts() -> None:
+    with open_sink("null:") as sink:
+        sink.write(Frame(ramp()))
+    assert sink.frames == 1
+
+
+def test_the_default_source_opens() -> None:
+    open_source(default_source()).close()
+
+
+def test_crop_fit_and_stretch() -> None:
+    wide = np.zeros((100, 200, 4), np.uint8)
+    wide[:, 50:150] = 200
+    assert (fitted(wide, 64, 64, "crop") == 200).all()
+    boxed = fitted(wide, 64, 64, "fit")
+    assert (boxed[:16, :, :3] == 0).all()
+    assert (boxed[-16:, :, :3] == 0).all()
+    assert boxed[32, 32, 0] == 200
+    stretched = fitted(wide, 64, 64, "stretch")
+    assert stretched[32, 4, 0] == 0
+    assert stretched[32, 32, 0] == 200
+    for fit in ("crop", "fit", "stretch"):
+        for shape in ((1, 1), (3, 2000), (1080, 1920), (64, 64)):
+            assert fitted(np.zeros((*shape, 4), np.uint8), 64, 48, fit).shape == (48, 64, 4)
+    assert resized(wide, 300, 50).shape == (50, 300, 4)
+
+
+@pytest.mark.parametrize("size", [(1080, 1080), (1080, 1918), (540, 961), (203, 1030)])
+def test_a_picture_is_made_smaller_as_by_averages_however_it_lies(size: tuple[int, int]) -> None:
+    height, width = size
+    y, x = np.mgrid[:height, :width]
+    waves = np.stack([127 + 120 * np.sin(x / 9), 127 + 120 * np.cos(y / 7), 127 + 120 * np.sin((x + y) / 12), 0 * x + 255], -1).astype(
+        np.uint8
+    )
+    for pixels in (waves, waves[::-1], waves[:, ::-1], waves[3:-3, 5:-5], waves[..., ::-1]):
+        given = pixels.copy()
+        small = resized(pixels, 200, 100)
+        averaged = cv2.resize(np.ascontiguousarray(pixels), (200, 100), interpolation=cv2.INTER_AREA)
+        assert small.shape == (100, 200, 4)
+        assert np.abs(small.astype(int) - averaged).mean() < 1.5
+        assert np.array_equal(pixels, given)
+
+
+def test_colour_order_is_swapped_both_ways() -> None:
+    assert np.array_equal(swapped(ramp())[..., :3], ramp()[..., 2::-1])
+    assert np.array_equal(swapped(swapped(ramp())), ramp())
+
+
+class Flaky(Source):
+    """Gone after each frame, back at the next try."""
+
+    def _read(self, timeout: float) -> Pixels | None:
+        if self.frames > self.losses:
+            raise Lost("unplugged")
+        return ramp()
+
+
+def test_a_sender_that_vanishes_is_waited_for() -> None:
+    with Flaky("flaky:") as source:
+        frames = [read(source) for _ in range(3)]
+    assert [frame.sequence for frame in frames] == [1, 2, 3]
+    assert source.losses == 2
+
+
+def test_ndi_names_are_found_in_three_ways() -> None:
+    found = ["STUDIO (Resolume)", "STUDIO (Resolume 2)", "LAPTOP (phosphene-in)"]
+    assert match("STUDIO (Resolume 2)", found) == "STUDIO (Resolume 2)"
+    assert match("Resolume", found) == "STUDIO (Resolume)"
+    assert match("laptop", found) == "LAPTOP (phosphene-in)"
+    assert match("", found) == "STUDIO (Resolume)"
+    assert match("OBS", found) is None
+
+
+def test_the_shared_memory_of_touchdesigner_is_laid_out_as_its_header_says() -> None:
+    data = touchshm.encode(ramp(8, 4))
+    assert len(data) == 56 + 8 * 4 * 4
+    assert struct.unpack_from("<IIii", data) == (0xD95EF835, 2, 8, 4)
+    assert struct.unpack_from("<I", data, 24) == (37,)
+    assert struct.unpack_from("<q", data, 32) == (128,)
+    assert struct.unpack_from("<i", data, 40) == (56,)
+    assert data[56:60] == ramp(8, 4)[-1, 0].tobytes(), "bottom row first"
+    header = touchshm.parse(data)
+    assert np.array_equal(touchshm.decode(header, data[header.data_offset :]), ramp(8, 4))
+
+
+@pytest.mark.parametrize("pixel_format", [touchshm.BGRA8, touchshm.RGBA16F, touchshm.RGBA32F])
+def test_other_pixel_formats_of_touchdesigner(pixel_format: int) -> None:
+    header = touchshm.Header(8, 4, pixel_format)
+    flipped = ramp(8, 4)[::-1]
+    if pixel_format == touchshm.BGRA8:
+        image = flipped[..., [2, 1, 0, 3]].tobytes()
+    else:
+        image = (flipped / 255.0).astype(np.float16 if pixel_format == touchshm.RGBA16F else np.float32).tobytes()
+    assert len(image) == header.data_size
+    assert np.abs(touchshm.decode(header, image).astype(int) - ramp(8, 4)).max() <= 1
+
+
+@pytest.mark.parametrize("spoil", [(0, b"\0\0\0\0"), (24, struct.pack("<I", 9)), (8, struct.pack("<i", -5))])
+def test_a_strange_shared_memory_is_no_texture(spoil: tuple[int, bytes]) -> None:
+    data = bytearray(touchshm.encode(ramp(8, 4)))
+    data[spoil[0] : spoil[0] + 4] = spoil[1]
+    with pytest.raises(Lost):
+        touchshm.parse(bytes(data))
+
+
+def test_a_camera_that_is_unplugged_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against what OpenCV documents; there is no camera here."""
+    plugged = True
+
+    class Capture:
+        def __init__(self, _index: int) -> None:
+            pass
+
+        def isOpened(self) -> bool:  # noqa: N802 -- OpenCV's name
+            return plugged
+
+        def set(self, *_: object) -> None:
+            pass
+
+        def read(self) -> tuple[bool, np.ndarray | None]:
+            return (True, np.full((48, 64, 3), (10, 20, 30), np.uint8)) if plugged else (False, None)
+
+        def release(self) -> None:
+            pass
+
+    monkeypatch.setattr("bridge.textures.camera.cv2.VideoCapture", Capture)
+    with open_source("camera:0") as camera:
+        frame = camera.read(0.1)
+        assert frame is not None
+        assert frame.pixels[0, 0].tolist() == [30, 20, 10, 255]
+        plugged = False
+        assert camera.read(0.1) is None
+        assert camera.losses == 1
+        until(lambda: camera._retry_at < time.monotonic(), 5)
+        assert camera.read(0.1) is None, "still away"
+        plugged = True
+        until(lambda: camera.read(0.1) is not None, 5, "the camera")
+        assert camera.losses == 1
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 4), np.float32), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 4), np.uint8)],
+)
+def test_a_picture_of_a_wrong_format_is_refused_in_one_line(picture: np.ndarray) -> None:
+    class Wrong(Source):
+        def _read(self, timeout: float) -> np.ndarray:
+            return picture
+
+    with Wrong("wrong:") as source, pytest.raises(TextureError, match="cannot be used"):
+        source.read(0.1)

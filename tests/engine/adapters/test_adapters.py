@@ -1,0 +1,247 @@
+"""ControlNets and image prompts against diffusers' pipelines, and adapters coming and going while a stream runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers import ControlNetModel, EulerDiscreteScheduler
+from PIL import Image
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionModelWithProjection,
+    DepthAnythingConfig,
+    DepthAnythingForDepthEstimation,
+    Dinov2Config,
+)
+
+from engine.adapters import controlnet as control
+from engine.diffusion.stream import Stream
+from engine.models import Model, load
+from engine.shared.mailbox import Frame
+from engine.shared.table import Snapshot
+from tests.engine.adapter_files import save_controlnet, save_image_adapter, save_lora
+from tests.engine.checkpoints import save_sd, save_sdxl
+from tests.engine.flows import save_flux
+from tests.engine.models.test_architectures import NEGATIVE, PROMPT, TRAILING, close, ours, picture, theirs  # noqa: F401
+
+CPU = torch.device("cpu")
+
+
+def saved(kind: str, folder: Path) -> tuple[Path, Model]:
+    path = save_sdxl(folder) if kind == "StableDiffusionXL" else save_sd(folder, "EulerDiscreteScheduler")
+    return path, load(str(path), CPU, torch.float32)
+
+
+def map_image(name: str, size: int = 64) -> Image.Image:
+    pictures = torch.from_numpy(picture(size)[None, ..., :3]).permute(0, 3, 1, 2).float() / 255
+    return Image.fromarray((control.MAPS[name](pictures)[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+
+
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("kind", ["StableDiffusion", "StableDiffusionXL"])
+def test_two_controlnets_are_what_diffusers_makes_of_them(kind: str, guided: bool, tmp_path: Path, theirs: Any) -> None:  # noqa: F811
+    folder, model = saved(kind, tmp_path / "model")
+    nets = [save_controlnet(tmp_path / f"net{i}", model.denoiser, i) for i in range(2)]
+    pipeline = getattr(diffusers, kind + "ControlNetImg2ImgPipeline").from_pretrained(
+        folder, controlnet=[ControlNetModel.from_pretrained(net) for net in nets], safety_checker=None, feature_extractor=None
+    )
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, **TRAILING)
+    arguments: dict[str, Any] = {"guidance_scale": 2.0, "negative_prompt": NEGATIVE} if guided else {"guidance_scale": 1.0}
+    expected, timesteps = theirs(
+        pipeline, model, 64,
+        image=Image.fromarray(picture(64)[..., :3]), control_image=[map_image("luminance"), map_image("canny")], strength=0.7,
+        num_inference_steps=4, controlnet_conditioning_scale=[0.8, 0.5], control_guidance_start=[0.0, 0.5], control_guidance_end=[1.0, 1.0],
+        **arguments,
+    )  # fmt: skip
+    values = {
+        "/control/1": str(nets[0]), "/control/1/from": "luminance", "/control/1/weight": 0.8,
+        "/control/2": str(nets[1]), "/control/2/from": "canny", "/control/2/weight": 0.5, "/control/2/start": 0.5,
+    }  # fmt: skip
+    values |= {"/guidance": 2.0, "/guidance/mode": "full"} if guided else {}
+    found = ours(model, 64, timesteps, **{"/eta": 0.0, **values})
+    assert close(found, expected)
+    without = ours(model, 64, timesteps, **{"/eta": 0.0, **values, "/control/1/weight": 0.0, "/control/2/on": False})
+    assert torch.equal(without, ours(model, 64, timesteps, **{"/eta": 0.0, **values, "/control/1": "", "/control/2": ""}))
+    assert (without - found).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize(("kind", "plus"), [("StableDiffusion", False), ("StableDiffusion", True), ("StableDiffusionXL", False)])
+def test_an_image_prompt_is_what_diffusers_makes_of_it(
+    kind: str,
+    plus: bool,
+    guided: bool,
+    tmp_path: Path,
+    theirs: Any,  # noqa: F811
+) -> None:
+    folder, model = saved(kind, tmp_path / "model")
+    adapter, encoder = save_image_adapter(tmp_path, model.denoiser, plus=plus)
+    reference = picture(32)[..., :3]
+    cv2.imwrite(str(tmp_path / "reference.png"), cv2.cvtColor(reference, cv2.COLOR_RGB2BGR))
+    pipeline = getattr(diffusers, kind + "Pipeline").from_pretrained(
+        folder,
+        image_encoder=CLIPVisionModelWithProjection.from_pretrained(encoder),
+        feature_extractor=CLIPImageProcessor.from_pretrained(encoder),
+        **({"safety_checker": None} if kind == "StableDiffusion" else {}),
+    )
+    pipeline.load_ip_adapter(str(tmp_path), subfolder="", weight_name=adapter.name, image_encoder_folder=None)
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, **TRAILING)
+    arguments: dict[str, Any] = {"guidance_scale": 2.0, "negative_prompt": NEGATIVE} if guided else {"guidance_scale": 1.0}
+    arguments |= {"ip_adapter_image": Image.fromarray(reference), "num_inference_steps": 2, "height": 64, "width": 64}
+    values = {"/mode": "text", "/eta": 0.0, "/reference": str(tmp_path / "reference.png"), "/reference/model": str(adapter)}
+    values |= {"/reference/encoder": str(encoder)} | ({"/guidance": 2.0, "/guidance/mode": "full"} if guided else {})
+    for weight in (0.7, 1.0):
+        pipeline.set_ip_adapter_scale(weight)
+        expected, timesteps = theirs(pipeline, model, 64, **arguments)
+        found = ours(model, 64, timesteps, **values, **{"/reference/weight": weight})
+        assert close(found, expected)
+    none = ours(model, 64, timesteps, **values | {"/reference": ""})
+    assert torch.equal(none, ours(model, 64, timesteps, **values, **{"/reference/weight": 0.0}))
+    assert torch.equal(none, ours(model, 64, timesteps, **values, **{"/reference/on": False}))
+    assert (none - found).abs().max() > 1e-2
+
+
+def until(done: Callable[[], bool], tick: Callable[[], object], seconds: float = 20) -> None:
+    limit = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < limit
+        tick()
+
+
+@pytest.fixture(scope="module")
+def pocket() -> Model:
+    return load("pocket", CPU, torch.float32)
+
+
+def test_adapters_come_and_go_while_frames_pass(pocket: Model, tmp_path: Path) -> None:
+    lora = save_lora(tmp_path / "a.safetensors", {"unet": pocket.denoiser, "text_encoder": pocket.family.parts["text_encoder"]})
+    net = save_controlnet(tmp_path / "net", pocket.denoiser)
+    adapter, encoder = save_image_adapter(tmp_path, pocket.denoiser)
+    cv2.imwrite(str(tmp_path / "look.png"), picture(32)[..., :3])
+    stream = Stream(pocket, 64, 64)
+    frame = Frame(picture(64))
+    base: dict[str, Any] = {"/steps": 1, "/lora/1/weight": 0.5}
+    number = 0
+
+    def shown(**values: Any) -> np.ndarray:
+        nonlocal number
+        number += 1
+        stream.apply(Snapshot(base | values, number))
+        outputs: list[Frame] = []
+        until(lambda: bool(outputs) and outputs[-1].snapshot == number, lambda: outputs.extend(stream.step([frame]) or []))
+        return outputs[-1].pixels
+
+    plain = shown()
+    wishes = {
+        "lora": {"/lora/1": str(lora)},
+        "control": {"/control/1": str(net)},
+        "reference": {"/reference": str(tmp_path / "look.png"), "/reference/model": str(adapter), "/reference/encoder": str(encoder)},
+    }
+    for name, wish in wishes.items():
+        assert not np.array_equal(shown(**wish), plain), name
+        assert np.array_equal(shown(), plain), f"{name} taken off again"
+    assert not np.array_equal(shown(**wishes["lora"], **{"/lora/1/weight": -1.0}), plain)
+    assert np.array_equal(shown(**wishes["lora"], **{"/lora/1/weight": 0.0}), plain), "weight 0 is none"
+    assert stream.adapters.notes == []
+    stream.adapters.close()
+    stream.close()
+
+
+def test_control_and_reference_from_the_second_source(pocket: Model, tmp_path: Path) -> None:
+    net = save_controlnet(tmp_path / "net", pocket.denoiser)
+    adapter, encoder = save_image_adapter(tmp_path, pocket.denoiser)
+    frame, bright = Frame(picture(64)), Frame(np.full((48, 48, 4), 230, np.uint8))
+    wishes = {
+        "control": {"/control/1": str(net), "/control/1/from": "source"},
+        "reference": {"/reference": "source", "/reference/model": str(adapter), "/reference/encoder": str(encoder)},
+    }
+    for name, wish in wishes.items():
+        stream = Stream(pocket, 64, 64)
+        stream.apply(Snapshot({"/steps": 1} | wish), wait=True)
+        found = []
+        for second in (None, Frame(picture(64)), bright):
+            stream.second = second
+            if second is not None:
+                second = stream.second = Frame(second.pixels, len(found) * 100)
+            outputs = stream.step([frame])
+            assert outputs
+            found.append(outputs[0].pixels)
+        for one, two in pairwise(found):
+            assert not np.array_equal(one, two), name
+        stream.adapters.close()
+        stream.close()
+
+
+def test_what_cannot_be_added_is_one_line_and_the_rest_goes_on(pocket: Model, tmp_path: Path) -> None:
+    lora = save_lora(tmp_path / "good.safetensors", {"unet": pocket.denoiser})
+    stream = Stream(pocket, 64, 64)
+    values = {"/lora/1": "nowhere", "/lora/2": str(lora), "/control/1": str(tmp_path), "/reference": "x.png"}
+    values |= {"/reference/model": "gone", "/reference/encoder": "gone"}
+    plain = stream.step([Frame(picture(64))]) or stream.step([])
+    stream.apply(Snapshot(values, 1), wait=True)
+    notes = sorted(stream.adapters.notes)
+    assert len(notes) == 3
+    assert notes[0].startswith(f"ControlNet {tmp_path.name} cannot be read")
+    assert notes[1] == "LoRA 'nowhere' is neither a path nor in loras/"
+    assert notes[2] == "image adapter 'gone' is neither a path nor in adapters/"
+    assert not any("\n" in note for note in notes)
+    stream.restart()
+    changed = stream.step([Frame(picture(64))]) or stream.step([])
+    assert plain
+    assert changed
+    assert not np.array_equal(plain[0].pixels, changed[0].pixels), "the LoRA that could be read is on"
+    stream.adapters.close()
+    stream.close()
+
+
+def test_a_family_without_controls_says_so(tmp_path: Path) -> None:
+    model = load(str(save_flux(tmp_path)), CPU, torch.float32)
+    stream = Stream(model, 64, 64)
+    stream.apply(Snapshot({"/control/1": "edges"}), wait=True)
+    assert stream.adapters.notes == ["ControlNet edges: a FLUX.1 model takes none here"]
+    stream.adapters.close()
+    stream.close()
+
+
+def test_depth_through_a_model(pocket: Model, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    backbone = Dinov2Config(
+        hidden_size=24, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14, out_indices=[1, 2, 3, 4],
+        reshape_hidden_states=False,
+    )  # fmt: skip
+    settings = DepthAnythingConfig(
+        backbone_config=backbone, reassemble_hidden_size=24, neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8
+    )
+    estimator = DepthAnythingForDepthEstimation(settings)
+    for parameter in estimator.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    estimator.save_pretrained(tmp_path / "depth")
+    net = save_controlnet(tmp_path / "net", pocket.denoiser)
+    stream = Stream(pocket, 64, 64)
+    values = {"/steps": 1, "/control/1": str(net), "/control/1/from": "depth"}
+    stream.apply(Snapshot(values), wait=True)
+    without = stream.step([Frame(picture(64))])
+    stream.apply(Snapshot(values | {"/control/depth": str(tmp_path / "depth")}), wait=True)
+    assert stream.adapters.notes == []
+    found = stream.step([Frame(picture(64))])
+    assert without
+    assert found
+    assert not np.array_equal(without[0].pixels, found[0].pixels)
+    depth = stream.adapters.depth(torch.rand(2, 3, 60, 90))
+    assert depth.shape == (2, 3, 60, 90)
+    assert depth.amin((1, 2, 3)).tolist() == [0.0, 0.0]
+    assert depth.amax((1, 2, 3)).tolist() == [1.0, 1.0]
+    nowhere = str(tmp_path / "nowhere")
+    stream.apply(Snapshot({"/control/depth": nowhere}), wait=True)
+    assert stream.adapters.notes[0].startswith(f"depth model {nowhere} cannot be read")
+    stream.adapters.close()
+    stream.close()

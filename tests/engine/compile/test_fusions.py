@@ -1,0 +1,72 @@
+"""The algebra of fused layers: nothing but rounding changes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from torch import nn
+
+from engine.compile.fusions import Composed, DoublingConvolution, fuse_doubling, fuse_neighbours
+from engine.models import POCKET
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (16, 16)])
+def test_a_doubling_and_a_convolution_are_one_transposed_convolution(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(6, 5, 3, padding=1))
+    x = torch.randn(2, 6, *size)
+    expected = plain(x)
+    fuse_doubling(nn.ModuleList([plain]))
+    assert isinstance(plain[0], DoublingConvolution)
+    assert torch.allclose(plain(x), expected, atol=1e-5)
+
+
+def test_a_whole_autoencoder_is_the_same_with_its_doublings_fused() -> None:
+    torch.manual_seed(0)
+    small = AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4
+    )
+    pocket = AutoencoderTiny.from_pretrained(POCKET / "vae")
+    with torch.inference_mode():
+        for autoencoder, count in ((small, 1), (pocket, 3)):
+            latents = torch.randn(1, autoencoder.config.latent_channels, 8, 12)
+            expected = autoencoder.decode(latents).sample
+            fuse_doubling(autoencoder.decoder)
+            assert sum(isinstance(module, DoublingConvolution) for module in autoencoder.decoder.modules()) == count
+            assert torch.allclose(autoencoder.decode(latents).sample, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize("cells", [(1, 1), (1, 2), (2, 3), (8, 5)])
+def test_convolutions_in_a_row_are_one_up_to_the_last_pixel_of_the_edges(cells: tuple[int, int], levels: int) -> None:
+    torch.manual_seed(0)
+    first: list[nn.Module] = [nn.Conv2d(3, 6, 3, padding=1)]
+    last: list[nn.Module] = []
+    for level in range(levels):
+        first.append(nn.Conv2d(6 + level, 7 + level, 3, stride=2, padding=1))
+        last += nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(5 + level, 6 + level, 3, padding=1)
+    last.append(nn.Conv2d(5 + levels, 3, 3, padding=1))
+    for layers, channels, side in ((first, 3, 2**levels), (last, 5, 1)):
+        plain = nn.Sequential(*layers)
+        x = torch.randn(2, channels, cells[0] * side, cells[1] * side)
+        expected = plain(x)
+        fuse_doubling(nn.ModuleList([plain]))
+        fuse_neighbours(plain)
+        assert [type(layer) for layer in plain if not isinstance(layer, nn.Identity)] == [Composed]
+        assert torch.allclose(plain(x), expected, atol=1e-5)
+        fuse_neighbours(plain)
+        assert torch.allclose(plain(x), expected, atol=1e-5), "once is enough"
+    between = nn.Sequential(first[0], nn.ReLU(), first[1])
+    fuse_neighbours(between)
+    assert isinstance(between[0], nn.Conv2d), "what has something between stays"
+
+
+def test_of_four_halvings_three_become_one_with_the_convolution_before_them() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), *(nn.Conv2d(6, 6, 3, stride=2, padding=1) for _ in range(4)))
+    x = torch.randn(1, 3, 16, 48)
+    expected = plain(x)
+    fuse_neighbours(plain)
+    assert [type(layer) for layer in plain] == [Composed, nn.Identity, nn.Identity, nn.Identity, nn.Conv2d]
+    assert torch.allclose(plain(x), expected, atol=1e-5)

@@ -1,0 +1,82 @@
+"""Prompts: blends, the cache, and that the frame loop never encodes."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+
+from engine.diffusion.conditioning import Conditioner, blend, weighted_prompts
+from engine.models import Condition
+from engine.shared.table import Snapshot
+
+
+def condition(*values: float) -> Condition:
+    return Condition(torch.tensor([[values]]))
+
+
+def test_linear_blend_is_the_weighted_mean() -> None:
+    mixed = blend([condition(0.0, 4.0), condition(8.0, 0.0), condition(2.0, 2.0)], [1.0, 1.0, 2.0], "linear")
+    assert torch.allclose(mixed.tokens, torch.tensor([[[3.0, 2.0]]]))
+
+
+def test_spherical_blend_keeps_the_length() -> None:
+    mixed = blend([condition(1.0, 0.0), condition(0.0, 1.0)], [1.0, 1.0], "spherical")
+    assert mixed.tokens.norm() == pytest.approx(1.0, abs=1e-5)
+    assert torch.allclose(mixed.tokens[..., 0], mixed.tokens[..., 1])
+
+
+def test_only_prompts_with_text_and_weight_count() -> None:
+    assert weighted_prompts(Snapshot({"/prompt": "a"})) == (("a",), (1.0,))
+    assert weighted_prompts(Snapshot({"/prompt": "a", "/prompt/3": "c", "/prompt/3/weight": 0.5})) == (("a", "c"), (1.0, 0.5))
+    assert weighted_prompts(Snapshot({"/prompt": "a", "/prompt/1/weight": 0.0, "/prompt/2": "b"})) == (("b",), (1.0,))
+    assert weighted_prompts(Snapshot({"/prompt": "a", "/prompt/1/weight": 0.0})) == (("a",), (1.0,))
+
+
+def test_a_new_prompt_is_encoded_on_another_thread_and_only_once() -> None:
+    gate, calls = threading.Event(), []
+
+    def encode(text: str) -> Condition:
+        calls.append((text, threading.current_thread().name))
+        if text == "slow":
+            gate.wait(10)
+        return condition(float(len(text)))
+
+    conditioner = Conditioner(encode)
+    conditioner.update(Snapshot({"/prompt": "one"}))
+    first = conditioner.condition
+    start = time.monotonic()
+    conditioner.update(Snapshot({"/prompt": "slow"}))
+    assert time.monotonic() - start < 0.1
+    assert conditioner.condition is first, "the old prompt goes on until the new one is ready"
+    assert not conditioner.settled
+    gate.set()
+    limit = time.monotonic() + 10
+    while conditioner.condition is first and time.monotonic() < limit:
+        conditioner.update(Snapshot({"/prompt": "slow"}))
+    assert conditioner.condition is not first
+    for text in ("one", "slow", "one"):
+        conditioner.update(Snapshot({"/prompt": text}))
+    assert sorted(text for text, _ in calls) == ["", "one", "slow"]
+    assert dict(calls)["slow"] == "prompts"
+    conditioner.close()
+
+
+def test_a_prompt_that_fails_leaves_the_last_one() -> None:
+    def encode(text: str) -> Condition:
+        if text == "bad":
+            raise RuntimeError("no memory")
+        return condition(1.0)
+
+    conditioner = Conditioner(encode)
+    conditioner.update(Snapshot({"/prompt": "good"}))
+    conditioner.update(Snapshot({"/prompt": "bad"}))
+    limit = time.monotonic() + 10
+    while not conditioner.failed and time.monotonic() < limit:
+        time.sleep(0.005)
+    assert conditioner.failed == 1
+    assert conditioner.condition is not None
+    assert conditioner.settled
+    conditioner.close()

@@ -1,0 +1,166 @@
+"""Grades, folds, feedback, masks and control maps, against plain arithmetic and OpenCV."""
+
+from __future__ import annotations
+
+import colorsys
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from engine.adapters import controlnet as control
+from engine.image.effects import Optics
+from engine.image.ops import Feedback, Grade, feathered, kaleidoscope, mirrored
+from engine.shared.table import Snapshot
+
+
+def pictures(count: int = 1, height: int = 32, width: int = 48) -> torch.Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(4))
+
+
+def luma(picture: torch.Tensor) -> torch.Tensor:
+    return picture[:, 0] * 0.299 + picture[:, 1] * 0.587 + picture[:, 2] * 0.114
+
+
+def test_a_grade_of_defaults_changes_nothing() -> None:
+    image = pictures()
+    assert Grade()(image) is image
+
+
+def test_gain_contrast_and_saturation() -> None:
+    image = pictures() * 0.4 + 0.3
+    assert torch.allclose(Grade(gain=1.2)(image), (image * 1.2).clamp(0, 1), atol=1e-6)
+    assert torch.allclose(Grade(contrast=0.5)(image), (image - 0.5) * 0.5 + 0.5, atol=1e-6)
+    grey = Grade(saturation=0.0)(image)
+    assert torch.allclose(grey, luma(image)[:, None].expand(-1, 3, -1, -1), atol=1e-6)
+
+
+@pytest.mark.parametrize("degrees", [-120.0, -60.0, 35.0, 120.0])
+def test_a_turn_of_the_hue_keeps_grey_and_luminance_and_turns_colours(degrees: float) -> None:
+    grey = torch.full((1, 3, 4, 4), 0.37)
+    assert torch.allclose(Grade(hue=degrees)(grey), grey, atol=1e-6)
+    image = pictures() * 0.1 + 0.45
+    turned = Grade(hue=degrees)(image)
+    assert torch.allclose(luma(turned), luma(image), atol=1e-5)
+    colour = torch.tensor([0.55, 0.45, 0.45]).view(1, 3, 1, 1)
+    found = colorsys.rgb_to_hsv(*Grade(hue=degrees)(colour).flatten().tolist())[0] * 360
+    assert abs((found - degrees + 180) % 360 - 180) < 12
+
+
+def test_mirrors_show_one_half_twice() -> None:
+    for width in (48, 49):
+        image = pictures(width=width)
+        left = mirrored(image, "left")
+        assert left.shape == image.shape
+        assert torch.equal(left, left.flip(-1))
+        assert torch.equal(left[..., : width // 2], image[..., : width // 2])
+    both = mirrored(image, "both")
+    assert torch.equal(both, both.flip(-1).flip(-2))
+    assert torch.equal(mirrored(image, "none"), image)
+
+
+def test_a_kaleidoscope_is_the_same_in_each_wedge() -> None:
+    image = torch.nn.functional.avg_pool2d(pictures(height=96, width=96), 9, 1, 4)
+    folded = kaleidoscope(image, 4)
+    turned = torch.rot90(folded, 1, (-2, -1))  # four double wedges: a quarter turn changes nothing
+    middle = (slice(None), slice(None), slice(20, 76), slice(20, 76))
+    assert (folded[middle] - turned[middle]).abs().mean() < 0.01
+    assert (folded[middle] - image[middle]).abs().mean() > 0.01
+    assert kaleidoscope(image, 1) is image
+
+
+def test_no_feedback_is_none() -> None:
+    image, last = pictures(), pictures() * 0.5
+    assert Feedback(0.0, zoom=1.3)(image, last) is image
+    assert Feedback(0.5)(image, None) is image
+    assert torch.allclose(Feedback(0.25)(image, last), image * 0.75 + last * 0.25, atol=1e-5)
+
+
+@pytest.mark.parametrize(("x", "y"), [(0.25, 0.0), (0.0, -0.25)])
+def test_feedback_moves_right_and_down(x: float, y: float) -> None:
+    last = pictures(height=32, width=64)
+    moved = Feedback(1.0, x=x, y=y, edge="wrap").moved(last)
+    assert torch.allclose(moved[..., 9:-9, 17:-17], last.roll((round(x * 64), round(y * 32)), (-1, -2))[..., 9:-9, 17:-17], atol=1e-4)
+
+
+def test_feedback_turns_clockwise_and_zooms_in_on_wide_pictures_too() -> None:
+    last = torch.nn.functional.avg_pool2d(pictures(height=48, width=80), 7, 1, 3)
+    moved = Feedback(1.0, zoom=1.5, rotate=30.0, edge="hold").moved(last)
+    array = last[0].permute(1, 2, 0).numpy()
+    matrix = cv2.getRotationMatrix2D(((80 - 1) / 2, (48 - 1) / 2), -30.0, 1.5)  # OpenCV counts counter-clockwise
+    expected = cv2.warpAffine(array, matrix, (80, 48), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    assert np.abs(moved[0].permute(1, 2, 0).numpy() - expected)[8:-8, 8:-8].mean() < 0.01
+    black = Feedback(1.0, zoom=0.5, edge="black").moved(torch.ones_like(last))
+    assert black[..., 0, 0].max() == 0.0
+    assert black[..., 24, 40].min() == 1.0
+
+
+def test_a_mask_chooses_between_input_and_output() -> None:
+    optics = Optics()
+    rgba = torch.cat([pictures(2), torch.zeros(2, 1, 32, 48)], 1)
+    rgba[:, 3, :, 24:] = 1.0
+    optics.apply(Snapshot({"/mask": "alpha"}))
+    taken = optics.taken(rgba[:, :3], rgba[:, 3:], None)
+    diffused = 1 - rgba[:, :3]
+    out = optics.given(diffused, [taken])
+    assert torch.allclose(out[..., :24], rgba[:, :3, :, :24])
+    assert torch.allclose(out[..., 24:], diffused[..., 24:])
+    optics.apply(Snapshot({"/mask": "alpha", "/mask/invert": True}))
+    out = optics.given(diffused, [optics.taken(rgba[:, :3], rgba[:, 3:], None)])
+    assert torch.allclose(out[..., :24], diffused[..., :24])
+    second = torch.zeros(1, 3, 32, 48)
+    second[:, :, :16] = 1.0
+    optics.apply(Snapshot({"/mask": "source"}))
+    out = optics.given(diffused, [optics.taken(rgba[:, :3], None, second)])
+    assert torch.allclose(out[:, :, :16], diffused[:, :, :16])
+    assert torch.allclose(out[:, :, 16:], rgba[:, :3, 16:])
+
+
+def test_mix_goes_from_input_to_output() -> None:
+    optics = Optics()
+    rgb = pictures()
+    for mix in (0.0, 0.3, 1.0):
+        optics.apply(Snapshot({"/mix": mix}))
+        out = optics.given(1 - rgb, [optics.taken(rgb, None, None)])
+        assert torch.allclose(out, rgb * (1 - mix) + (1 - rgb) * mix, atol=1e-6)
+
+
+def test_a_feathered_mask_has_a_soft_edge_of_its_width() -> None:
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., 32:] = 1.0
+    soft = feathered(mask, 0.25)
+    row = soft[0, 0, 32]
+    assert row[0] == 0.0
+    assert row[-1] == 1.0
+    assert (row.diff() >= -1e-6).all()
+    assert 8 <= int(((row > 0.02) & (row < 0.98)).sum()) <= 34
+    assert feathered(mask, 0.0) is mask
+
+
+def shape() -> torch.Tensor:
+    canvas = np.full((96, 96, 3), 40, np.uint8)
+    cv2.circle(canvas, (48, 48), 26, (220, 200, 180), -1, cv2.LINE_AA)
+    return torch.from_numpy(canvas).permute(2, 0, 1)[None].float() / 255
+
+
+def test_canny_finds_thin_edges_where_opencv_finds_them() -> None:
+    found = control.canny(shape())[0, 0].numpy() > 0.5
+    grey = cv2.cvtColor((shape()[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8), cv2.COLOR_RGB2GRAY)
+    theirs = cv2.Canny(grey, 100, 200) > 0
+    near = cv2.dilate(theirs.astype(np.uint8), np.ones((3, 3))) > 0
+    assert found.sum() > 0.8 * math.tau * 26
+    assert (found & near).sum() > 0.95 * found.sum()
+    assert found.sum() < 2 * theirs.sum(), "thin"
+
+
+def test_maps_have_the_pictures_shape_and_range() -> None:
+    for name, make in control.MAPS.items():
+        made = make(pictures(2))
+        assert made.shape == (2, 3, 32, 48), name
+        assert made.min() >= 0.0
+        assert made.max() <= 1.0
+    flat = torch.full((1, 3, 32, 32), 0.5)
+    assert control.canny(flat).sum() == 0.0
+    assert control.soft_edge(flat).max() < 1e-3

@@ -1,0 +1,240 @@
+"""Loading: the pocket model, SD, LCM and SDXL folders made here, and every way of being wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from engine.diffusion.stream import Stream
+from engine.models import POCKET, ModelError, load, pick_device, pick_dtype
+from engine.models.checkpoint import PARTS, located
+from engine.models.loading import memory_needed
+from engine.shared.mailbox import Frame
+from engine.shared.table import Options, Snapshot
+from tests.engine.checkpoints import save_sd, save_sdxl
+from tests.engine.flows import save_sd3
+from tests.engine.single_file import as_one_file
+
+CPU = torch.device("cpu")
+
+
+def save_plain_sd3(folder: Path) -> Path:
+    """SD3 as its single files have it: the first text encoder's projection is the identity."""
+    save_sd3(folder)
+    path = folder / "text_encoder" / "model.safetensors"
+    weights = load_file(path)
+    weights["text_projection.weight"] = torch.eye(len(weights["text_projection.weight"]))
+    save_file(weights, path, {"format": "pt"})
+    return folder
+
+
+def one_frame(stream: Stream) -> Frame:
+    import numpy as np
+
+    outputs = stream.step([Frame(np.full((stream.height, stream.width, 4), 90, np.uint8))])
+    while not outputs:
+        outputs = stream.step([])
+    return outputs[0]
+
+
+def test_the_pocket_model_is_small_and_standard() -> None:
+    files = [path for path in POCKET.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 16 * 2**20
+    assert {"model_index.json", "scheduler_config.json", "vocab.json", "merges.txt"} <= {path.name for path in files}
+    pipeline = StableDiffusionPipeline.from_pretrained(POCKET)
+    assert type(pipeline.vae).__name__ == "AutoencoderTiny"
+    model = load("pocket", CPU, torch.float32)
+    assert (model.latent_channels, model.factor, model.noising.consistency) == (8, 8, True)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "prediction", "tiny"),
+    [
+        ("DDIMScheduler", "epsilon", False),
+        ("EulerDiscreteScheduler", "v_prediction", False),
+        ("LCMScheduler", "epsilon", True),
+    ],
+)
+def test_a_folder_of_stable_diffusion(tmp_path: Path, scheduler: str, prediction: str, tiny: bool) -> None:
+    model = load(str(save_sd(tmp_path, scheduler, prediction, tiny)), CPU, torch.float32)
+    assert model.noising.consistency == (scheduler == "LCMScheduler")
+    assert model.noising.prediction == ("v" if prediction == "v_prediction" else "epsilon")
+    frame = one_frame(Stream(model, 64, 64))
+    assert frame.pixels.shape == (64, 64, 4)
+
+
+def test_a_folder_of_sdxl(tmp_path: Path) -> None:
+    model = load(str(save_sdxl(tmp_path)), CPU, torch.float32)
+    condition = model.encode_prompt("a red tunnel")
+    assert condition.pooled is not None
+    assert condition.tokens.shape[-1] == 80
+    stream = Stream(model, 64, 64)
+    stream.apply(Snapshot({"/guidance/mode": "full", "/guidance": 2.0}), wait=True)
+    assert one_frame(stream).pixels.shape == (64, 64, 4)
+
+
+def test_a_kl_autoencoder_is_encoded_by_its_mean(tmp_path: Path) -> None:
+    model = load(str(save_sd(tmp_path)), CPU, torch.float32)
+    pictures = torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.inference_mode():
+        expected = model.autoencoder.encode(pictures).latent_dist.mean * model.autoencoder.config.scaling_factor
+        plain = pictures / 2 + 0.5
+        assert torch.allclose(model.encode(plain), expected, atol=1e-5)
+        assert torch.equal(model.encode(plain), model.encode(plain))
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def reindexed(folder: Path, **parts: list[str]) -> None:
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | parts))
+
+
+def spoilt(path: Path) -> None:
+    weights = load_file(path)
+    weights["conv_in.weight"][0, 0, 0, 0] = float("nan")
+    save_file(weights, path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda f: (f / "model_index.json").unlink(), "model_index.json"),
+        (lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"no"), "cannot be loaded"),
+        (lambda f: (f / "scheduler" / "scheduler_config.json").write_text("{"), "cannot be loaded"),
+        (lambda f: (f / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"})), "has no unet"),
+        (lambda f: shutil.rmtree(f / "text_encoder"), "text_encoder has no weights; the download may be incomplete"),
+        (lambda f: truncated(f / "unet" / "diffusion_pytorch_model.safetensors"), "cannot be loaded"),
+        (lambda f: reindexed(f, unet=["diffusers", "UNet1DModel"]), "cannot be loaded|not supported"),
+        (lambda f: reindexed(f, unet=["diffusers", "NoSuchModel"]), "NoSuchModel, which the installed diffusers does not have"),
+        (lambda f: spoilt(f / "unet" / "diffusion_pytorch_model.safetensors"), "not numbers"),
+    ],
+)
+def test_a_broken_folder_is_one_clear_line(tmp_path: Path, spoil: object, told: str) -> None:
+    save_sd(tmp_path)
+    spoil(tmp_path)  # type: ignore[operator]
+    with pytest.raises(ModelError, match=told) as caught:
+        load(str(tmp_path), CPU, torch.float32)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_does_not_fit_is_refused_with_the_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_sd(tmp_path)
+    needed = memory_needed(tmp_path, torch.float32)
+    parts = load(str(tmp_path), CPU, torch.float32).family.parts
+    count = sum(p.numel() for part in PARTS if part in parts for p in parts[part].parameters())
+    assert needed == pytest.approx(count * 4, rel=0.01)
+    monkeypatch.setattr("engine.models.loading.memory_free", lambda _device: needed)
+    with pytest.raises(ModelError, match=r"needs 0\.0 GiB and a tenth to work in, but 0\.0 GiB are free on cpu"):
+        load(str(tmp_path), CPU, torch.float32)
+
+
+def test_pickles_are_refused_unless_allowed(tmp_path: Path) -> None:
+    save_sd(tmp_path)
+    weights = load_file(tmp_path / "text_encoder" / "model.safetensors")
+    (tmp_path / "text_encoder" / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "text_encoder" / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"pickle, which can run any code.*--allow-pickle"):
+        load(str(tmp_path), CPU, torch.float32)
+    model = load(str(tmp_path), CPU, torch.float32, Options(allow_pickle=True))
+    assert one_frame(Stream(model, 64, 64)).pixels.shape == (64, 64, 4)
+
+
+def test_half_precision_files_serve_where_there_are_no_others(tmp_path: Path) -> None:
+    save_sd(tmp_path)
+    for part, name in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        (tmp_path / part / f"{name}.safetensors").rename(tmp_path / part / f"{name}.fp16.safetensors")
+    assert load(str(tmp_path), CPU, torch.float32).noising.prediction == "epsilon"
+
+
+def test_a_hub_name_comes_from_the_cache_when_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match=r"someone/something.*--offline"):
+        load("someone/something", CPU, torch.float32, Options(offline=True))
+    # The cache's layout: refs/main names the commit whose snapshot is the repository.
+    cached = tmp_path / "models--someone--something"
+    save_sd(cached / "snapshots" / "c0ffee")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("c0ffee")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert located("someone/something", Options(offline=True)) == cached / "snapshots" / "c0ffee"
+
+
+def test_a_missing_model_names_itself(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="nowhere"):
+        load(str(tmp_path / "nowhere"), CPU, torch.float32)
+    checkpoint = tmp_path / "old.ckpt"
+    checkpoint.write_bytes(b"x")
+    with pytest.raises(ModelError, match="safetensors"):
+        load(str(checkpoint), CPU, torch.float32)
+
+
+def test_devices_and_dtypes() -> None:
+    assert pick_device("cpu").type == "cpu"
+    with pytest.raises(ModelError, match="flux-capacitor"):
+        pick_device("flux-capacitor")
+    assert pick_dtype("float32", CPU) is torch.float32
+    assert pick_dtype("auto", torch.device("cuda")) is torch.float16
+    assert pick_dtype("auto", CPU) in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_same_seed_on_the_gpu_gives_nearly_the_same_picture() -> None:
+    import numpy as np
+
+    pictures = [one_frame(Stream(load("pocket", torch.device(d), torch.float32), 64, 64)).pixels for d in ("cpu", "cuda")]
+    assert np.abs(pictures[0].astype(int) - pictures[1]).max() <= 3
+
+
+def test_another_autoencoder_takes_the_place_of_the_models_own(tmp_path: Path) -> None:
+    save_sd(tmp_path / "model")
+    tiny = AutoencoderTiny(encoder_block_out_channels=(16,) * 4, decoder_block_out_channels=(16,) * 4, latent_channels=4)
+    tiny.save_pretrained(tmp_path / "tiny")
+    model = load(str(tmp_path / "model"), CPU, torch.float32, autoencoder=str(tmp_path / "tiny"))
+    assert type(model.autoencoder).__name__ == "AutoencoderTiny"
+    picture = torch.rand(1, 3, 64, 64) * 2 - 1
+    with torch.inference_mode():
+        assert torch.allclose(model.encode(picture / 2 + 0.5), tiny.encode(picture).latents, atol=1e-5)
+    AutoencoderTiny(latent_channels=16).save_pretrained(tmp_path / "wide")
+    for name, told in (("wide", "16 channels at 1/8, this model 4 at 1/8"), ("model", "no config.json"), ("gone", "no such folder")):
+        with pytest.raises(ModelError, match=told):
+            load(str(tmp_path / "model"), CPU, torch.float32, autoencoder=str(tmp_path / name))
+    with pytest.raises(ModelError, match=r"taesd.*is not downloaded"):
+        load(str(tmp_path / "model"), CPU, torch.float32, Options(offline=True), autoencoder="tiny")
+
+
+@pytest.mark.parametrize("save", [save_sd, save_sdxl, save_plain_sd3])
+def test_one_original_file_is_the_same_model(tmp_path: Path, save: Callable[[Path], Path]) -> None:
+    folder = load(str(save(tmp_path / "folder")), CPU, torch.float32)
+    single = load(str(as_one_file(tmp_path / "folder", tmp_path / "single.safetensors")), CPU, torch.float32)
+    assert single.family.title == folder.family.title
+    x, t = torch.randn(1, folder.latent_channels, 8, 8), torch.tensor([500.0])
+    picture = torch.rand(1, 3, 64, 64) * 2 - 1
+    with torch.inference_mode():
+        assert torch.allclose(single.encode(picture), folder.encode(picture), atol=1e-5)
+        assert torch.allclose(single.decode(x), folder.decode(x), atol=1e-4)
+        expected = folder.denoise(x, t, folder.encode_prompt("green spiral"))
+        assert torch.allclose(single.denoise(x, t, single.encode_prompt("green spiral")), expected, atol=1e-4)
+        assert not torch.allclose(single.denoise(x, t, single.encode_prompt("fire")), expected, atol=1e-4)
+
+
+def test_one_file_that_is_no_whole_model_is_one_line(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"some.weight": torch.zeros(2)}, foreign)
+    with pytest.raises(ModelError, match="not recognised as SD, SDXL or SD3"):
+        load(str(foreign), CPU, torch.float32)
+    # SD3.5 is passed around without its text encoders.
+    path = as_one_file(save_plain_sd3(tmp_path / "folder"), tmp_path / "single.safetensors")
+    save_file({key: tensor for key, tensor in load_file(path).items() if not key.startswith("text_encoders.")}, path)
+    with pytest.raises(ModelError, match="text_encoder") as caught:
+        load(str(path), CPU, torch.float32)
+    assert "\n" not in str(caught.value)

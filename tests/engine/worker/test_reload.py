@@ -1,0 +1,93 @@
+"""Reloads: beside the running stream, and without harm when they fail."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.diffusion.stream import Stream
+from engine.shared.table import BadValue, Options, Snapshot
+from engine.worker.reload import Outcome, Reloader, make_stream, reload_values
+from tests.engine.checkpoints import save_sd
+
+CPU = torch.device("cpu")
+
+
+def wait(reloader: Reloader, running: Stream, current: Snapshot, wish: Snapshot) -> Outcome:
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit:
+        outcome = reloader.poll(running, reload_values(current), wish)
+        if outcome is not None:
+            return outcome
+        time.sleep(0.005)
+    raise AssertionError("the reload did not end")
+
+
+@pytest.fixture(scope="module")
+def running() -> Stream:
+    return make_stream(Snapshot({"/size": "64x64", "/dtype": "float32"}), CPU, Options())
+
+
+def test_another_size_uses_the_same_weights(running: Stream) -> None:
+    current, wish = Snapshot({"/size": "64x64", "/dtype": "float32"}), Snapshot({"/size": "96x128", "/dtype": "float32"})
+    outcome = wait(Reloader(CPU, Options()), running, current, wish)
+    assert outcome.stream is not None
+    assert (outcome.stream.width, outcome.stream.height) == (96, 128)
+    assert outcome.stream.model is running.model
+    assert outcome.stream.slots == [], "the warm-up leaves no frame behind"
+
+
+def test_another_checkpoint_is_loaded(running: Stream, tmp_path: Path) -> None:
+    current = Snapshot({"/size": "64x64", "/dtype": "float32"})
+    wish = Snapshot({"/size": "64x64", "/dtype": "float32", "/model": str(save_sd(tmp_path))})
+    outcome = wait(Reloader(CPU, Options()), running, current, wish)
+    assert outcome.stream is not None
+    assert outcome.stream.model.name == str(tmp_path)
+
+
+def test_a_missing_model_is_refused_once(running: Stream) -> None:
+    current, wish = Snapshot({"/dtype": "float32"}), Snapshot({"/dtype": "float32", "/model": "/no/such"})
+    reloader = Reloader(CPU, Options())
+    outcome = wait(reloader, running, current, wish)
+    assert outcome.stream is None
+    assert "/no/such" in outcome.error
+    for _ in range(50):
+        assert reloader.poll(running, reload_values(current), wish) is None
+    assert not reloader.busy, "the same wish is not tried again"
+
+
+def test_running_out_of_memory_is_one_line(running: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object) -> object:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 40 GiB")
+
+    monkeypatch.setattr("engine.worker.reload.load", no_memory)
+    outcome = wait(Reloader(CPU, Options()), running, Snapshot(), Snapshot({"/model": "huge"}))
+    assert outcome.stream is None
+    assert outcome.error.startswith("out of memory")
+
+
+def test_a_real_shortage_of_memory_is_survived(running: Stream) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if Path("/proc/self/statm").exists() else 0
+    if not used:
+        pytest.xfail("the process's size cannot be read here")
+    resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20, before[1]))
+    try:
+        outcome = wait(
+            Reloader(CPU, Options()), running, Snapshot({"/dtype": "float32"}), Snapshot({"/dtype": "float32", "/size": "2048x2048"})
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert outcome.stream is None
+    assert "memory" in outcome.error
+    frames = running.step([])
+    assert frames == []
+
+
+def test_a_size_that_does_not_suit_the_model_is_refused() -> None:
+    with pytest.raises(BadValue, match="multiples"):
+        make_stream(Snapshot({"/size": "100x64", "/dtype": "float32"}), CPU, Options())

@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def main() -> int:
     """Installs where needed and runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python3 -m bridge.bootstrap", description="Set Phosphene up and run it, or its tests.")
+    parser = argparse.ArgumentParser(
+        prog="python3 -m bridge.bootstrap", description="Set Phosphene up and run it, or its tests."
+    )
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="where the virtual environment goes (.venv)")
     parser.add_argument("task", choices=("run", "test"), help="run: the show with its page open; test: the tests")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="handed on: to `phosphene run`, or to pytest")
@@ -30,7 +32,10 @@ def main() -> int:
     python = options.venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not python.exists():
         if importlib.util.find_spec("ensurepip") is None:
-            print("phosphene: Python's venv module is incomplete here; on Debian or Ubuntu: apt install python3-venv", file=sys.stderr)
+            print(
+                "phosphene: Python's venv module is incomplete here; on Debian or Ubuntu: apt install python3-venv",
+                file=sys.stderr,
+            )
             return 2
         print(f"making {options.venv} …", flush=True)
         subprocess.run([sys.executable, "-m", "venv", str(options.venv)], check=True)
@@ -39,7 +44,9 @@ def main() -> int:
     install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"{ROOT}[{extra}]"]
     installed = subprocess.run([*install, "--constraint", str(ROOT / "requirements.lock")])
     if installed.returncode:
-        print("phosphene: the versions in requirements.lock do not all suit this Python; taking others", file=sys.stderr)
+        print(
+            "phosphene: the versions in requirements.lock do not all suit this Python; taking others", file=sys.stderr
+        )
         installed = subprocess.run(install)
     if installed.returncode:
         return installed.returncode

@@ -14,7 +14,7 @@ from platformdirs import user_log_path
 LARGEST, KEPT = 4 << 20, 2
 
 
-class Line(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """``{"time": …, "level": …, "from": …, "event": …}``, with a record's own ``facts`` and the error that it tells of."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -37,12 +37,12 @@ class Log(RotatingFileHandler):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         super().__init__(path, maxBytes=LARGEST, backupCount=KEPT, encoding="utf-8", delay=True)
         self.setLevel(logging.INFO)
-        self.setFormatter(Line())
+        self.setFormatter(JsonFormatter())
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- the library's name
         """Lets the line go."""
 
 
-def usual_path(port: int) -> Path:
+def default_path(port: int) -> Path:
     """Where the log of a show on that OSC port lies."""
     return user_log_path("phosphene", appauthor=False) / f"show-{port}.jsonl"

@@ -6,13 +6,13 @@ import re
 import tomllib
 from typing import Any
 
-from engine.shared.table import BadValue
+from engine.shared.parameter import InvalidValue
 
 #: What a preset, a cue list or a desk map may be called: never a path.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}")
 
 
-class Wrong(BadValue):
+class FieldError(InvalidValue):
     """A value that cannot be, under the key that it stands at."""
 
     def __init__(self, key: str, reason: str) -> None:
@@ -20,23 +20,23 @@ class Wrong(BadValue):
         self.key = key
 
 
-def named(name: str) -> bool:
+def is_valid_name(name: str) -> bool:
     """Whether ``name`` may name one."""
     return bool(NAME.fullmatch(name)) and ".." not in name
 
 
-def parsed(path: Any, what: str, largest: int) -> tuple[str, dict[str, Any]]:
+def read_toml(path: Any, what: str, largest: int) -> tuple[str, dict[str, Any]]:
     """Text and content of a TOML file, or of a resource of a package; ``what`` is it for people. Raises BadValue."""
     try:
         data = path.read_bytes()
         if len(data) > largest:
-            raise BadValue(f"{what} is larger than {largest} bytes")
+            raise InvalidValue(f"{what} is larger than {largest} bytes")
         text = data.decode("utf-8")
         return text, tomllib.loads(text)
     except OSError as error:
-        raise BadValue(f"{what} cannot be read: {error.strerror}") from None
+        raise InvalidValue(f"{what} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadValue(f"{what} is no TOML: {error}") from None
+        raise InvalidValue(f"{what} is no TOML: {error}") from None
 
 
 def line_of(text: str, key: str) -> str:

@@ -14,7 +14,15 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 OWN = {
     "Phosphene": (
         ("Toggle", "Active", "Active", True, "Whether the component sends and listens"),
-        ("Menu", "Transport", "Transport", "local", "How pictures travel", ("local", "ndi"), ("Spout or Syphon", "NDI")),
+        (
+            "Menu",
+            "Transport",
+            "Transport",
+            "local",
+            "How pictures travel",
+            ("local", "ndi"),
+            ("Spout or Syphon", "NDI"),
+        ),
         ("Toggle", "Passinput", "Pass Input", True, "Whether the input is passed on while the engine does not answer"),
         ("Pulse", "Start", "Start Engine", None, "Starts Phosphene on this machine, with the names and ports below"),
         ("Pulse", "Stop", "Stop Engine", None, "Ends the Phosphene that Start began"),
@@ -81,7 +89,10 @@ VALUES = {
     "frame_callbacks": {"framestart": True, "exit": True, "active": True},
 }
 EXPRESSIONS = {
-    "share": {"active": "parent().par.Active and parent().par.Transport == 'local'", "sendername": "parent().par.Sendername"},
+    "share": {
+        "active": "parent().par.Active and parent().par.Transport == 'local'",
+        "sendername": "parent().par.Sendername",
+    },
     "shared": {"sendername": "parent().par.Receivername"},
     "ndi_out": {"active": "parent().par.Active and parent().par.Transport == 'ndi'", "name": "parent().par.Sendername"},
     "ndi_in": {
@@ -91,7 +102,14 @@ EXPRESSIONS = {
     "osc_out": {"address": "parent().par.Host", "port": "parent().par.Port"},
     "osc_in": {"port": "parent().par.Feedbackport", "active": "parent().par.Active"},
 }
-WIRES = (("in1", "share"), ("in1", "ndi_out"), ("shared", "choose"), ("ndi_in", "choose"), ("in1", "choose"), ("choose", "out1"))
+WIRES = (
+    ("in1", "share"),
+    ("in1", "ndi_out"),
+    ("shared", "choose"),
+    ("ndi_in", "choose"),
+    ("in1", "choose"),
+    ("choose", "out1"),
+)
 
 
 def tox(path=None):

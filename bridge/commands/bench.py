@@ -17,17 +17,31 @@ from typing import Any
 
 import numpy as np
 
-from bridge.cli import UserError, engine_options
-from bridge.commands.render import Reel
+from bridge.commands.options import engine_options
+from bridge.commands.render import ClipReader
 from bridge.engine_process.tcmalloc import begin_again, installed, kept_to_itself
-from bridge.textures import fitted, open_source, resized
+from bridge.errors import UserError
+from bridge.images import fit, resize
+from bridge.textures import open_source
 from bridge.textures.pattern import draw
-from engine.shared.mailbox import Frame, Mailbox, Pixels
-from engine.shared.table import Value
+from engine.shared.frame import Frame, Pixels
+from engine.shared.mailbox import Mailbox
+from engine.shared.parameter import Value
 
 Row = dict[str, Any]
 #: The JSON's keys, in the order in which they are measured.
-TABLES = ("device", "autopipeline", "stream_batch", "guidance", "similarity", "latency", "growth", "start", "mfu", "overhead")
+TABLES = (
+    "device",
+    "autopipeline",
+    "stream_batch",
+    "guidance",
+    "similarity",
+    "latency",
+    "growth",
+    "start",
+    "mfu",
+    "overhead",
+)
 
 
 def bench(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
@@ -76,15 +90,17 @@ def bench(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     folder.mkdir(exist_ok=True)
     (folder / "bench.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     plotted = plots(found, folder)
-    print(f"\n{time.monotonic() - began:.0f} s → {folder / 'bench.json'}{''.join(f', {path.name}' for path in plotted)}")
+    print(
+        f"\n{time.monotonic() - began:.0f} s → {folder / 'bench.json'}{''.join(f', {path.name}' for path in plotted)}"
+    )
     return 0
 
 
 def frames_of(path: Path, side: int, count: int) -> list[Pixels]:
     """The first ``count`` pictures of a video, fitted to side². Raises UserError."""
     pictures = []
-    for pixels in Reel(path.expanduser()):
-        pictures.append(fitted(pixels, side, side, "crop"))
+    for pixels in ClipReader(path.expanduser()):
+        pictures.append(fit(pixels, side, side, "crop"))
         if len(pictures) == count:
             break
     return pictures
@@ -103,7 +119,9 @@ def latency(subject: Any, count: int) -> Iterator[Row]:
     stages = Stages(stream)
     context = multiprocessing.get_context("spawn")
     inbox, outbox = Mailbox(context), Mailbox(context)
-    taken: dict[str, list[float]] = {name: [] for name in ("capture", "mailbox in", "engine", "mailbox out", "send", "whole")}
+    taken: dict[str, list[float]] = {
+        name: [] for name in ("capture", "mailbox in", "engine", "mailbox out", "send", "whole")
+    }
     try:
         with open_source(f"pattern:plasma?fps=1000&size={subject.side}x{subject.side}") as source:
             for _ in range(count):
@@ -111,7 +129,7 @@ def latency(subject: Any, count: int) -> Iterator[Row]:
                 frame = None
                 while frame is None:
                     frame = source.read(1.0)
-                pixels = fitted(frame.pixels, subject.side, subject.side, "crop")
+                pixels = fit(frame.pixels, subject.side, subject.side, "crop")
                 marks.append(time.perf_counter())
                 inbox.write(Frame(pixels, frame.sequence, frame.captured_at))
                 arrived = inbox.read()
@@ -122,7 +140,7 @@ def latency(subject: Any, count: int) -> Iterator[Row]:
                 last = outbox.read()
                 marks.append(time.perf_counter())
                 assert last is not None
-                resized(last.pixels, subject.side, subject.side)
+                resize(last.pixels, subject.side, subject.side)
                 marks.append(time.perf_counter())
                 for name, one, two in zip(taken, marks[:-1], marks[1:], strict=False):
                     taken[name].append(two - one)
@@ -140,18 +158,21 @@ def crossings(count: int) -> Iterator[Row]:
     context = multiprocessing.get_context("spawn")
     inbox, outbox = Mailbox(context), Mailbox(context)
     try:
-        for what, (width, height) in {"bridge, 512x512": (512, 512), "bridge, 1080p to 512x512 to 1080p": (1920, 1080)}.items():
+        for what, (width, height) in {
+            "bridge, 512x512": (512, 512),
+            "bridge, 1080p to 512x512 to 1080p": (1920, 1080),
+        }.items():
             picture = np.random.default_rng(1).integers(0, 256, (height, width, 4), dtype=np.uint8)
             seconds = []
             for k in range(count):
                 start = time.perf_counter()
-                inbox.write(Frame(fitted(picture, 512, 512, "crop"), k))
+                inbox.write(Frame(fit(picture, 512, 512, "crop"), k))
                 between = inbox.read()
                 assert between is not None
                 outbox.write(between)
                 last = outbox.read()
                 assert last is not None
-                resized(last.pixels, width, height)
+                resize(last.pixels, width, height)
                 seconds.append(time.perf_counter() - start)
             yield {"what": what, **percentiles(seconds[count // 10 :])}
     finally:
@@ -172,10 +193,26 @@ def starts(name: str, quick: bool) -> Iterator[Row]:
 
 def started(arguments: Sequence[str], environment: Mapping[str, str], compiled: bool) -> Row:
     """One start of ``phosphene run`` in a process of its own."""
-    command = [sys.executable, "-m", "bridge", "run", "--osc-port", "0", "--http-port", "0", "--sink", "null:", "--steps", "1", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "bridge",
+        "run",
+        "--osc-port",
+        "0",
+        "--http-port",
+        "0",
+        "--sink",
+        "null:",
+        "--steps",
+        "1",
+        *arguments,
+    ]
     row: Row = {}
     began = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment})
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment}
+    )
     assert process.stdout is not None
     try:
         for line in process.stdout:
@@ -220,9 +257,18 @@ def plots(found: Mapping[str, Sequence[Row]], folder: Path) -> list[Path]:
         places = np.arange(len(rows))
         for shift, side, colour in ((-0.2, "ours", "#c2187f"), (0.2, "theirs", "#8a8f98")):
             heights = [row[f"{side}_ms"] for row in rows]
-            axes.bar(places + shift, heights, 0.38, yerr=[row[f"{side}_spread_ms"] / 2 for row in rows], label=side, color=colour)
+            axes.bar(
+                places + shift,
+                heights,
+                0.38,
+                yerr=[row[f"{side}_spread_ms"] / 2 for row in rows],
+                label=side,
+                color=colour,
+            )
         for place, row in zip(places, rows, strict=True):
-            axes.annotate(f"{row['ratio']}×", (place, max(row["ours_ms"], row["theirs_ms"])), ha="center", va="bottom", fontsize=9)
+            axes.annotate(
+                f"{row['ratio']}×", (place, max(row["ours_ms"], row["theirs_ms"])), ha="center", va="bottom", fontsize=9
+            )
         axes.set_xticks(places, labels, fontsize=8)
         axes.set_ylabel("ms a frame")
         axes.set_title(table.replace("_", " "))

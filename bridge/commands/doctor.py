@@ -24,7 +24,8 @@ def doctor() -> int:
     line(
         supported,
         "Python",
-        f"{platform.python_version()} on {platform.system()} {platform.machine()}" + ("" if supported else "; needs 3.11 or newer"),
+        f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+        + ("" if supported else "; needs 3.11 or newer"),
     )
     good &= supported
     for package in ("torch", "diffusers", "transformers", "python-osc", "av", "numpy"):
@@ -46,7 +47,11 @@ def doctor() -> int:
         good = False
     if sys.platform.startswith("linux"):
         library = installed()
-        line(library is not None, "tcmalloc", str(library or "optional, for speed on a processor: apt install libtcmalloc-minimal4"))
+        line(
+            library is not None,
+            "tcmalloc",
+            str(library or "optional, for speed on a processor: apt install libtcmalloc-minimal4"),
+        )
     try:
         line(True, "tensorrt", version("tensorrt"))
     except PackageNotFoundError:

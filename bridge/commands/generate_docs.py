@@ -24,7 +24,9 @@ def markdown() -> str:
 
 def updated(readme: str) -> str:
     """``readme`` with the reference made anew."""
-    return re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: f"{BEGIN}\n{markdown()}\n{END}", readme, flags=re.DOTALL)
+    return re.sub(
+        f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: f"{BEGIN}\n{markdown()}\n{END}", readme, flags=re.DOTALL
+    )
 
 
 if __name__ == "__main__":

@@ -15,20 +15,20 @@ import numpy as np
 from av.error import FFmpegError
 from tqdm import tqdm
 
-from bridge.cli import UserError, engine_options
+from bridge.commands.options import engine_options
+from bridge.errors import UserError
+from bridge.images import THUMBNAIL_SIDE, fit, jpeg, resize, rgb_to_rgba
 from bridge.performance.presets import Library
-from bridge.show.show import THUMBNAIL, jpeg
-from bridge.textures import fitted, resized
-from bridge.textures.base import opaque
 from bridge.textures.file import STILL_RATE, VideoWriter
 from bridge.textures.pattern import draw
-from engine.shared.mailbox import Frame, Pixels
-from engine.shared.table import Snapshot, Value, parse_size
+from engine.shared.frame import Frame, Pixels
+from engine.shared.parameter import Value, parse_size
+from engine.shared.snapshot import Snapshot
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
-class Reel:
+class ClipReader:
     """The pictures of a video or a folder, in order: ``count`` of them (0: unknown) at ``rate`` a second."""
 
     def __init__(self, path: Path) -> None:
@@ -55,7 +55,7 @@ class Reel:
             data = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
             if data is None:
                 raise UserError(f"{path}: cannot be read as a picture")
-            yield opaque(data[..., ::-1])
+            yield rgb_to_rgba(data[..., ::-1])
         if not self._pictures:
             try:
                 with av.open(str(self._path)) as container:
@@ -89,10 +89,14 @@ class PngFolder:
 def render(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     """Renders IN to OUT and prints how many frames at what rate. Raises UserError, TextureError or BadValue."""
     snapshot = Snapshot(values, 1)
-    reel = Reel(Path(options.input).expanduser())
-    second = Reel(Path(options.control).expanduser()) if options.control else None
+    reel = ClipReader(Path(options.input).expanduser())
+    second = ClipReader(Path(options.control).expanduser()) if options.control else None
     target = options.output
-    writer = PngFolder(Path(target)) if target.endswith(("/", "\\")) else VideoWriter(Path(target).expanduser(), rate=reel.rate)
+    writer = (
+        PngFolder(Path(target))
+        if target.endswith(("/", "\\"))
+        else VideoWriter(Path(target).expanduser(), rate=reel.rate)
+    )
 
     from engine.worker.offline import render as rendered
 
@@ -100,15 +104,15 @@ def render(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     size = parse_size(snapshot.text("/output/size")) if snapshot.text("/output/size") else None
     count, start = 0, time.monotonic()
 
-    def frames(reel: Reel) -> Iterator[Frame]:
+    def frames(reel: ClipReader) -> Iterator[Frame]:
         # The clock is the video's own, so that what moves with time is the same at every rendering.
         for i, pixels in enumerate(reel):
-            yield Frame(fitted(pixels, width, height, snapshot.text("/fit")), i, float(i / reel.rate))
+            yield Frame(fit(pixels, width, height, snapshot.text("/fit")), i, float(i / reel.rate))
 
     outputs = rendered(frames(reel), snapshot, engine_options(options), frames(second) if second else ())
     try:
         for frame in tqdm(outputs, total=reel.count or None, unit="frame", desc="render"):
-            writer.write(resized(frame.pixels, *size, snapshot.real("/output/sharpen")) if size else frame.pixels)
+            writer.write(resize(frame.pixels, *size, snapshot.real("/output/sharpen")) if size else frame.pixels)
             count += 1
     finally:
         writer.close()
@@ -131,13 +135,15 @@ def thumbnails(options: argparse.Namespace, library: Library, values: Mapping[st
     if not chosen:
         raise UserError(f"no preset was made for {options.kind!r}; give another kind with --for")
     moving = (draw("plasma", 256, 256, i / 30) for i in range(SETTLING))
-    reel: Iterable[Pixels] = Reel(Path(options.input).expanduser()) if options.input else moving
+    reel: Iterable[Pixels] = ClipReader(Path(options.input).expanduser()) if options.input else moving
     pictures = list(itertools.islice(reel, SETTLING))
     for preset in tqdm(chosen, unit="preset", desc="thumbnails"):
         snapshot = Snapshot(dict(values) | preset.look, 1)
         width, height = parse_size(snapshot.text("/size"))
-        frames = (Frame(fitted(pixels, width, height, snapshot.text("/fit")), i, i / 30) for i, pixels in enumerate(pictures))
+        frames = (
+            Frame(fit(pixels, width, height, snapshot.text("/fit")), i, i / 30) for i, pixels in enumerate(pictures)
+        )
         *_, last = rendered(frames, snapshot, engine_options(options))
-        (folder / f"{preset.name}.jpg").write_bytes(jpeg(last, THUMBNAIL))
+        (folder / f"{preset.name}.jpg").write_bytes(jpeg(last, THUMBNAIL_SIDE))
     print(f"{len(chosen)} pictures → {folder}")
     return 0

@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 
 from bridge import logs, release
-from bridge.cli import UserError
 from bridge.commands.doctor import doctor
+from bridge.errors import UserError
 from bridge.performance import session as journal
 
 #: Bytes of the end of each log.
@@ -42,10 +42,14 @@ def report(options: argparse.Namespace) -> int:
     """Writes the zip and says what is in it. Raises UserError."""
     path = Path(options.file or f"phosphene-report-{time.strftime('%Y%m%d-%H%M%S')}.zip").expanduser()
     parts = {"about.json": json.dumps(about(), indent=1), "doctor.txt": _doctor()}
-    usual = journal.usual_path(1)
-    folders = {"journal": usual.parent if usual else None, "log": logs.usual_path(1).parent}
+    usual = journal.default_path(1)
+    folders = {"journal": usual.parent if usual else None, "log": logs.default_path(1).parent}
     for kind, folder in folders.items():
-        for file in sorted(folder.glob("journal-*.json" if kind == "journal" else "*.jsonl*")) if folder and folder.is_dir() else ():
+        for file in (
+            sorted(folder.glob("journal-*.json" if kind == "journal" else "*.jsonl*"))
+            if folder and folder.is_dir()
+            else ()
+        ):
             parts[f"{kind}/{file.name}"] = _end(file)
     for name in options.log or ():
         file = Path(name).expanduser()
@@ -74,7 +78,8 @@ def about() -> dict[str, object]:
         "cores": os.cpu_count(),
         "memory_gib": round(memory.total / 2**30, 1),
         "packages": {
-            found.metadata["Name"]: found.version for found in sorted(distributions(), key=lambda d: str(d.metadata["Name"]).lower())
+            found.metadata["Name"]: found.version
+            for found in sorted(distributions(), key=lambda d: str(d.metadata["Name"]).lower())
         },
     }
 

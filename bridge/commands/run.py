@@ -19,19 +19,21 @@ from typing import Any
 import psutil
 
 from bridge import logs, release
-from bridge.cli import UserError, engine_options, preset_folders
+from bridge.commands.options import engine_options, preset_folders
 from bridge.control.hook_parameters import HookWatch
 from bridge.control.state import State
+from bridge.errors import UserError
 from bridge.logs import Log
-from bridge.network.access import Doors, confined
+from bridge.network.access import AccessPolicy, confine_files
 from bridge.network.discovery import Announcement, own_addresses
 from bridge.osc.tcp import TcpServer
 from bridge.osc.udp import UdpServer
 from bridge.panel.server import PanelServer
-from bridge.performance.session import Journal, recovered, usual_path
+from bridge.performance.session import Session, default_path, recover
 from bridge.show.show import Show
 from bridge.textures import default_sinks, default_source, open_sink, open_source
-from engine.shared.table import ROOT, Value
+from engine.shared.parameter import Value
+from engine.shared.table import ROOT
 
 log = logging.getLogger(__name__)
 #: Seconds between two lines of the log that say how it goes.
@@ -46,38 +48,57 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: stop.set())
     try:
-        doors = Doors(options.host, options.allow or (), options.token or "")
+        doors = AccessPolicy(options.host, options.allow or (), options.token or "")
     except ValueError as error:
         raise UserError(f"--allow takes networks such as 192.168.1.0/24: {error}") from None
     if (kept := log_of(options)) is not None:
         logging.getLogger().addHandler(kept)
         log.info(
-            "phosphene %s starts", release() or "from a checkout", extra={"facts": {"pid": os.getpid(), "system": platform.platform()}}
+            "phosphene %s starts",
+            release() or "from a checkout",
+            extra={"facts": {"pid": os.getpid(), "system": platform.platform()}},
         )
     journal_path = journal_of(options)
-    before = recovered(journal_path) if journal_path is not None and not options.fresh else None
+    before = recover(journal_path) if journal_path is not None and not options.fresh else None
     state = State(dict(values) | dict(before.values) if before else values)
     source = open_source(options.source or default_source())
     sinks = [open_sink(url) for url in options.sink or default_sinks()]
     second = open_source(options.control) if options.control else None
-    show = Show(state, source, sinks, engine_options(options), second, preset_folders(options), options.desk or (), not options.no_spare)
+    show = Show(
+        state,
+        source,
+        sinks,
+        engine_options(options),
+        second,
+        preset_folders(options),
+        options.desk or (),
+        not options.no_spare,
+    )
     if doors.exposed:
-        state.confine = confined([*(Path(folder) for folder in options.files or ()), *show.conductor.library.folders])
+        state.confine = confine_files(
+            [*(Path(folder) for folder in options.files or ()), *show.conductor.library.folders]
+        )
     try:
         osc, tcp = _osc(show, options, doors)
         others = outside(show, options)
-        panel = _listening("--http-port", options.http_port, lambda: PanelServer(show, options.host, options.http_port, osc.port, doors))
+        panel = _listening(
+            "--http-port",
+            options.http_port,
+            lambda: PanelServer(show, options.host, options.http_port, osc.port, doors),
+        )
     except UserError:
         show.close()
         raise
     page = f"http://{'127.0.0.1' if options.host == '0.0.0.0' else options.host}:{panel.port}/"
-    outer = f"http://{own_addresses()[-1] if options.host == '0.0.0.0' else options.host}:{panel.port}/?token={doors.token}"
+    outer = (
+        f"http://{own_addresses()[-1] if options.host == '0.0.0.0' else options.host}:{panel.port}/?token={doors.token}"
+    )
     announcement = Announcement(options.host, osc.port, panel.port)
     if before is not None:
         show.conductor.player.stand(before.cues)
         cue = f", cue {before.cues['cue']}" if before.cues.get("cue") else ""
         say(f"resumed  {len(before.values)} values that were set before the crash{cue}; --fresh begins anew")
-    journal = Journal(state, journal_path, show.conductor.player.standing, before) if journal_path is not None else None
+    journal = Session(state, journal_path, show.conductor.player.standing, before) if journal_path is not None else None
     say(f"source   {source.url}")
     if second is not None:
         say(f"control  {second.url}")
@@ -94,7 +115,10 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     try:
         while not stop.wait(0.1):
             if show.supervisor.refused:
-                raise UserError(show.supervisor.refused + ("; --fresh starts without what was resumed" if before is not None else ""))
+                raise UserError(
+                    show.supervisor.refused
+                    + ("; --fresh starts without what was resumed" if before is not None else "")
+                )
             if show.first_frame_at is not None and not line.first_told:
                 line.first(show.first_frame_at - started)
             line.show(show)
@@ -129,7 +153,7 @@ def log_of(options: argparse.Namespace) -> Log | None:
     if options.log == "none":
         return None
     try:
-        return Log(Path(options.log).expanduser() if options.log else logs.usual_path(options.osc_port))
+        return Log(Path(options.log).expanduser() if options.log else logs.default_path(options.osc_port))
     except OSError as error:
         if options.log:
             raise UserError(f"--log {options.log}: {error.strerror}") from None
@@ -140,7 +164,7 @@ def journal_of(options: argparse.Namespace) -> Path | None:
     """Where the journal lies; None for none."""
     if options.journal:
         return None if options.journal == "none" else Path(options.journal).expanduser()
-    return usual_path(options.osc_port)
+    return default_path(options.osc_port)
 
 
 def outside(show: Show, options: argparse.Namespace) -> list[Any]:
@@ -187,12 +211,16 @@ def _listening(option: str, port: int, make: Any) -> Any:
         raise UserError(f"port {port} cannot be used ({reason}); choose another with {option}") from None
 
 
-def _osc(show: Show, options: argparse.Namespace, doors: Doors) -> tuple[UdpServer, TcpServer]:
+def _osc(show: Show, options: argparse.Namespace, doors: AccessPolicy) -> tuple[UdpServer, TcpServer]:
     """OSC over UDP and TCP on the same port; where any will do, on one that is free for both. Raises UserError."""
     for left in range(9 if options.osc_port == 0 else 0, -1, -1):
-        udp = _listening("--osc-port", options.osc_port, lambda: UdpServer(show.osc, options.host, options.osc_port, doors))
+        udp = _listening(
+            "--osc-port", options.osc_port, lambda: UdpServer(show.osc, options.host, options.osc_port, doors)
+        )
         try:
-            return udp, _listening("--osc-port", udp.port, lambda port=udp.port: TcpServer(show.osc, options.host, port, doors))
+            return udp, _listening(
+                "--osc-port", udp.port, lambda port=udp.port: TcpServer(show.osc, options.host, port, doors)
+            )
         except UserError:
             udp.close()
             if not left:

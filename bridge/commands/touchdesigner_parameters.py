@@ -13,7 +13,8 @@ from typing import Any
 
 from bridge import release
 from bridge.performance.presets import Library
-from engine.shared.table import ROOT, TABLE, Parameter
+from engine.shared.parameter import Parameter
+from engine.shared.table import ROOT, TABLE
 
 #: Pages of the component, and the first parts of the names that are on them, in the table's order.
 PAGES = {

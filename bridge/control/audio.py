@@ -67,7 +67,13 @@ class AudioInput:
             told = sounddevice.query_devices(device, "input")
             rate = float(told["default_samplerate"])
             self._stream: Any = sounddevice.InputStream(
-                rate, int(rate / RATE), device, min(2, int(told["max_input_channels"])), "float32", "low", callback=self._heard
+                rate,
+                int(rate / RATE),
+                device,
+                min(2, int(told["max_input_channels"])),
+                "float32",
+                "low",
+                callback=self._heard,
             )
             self._stream.start()
         except Exception as error:  # a missing library, no device, or one that is taken

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from bridge.control.mapping import Desks
+from bridge.control.mapping import ControllerMap
 
 log = logging.getLogger(__name__)
 #: Art-Net's port, and the bytes of an ArtDmx packet before its values.
@@ -19,7 +19,7 @@ PORT, HEADER = 6454, 18
 class Dmx:
     """Universes as they were last seen; what comes in is told to the desk maps where it changed."""
 
-    def __init__(self, desks: Desks) -> None:
+    def __init__(self, desks: ControllerMap) -> None:
         self._desks = desks
         self._lock = threading.Lock()
         self._seen: dict[int, bytes] = {}

@@ -7,7 +7,8 @@ import threading
 from pathlib import Path
 
 from bridge.control.state import State
-from engine.shared.table import HOOK_NAME, BadValue, Parameter, declare
+from engine.shared.parameter import InvalidValue, Parameter
+from engine.shared.table import HOOK_NAME, declare
 
 #: How often the folder is looked at, in seconds.
 EVERY = 0.5
@@ -30,37 +31,41 @@ def declared(path: Path) -> list[Parameter]:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise BadValue(f"hook {name} cannot be read: {error}") from None
+        raise InvalidValue(f"hook {name} cannot be read: {error}") from None
     except SyntaxError as error:
-        raise BadValue(f"hook {name} is no Python, line {error.lineno}: {error.msg}") from None
+        raise InvalidValue(f"hook {name} is no Python, line {error.lineno}: {error.msg}") from None
     for node in tree.body:
-        if not isinstance(node, ast.Assign) or not any(isinstance(t, ast.Name) and t.id == "PARAMETERS" for t in node.targets):
+        if not isinstance(node, ast.Assign) or not any(
+            isinstance(t, ast.Name) and t.id == "PARAMETERS" for t in node.targets
+        ):
             continue
         try:
             table = ast.literal_eval(node.value)
         except ValueError:
-            raise BadValue(f"hook {name}, line {node.lineno}: PARAMETERS must be plain values") from None
+            raise InvalidValue(f"hook {name}, line {node.lineno}: PARAMETERS must be plain values") from None
         if not isinstance(table, dict) or len(table) > MOST:
-            raise BadValue(f"hook {name}, line {node.lineno}: PARAMETERS must be a dictionary of at most {MOST} entries")
+            raise InvalidValue(
+                f"hook {name}, line {node.lineno}: PARAMETERS must be a dictionary of at most {MOST} entries"
+            )
         rows += [_row(name, node.lineno, key, entry) for key, entry in table.items()]
     return rows
 
 
 def _row(name: str, line: int, key: object, entry: object) -> Parameter:
     if not isinstance(key, str) or not HOOK_NAME.fullmatch(key) or key == "on":
-        raise BadValue(f"hook {name}, line {line}: {key!r} is no name for a parameter")
+        raise InvalidValue(f"hook {name}, line {line}: {key!r} is no name for a parameter")
     if not isinstance(entry, tuple) or len(entry) != 4 or not isinstance(entry[3], str):
-        raise BadValue(f"hook {name}, line {line}: {key} must be (default, least, most, help)")
+        raise InvalidValue(f"hook {name}, line {line}: {key} must be (default, least, most, help)")
     numbers = [float(n) for n in entry[:3] if isinstance(n, int | float) and not isinstance(n, bool)]
     if len(numbers) != 3 or not numbers[1] <= numbers[0] <= numbers[2]:
-        raise BadValue(f"hook {name}, line {line}: {key} must have least ≤ default ≤ most")
+        raise InvalidValue(f"hook {name}, line {line}: {key} must have least ≤ default ≤ most")
     return Parameter(f"/hook/{name}/{key}", "float", numbers[0], entry[3], low=numbers[1], high=numbers[2])
 
 
 def declare_all(folder: str) -> list[Parameter]:
     """Declares the parameters of every hook in ``folder``. Raises BadValue where that is no folder, or a file in it is wrong."""
     if not Path(folder).is_dir():
-        raise BadValue(f"--hooks {folder}: no such folder")
+        raise InvalidValue(f"--hooks {folder}: no such folder")
     rows = [row for path in files(Path(folder)) for row in declared(path)]
     declare(rows)
     return rows
@@ -86,7 +91,7 @@ class HookWatch:
                     self._rows[path.stem] = before[path.stem]
                 else:
                     self._rows[path.stem] = (stamp, declared(path))
-            except (OSError, BadValue):  # the engine tells what is wrong with a file
+            except (OSError, InvalidValue):  # the engine tells what is wrong with a file
                 self._rows[path.stem] = (0, before.get(path.stem, (0, []))[1])
         if self._rows != before:
             self._state.declare([row for _, rows in self._rows.values() for row in rows])

@@ -26,8 +26,9 @@ from typing import Any
 import tomli_w
 
 from bridge.control.state import State
-from bridge.toml_files import Wrong, line_of, named, parsed
-from engine.shared.table import BadValue, Parameter, lookup
+from bridge.toml_files import FieldError, is_valid_name, line_of, read_toml
+from engine.shared.parameter import InvalidValue, Parameter
+from engine.shared.table import lookup
 
 log = logging.getLogger(__name__)
 #: Most entries of a map, and its largest file, in bytes.
@@ -39,7 +40,7 @@ _PART = re.compile(r"\{([a-z]+)\}")
 
 
 @dataclass(frozen=True)
-class Entry:
+class Binding:
     """One binding. ``pattern`` matches an address and catches its named parts."""
 
     address: str
@@ -59,17 +60,27 @@ class Entry:
         parameter = lookup(self.to)
         came: object = arguments[self.argument] if self.argument < len(arguments) else None
         if came is None and arguments:
-            raise BadValue(f"{self.address} brought {len(arguments)} arguments, the map wants number {self.argument}")
+            raise InvalidValue(
+                f"{self.address} brought {len(arguments)} arguments, the map wants number {self.argument}"
+            )
         pressed = came is None or isinstance(came, str) or bool(came)
         if self.value is not None:
-            text = _PART.sub(lambda part: caught.get(part[1], part[0]), self.value) if isinstance(self.value, str) else self.value
+            text = (
+                _PART.sub(lambda part: caught.get(part[1], part[0]), self.value)
+                if isinstance(self.value, str)
+                else self.value
+            )
             return [text] if pressed else None
         if parameter.kind == "trigger":
             return [] if pressed else None
-        if isinstance(came, bool) or not isinstance(came, int | float) or parameter.kind not in ("float", "int", "bool"):
+        if (
+            isinstance(came, bool)
+            or not isinstance(came, int | float)
+            or parameter.kind not in ("float", "int", "bool")
+        ):
             return [] if came is None else [came]
         if not math.isfinite(came):
-            raise BadValue(f"{self.address} brought {came}")
+            raise InvalidValue(f"{self.address} brought {came}")
         return [self._scaled(parameter, float(came))]
 
     def _scaled(self, parameter: Parameter, came: float) -> object:
@@ -92,60 +103,75 @@ def _expression(address: str) -> re.Pattern[str]:
     return re.compile(out + re.escape(address[place:]))
 
 
-def read(path: Any, desk: str) -> list[Entry]:
+def read(path: Any, desk: str) -> list[Binding]:
     """The entries of a map. Raises BadValue with the line where it is known."""
-    text, content = parsed(path, f"desk map {desk!r}", LARGEST)
+    text, content = read_toml(path, f"desk map {desk!r}", LARGEST)
     tables = content.get("map", [])
     odd = next((key for key in content if key not in ("map", "title")), None)
-    if odd is not None or not isinstance(tables, list) or len(tables) > MOST or not all(isinstance(table, dict) for table in tables):
-        raise BadValue(f"desk map {desk!r} is a title and at most {MOST} tables [[map]]{f', not {odd!r}' if odd else ''}")
+    if (
+        odd is not None
+        or not isinstance(tables, list)
+        or len(tables) > MOST
+        or not all(isinstance(table, dict) for table in tables)
+    ):
+        raise InvalidValue(
+            f"desk map {desk!r} is a title and at most {MOST} tables [[map]]{f', not {odd!r}' if odd else ''}"
+        )
     entries = []
     for place, table in enumerate(tables, 1):
         try:
             entries.append(_entry(table, desk))
-        except Wrong as error:
-            raise BadValue(f"desk map {desk!r}, entry {place}{line_of(text, error.key) if len(tables) == 1 else ''}: {error}") from None
+        except FieldError as error:
+            raise InvalidValue(
+                f"desk map {desk!r}, entry {place}{line_of(text, error.key) if len(tables) == 1 else ''}: {error}"
+            ) from None
     return entries
 
 
-def _entry(table: Mapping[str, Any], desk: str) -> Entry:
+def _entry(table: Mapping[str, Any], desk: str) -> Binding:
     odd = next((key for key in table if key not in _KEYS), None)
     if odd is not None:
-        raise Wrong(odd, f"no setting is called {odd!r}; there are {', '.join(_KEYS)}")
+        raise FieldError(odd, f"no setting is called {odd!r}; there are {', '.join(_KEYS)}")
     address, to = table.get("address"), table.get("to")
     if not isinstance(address, str) or not address.startswith("/") or len(address) > 255:
-        raise Wrong("address", f"address begins with /, got {address!r}")
+        raise FieldError("address", f"address begins with /, got {address!r}")
     try:
         _expression(address)
         parameter = lookup(str(to))
     except re.error as error:
-        raise Wrong("address", f"{address!r} cannot be a pattern: {error}") from None
-    except BadValue as error:
-        raise Wrong("to", str(error)) from None
+        raise FieldError("address", f"{address!r} cannot be a pattern: {error}") from None
+    except InvalidValue as error:
+        raise FieldError("to", str(error)) from None
     argument, value = table.get("argument", 0), table.get("value")
     if isinstance(argument, bool) or not isinstance(argument, int) or not 0 <= argument < 64:
-        raise Wrong("argument", f"argument counts from 0, got {argument!r}")
+        raise FieldError("argument", f"argument counts from 0, got {argument!r}")
     if value is not None and (isinstance(value, bool) or not isinstance(value, str | int | float)):
-        raise Wrong("value", f"value is text or a number, got {value!r}")
+        raise FieldError("value", f"value is text or a number, got {value!r}")
     if value is not None and not (isinstance(value, str) and _PART.search(value)):
         try:
             parameter.coerce([value])
-        except BadValue as error:
-            raise Wrong("value", str(error)) from None
-    return Entry(address, parameter.name, argument, _pair(table, "from") or (0.0, 1.0), _pair(table, "range"), value, desk)
+        except InvalidValue as error:
+            raise FieldError("value", str(error)) from None
+    return Binding(
+        address, parameter.name, argument, _pair(table, "from") or (0.0, 1.0), _pair(table, "range"), value, desk
+    )
 
 
 def _pair(table: Mapping[str, Any], key: str) -> tuple[float, float] | None:
     pair = table.get(key)
     if pair is None:
         return None
-    good = isinstance(pair, list) and len(pair) == 2 and all(isinstance(n, int | float) and not isinstance(n, bool) for n in pair)
+    good = (
+        isinstance(pair, list)
+        and len(pair) == 2
+        and all(isinstance(n, int | float) and not isinstance(n, bool) for n in pair)
+    )
     if not good or not all(math.isfinite(n) for n in pair) or (key == "from" and pair[0] == pair[1]):
-        raise Wrong(key, f"{key} is two numbers, got {pair!r}")
+        raise FieldError(key, f"{key} is two numbers, got {pair!r}")
     return float(pair[0]), float(pair[1])
 
 
-class Desks:
+class ControllerMap:
     """The maps that are in use, later ones over earlier ones. ``take`` is what comes in from outside; it never raises.
 
     ``folder`` holds one's own maps; what is learnt is kept there, in ``learned.toml``.
@@ -156,14 +182,14 @@ class Desks:
         self._lock = threading.RLock()
         self._learning: Parameter | None = None
         self.problems: list[str] = []
-        self.entries: list[Entry] = []
+        self.entries: list[Binding] = []
         for name in names:
             self._add(load(name, folder))
         learned = folder / f"{LEARNED}.toml" if folder is not None else None
         if learned is not None and learned.exists() and LEARNED not in names:
             try:
                 self._add(read(learned, LEARNED))
-            except BadValue as error:
+            except InvalidValue as error:
                 log.error("%s", error)
         state.on_command("/learn", self.learn)
 
@@ -187,18 +213,20 @@ class Desks:
         for entry, match in found:
             try:
                 meant = entry.arguments(match.groupdict(), arguments)
-            except BadValue as error:
+            except InvalidValue as error:
                 self._state.refuse(str(error), origin)
                 continue
             if meant is not None:
                 self._state.set(entry.to, meant, f"{origin} ({entry.desk})")
         return bool(found)
 
-    def _add(self, entries: Sequence[Entry]) -> None:
+    def _add(self, entries: Sequence[Binding]) -> None:
         """Takes entries; one for an address that is bound already takes its place, and that is told where it means something else."""
         with self._lock:
             for entry in entries:
-                others = [old for old in self.entries if old.address == entry.address and old.argument == entry.argument]
+                others = [
+                    old for old in self.entries if old.address == entry.address and old.argument == entry.argument
+                ]
                 # Several entries of one map may hang on one address, as a button that fades and fires.
                 replaced = [old for old in others if old.desk != entry.desk]
                 for old in replaced:
@@ -211,9 +239,20 @@ class Desks:
     def _learn(self, address: str, arguments: Sequence[object], origin: str) -> None:
         parameter, self._learning = self._learning, None
         assert parameter is not None
-        number = next((i for i, value in enumerate(arguments) if isinstance(value, int | float) and not isinstance(value, bool)), 0)
+        number = next(
+            (i for i, value in enumerate(arguments) if isinstance(value, int | float) and not isinstance(value, bool)),
+            0,
+        )
         came = arguments[number] if number < len(arguments) else 1.0
-        entry = Entry(address.replace("{", "").replace("}", ""), parameter.name, number, _guessed(address, came), None, None, LEARNED)
+        entry = Binding(
+            address.replace("{", "").replace("}", ""),
+            parameter.name,
+            number,
+            _guessed(address, came),
+            None,
+            None,
+            LEARNED,
+        )
         bound = [old for old in self.entries if old.pattern.fullmatch(address) and old.to != parameter.name]
         for old in bound:
             told = f"{address} was bound to {old.to} by {old.desk}; it is {parameter.name} now"
@@ -255,17 +294,25 @@ def names(folder: Path | None = None) -> list[str]:
 
 
 def _shipped() -> dict[str, Any]:
-    return {path.name.removesuffix(".toml"): path for path in files("presets").joinpath("desks").iterdir() if path.name.endswith(".toml")}
+    return {
+        path.name.removesuffix(".toml"): path
+        for path in files("presets").joinpath("desks").iterdir()
+        if path.name.endswith(".toml")
+    }
 
 
-def load(name: str, folder: Path | None = None) -> list[Entry]:
+def load(name: str, folder: Path | None = None) -> list[Binding]:
     """The map called ``name``, shipped or one's own, or the file at that path. Raises BadValue."""
     if name.endswith(".toml"):
         path = Path(name).expanduser()
         return read(path, path.stem)
-    if not named(name):
-        raise BadValue(f"a desk map is called by letters, digits, blanks, dots, dashes and underscores, got {name[:80]!r}")
+    if not is_valid_name(name):
+        raise InvalidValue(
+            f"a desk map is called by letters, digits, blanks, dots, dashes and underscores, got {name[:80]!r}"
+        )
     found = _shipped() | ({path.stem: path for path in folder.glob("*.toml")} if folder is not None else {})
     if name not in found:
-        raise BadValue(f"no desk map {name!r}; there are {', '.join(sorted(found))}, or give the path of a .toml file")
+        raise InvalidValue(
+            f"no desk map {name!r}; there are {', '.join(sorted(found))}, or give the path of a .toml file"
+        )
     return read(found[name], name)

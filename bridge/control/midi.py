@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from bridge.control.mapping import Desks
+from bridge.control.mapping import ControllerMap
 from bridge.control.tempo import Tempo
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ ALL = "all"
 class Midi:
     """Takes mido's messages to the desk maps and the beat clock."""
 
-    def __init__(self, desks: Desks, tempo: Tempo) -> None:
+    def __init__(self, desks: ControllerMap, tempo: Tempo) -> None:
         self._desks, self._tempo = desks, tempo
         self.messages = 0
 

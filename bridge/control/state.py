@@ -5,32 +5,14 @@ from __future__ import annotations
 import logging
 import random
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 
-from engine.shared.table import FILES, TABLE, BadValue, Mixture, Parameter, Snapshot, Value, declare, lookup
+from bridge.rate_limit import RateLimit
+from engine.shared.parameter import InvalidValue, Parameter, Value
+from engine.shared.snapshot import Mixture, Snapshot
+from engine.shared.table import FILES, TABLE, declare, lookup
 
 log = logging.getLogger(__name__)
-
-
-class RateLimit:
-    """Lets ``burst`` events through in ``seconds``, counts the rest and tells how many there were."""
-
-    def __init__(self, burst: int = 5, seconds: float = 5.0) -> None:
-        self._burst, self._seconds = burst, seconds
-        self._since, self._passed, self._held = 0.0, 0, 0
-
-    def passes(self) -> tuple[bool, int]:
-        """Whether this event may be shown, and how many were held back before it."""
-        now = time.monotonic()
-        if now - self._since > self._seconds:
-            self._since, self._passed = now, 0
-        if self._passed >= self._burst:
-            self._held += 1
-            return False, 0
-        self._passed += 1
-        held, self._held = self._held, 0
-        return True, held
 
 
 class State:
@@ -109,7 +91,7 @@ class State:
                 self.confine(str(value))
             if parameter.kind == "command" and parameter.name in self._commands:
                 self._commands[parameter.name](str(value))
-        except BadValue as error:
+        except InvalidValue as error:
             self.refuse(str(error), origin)
             return False
         if parameter.kind == "trigger":
@@ -121,7 +103,11 @@ class State:
         return True
 
     def put(
-        self, values: Mapping[str, Value], mixture: Mixture | None = None, by: str = "", expected: Mapping[str, Value] | None = None
+        self,
+        values: Mapping[str, Value],
+        mixture: Mixture | None = None,
+        by: str = "",
+        expected: Mapping[str, Value] | None = None,
     ) -> None:
         """Sets values that are already checked, all at once, and the mixture where one is given.
 
@@ -130,7 +116,11 @@ class State:
         with self._lock:
             fresh = {name: value for name, value in values.items() if self._values.get(name) != value}
             if expected is not None:
-                fresh = {name: value for name, value in fresh.items() if name not in expected or self._values.get(name) == expected[name]}
+                fresh = {
+                    name: value
+                    for name, value in fresh.items()
+                    if name not in expected or self._values.get(name) == expected[name]
+                }
             if not fresh and mixture in (None, self._mixture):
                 return
             self._values.update(fresh)

@@ -17,7 +17,8 @@ from typing import Any
 from bridge.engine_process import import_prefetch as readahead
 from bridge.engine_process.tcmalloc import installed, kept_to_itself, preloaded
 from engine.shared.mailbox import Boxes
-from engine.shared.table import Options, Snapshot
+from engine.shared.options import EngineOptions
+from engine.shared.snapshot import Snapshot
 
 #: Seconds of silence after which a running engine counts as hung, at least; and while it loads, which may hold it up.
 HUNG, HUNG_LOADING = 2.5, 15.0
@@ -27,7 +28,7 @@ TICKS, TICKS_CHANGED = 10, 20
 NICE = 7
 
 
-def _engine_process(pipe: Connection, boxes: Boxes, options: Options, reserve: bool) -> None:
+def _engine_process(pipe: Connection, boxes: Boxes, options: EngineOptions, reserve: bool) -> None:
     """The spawned process's first lines: the engine is imported there, by name, never here. It begins with the snapshot that it is sent."""
     logging.basicConfig(level=logging.INFO, format="engine: %(message)s")
     kept_to_itself()
@@ -35,7 +36,7 @@ def _engine_process(pipe: Connection, boxes: Boxes, options: Options, reserve: b
     try:
         if reserve:
             stepping_back(_prepare)
-        worker = importlib.import_module("engine.worker.loop")
+        worker = importlib.import_module("engine.worker.process")
         pipe.send(("waiting", None))
         snapshot = pipe.recv()
         if snapshot != "stop":
@@ -45,7 +46,7 @@ def _engine_process(pipe: Connection, boxes: Boxes, options: Options, reserve: b
 
 
 def _prepare() -> None:
-    importlib.import_module("engine.worker.loop").prepare()
+    importlib.import_module("engine.worker.process").prepare()
     readahead.note(importlib.import_module("engine.models.hf_imports").imported())
 
 
@@ -60,14 +61,16 @@ def stepping_back(work: Callable[[], None]) -> None:
         pool.submit(work).result()
 
 
-class Life:
+class EngineProcess:
     """An engine process, which waits until ``begin``; as a ``reserve`` with everything imported. Raises OSError where none can be had."""
 
-    def __init__(self, context: SpawnContext, boxes: Boxes, options: Options, reserve: bool = False) -> None:
+    def __init__(self, context: SpawnContext, boxes: Boxes, options: EngineOptions, reserve: bool = False) -> None:
         if not reserve:
             readahead.begin()
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_engine_process, args=(theirs, boxes, options, reserve), name="phosphene-engine", daemon=True)
+        self.process = context.Process(
+            target=_engine_process, args=(theirs, boxes, options, reserve), name="phosphene-engine", daemon=True
+        )
         try:
             with preloaded(installed()):
                 self.process.start()
@@ -90,20 +93,20 @@ class Life:
         """Lets it run with ``snapshot``."""
         self.pipe.send(snapshot)
 
-    def end(self, patience: float) -> None:
+    def end(self, hang_timeout: float) -> None:
         """Asks it to stop, and makes it stop after ``patience`` seconds."""
         try:
             self.pipe.send("stop")
         except OSError:
             pass  # it is gone already
-        self.process.join(patience)
+        self.process.join(hang_timeout)
         if self.process.is_alive():
             self.process.kill()
             self.process.join(2)
         self.pipe.close()
 
 
-def patience(status: Mapping[str, Any], sent: int) -> float:
+def hang_timeout(status: Mapping[str, Any], sent: int) -> float:
     """How long an engine that reported ``status``, and was last sent the snapshot numbered ``sent``, may be silent, in seconds."""
     ticks = TICKS if status.get("snapshot") == sent else TICKS_CHANGED
     return max(HUNG_LOADING if status.get("loading") else HUNG, ticks * float(status.get("tick_ms") or 0.0) / 1000)

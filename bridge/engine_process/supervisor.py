@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from bridge.control.state import State
-from bridge.engine_process.process import Life, patience
+from bridge.engine_process.process import EngineProcess, hang_timeout
 from engine.shared.mailbox import Boxes, Mailbox
-from engine.shared.table import TABLE, Options, Value
+from engine.shared.options import EngineOptions
+from engine.shared.parameter import Value
+from engine.shared.table import TABLE
 
 log = logging.getLogger(__name__)
 #: Pause before a restart, doubled while the engine dies young, in seconds.
@@ -35,7 +37,7 @@ class Supervisor:
     everything imported, and takes over when the first dies.
     """
 
-    def __init__(self, state: State, options: Options, spare: bool = True) -> None:
+    def __init__(self, state: State, options: EngineOptions, spare: bool = True) -> None:
         context = multiprocessing.get_context("spawn")
         self._context, self._state, self._options = context, state, options
         self.boxes = Boxes(Mailbox(context), Mailbox(context), Mailbox(context))
@@ -45,8 +47,8 @@ class Supervisor:
         self.ready = threading.Event()
         self._stop = threading.Event()
         self._changed = threading.Event()
-        self._life: Life | None = None
-        self._spare: Life | None = None
+        self._life: EngineProcess | None = None
+        self._spare: EngineProcess | None = None
         self._spares, self._spare_at, self._spare_pause = spare, 0.0, SPARE
         self._heard_at = self._ready_at = 0.0
         self._good: dict[str, Value] = {}
@@ -113,7 +115,7 @@ class Supervisor:
         if spare is not None and not spare.alive:
             spare.end(0.0)
             spare = None
-        life = self._life = spare or Life(self._context, self.boxes, self._options)
+        life = self._life = spare or EngineProcess(self._context, self.boxes, self._options)
         snapshot = self._state.effective()
         self.starts += 1
         looked = time.monotonic()
@@ -135,7 +137,7 @@ class Supervisor:
                 if now - looked > 0.5:  # this process was held up itself, or the machine slept: nobody was silent
                     self._heard_at = min(now, self._heard_at + now - looked)
                 looked = now
-                if self.ready.is_set() and self.silence > patience(self.status, sent):
+                if self.ready.is_set() and self.silence > hang_timeout(self.status, sent):
                     silent = self.silence
                 self._settle(now)
         except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -154,7 +156,7 @@ class Supervisor:
         calm = SPARE_BUSY if self.compiling else SPARE
         if self._spares and self._spare is None and now > max(self._ready_at + calm, self._spare_at):
             try:
-                self._spare = Life(self._context, self.boxes, self._options, reserve=True)
+                self._spare = EngineProcess(self._context, self.boxes, self._options, reserve=True)
             except Exception as error:  # the one that runs must not end because there is no room for another
                 self._spares = False
                 self._error(f"no engine can be kept in reserve: {error}")
@@ -188,7 +190,13 @@ class Supervisor:
             if kind == "ready":
                 self._ready_at = time.monotonic()
                 self.ready.set()
-                log.info("engine ready: %s on %s, %s, %s", payload["model"], payload["device"], payload["dtype"], payload["size"])
+                log.info(
+                    "engine ready: %s on %s, %s, %s",
+                    payload["model"],
+                    payload["device"],
+                    payload["dtype"],
+                    payload["size"],
+                )
         elif kind == "refused":
             if self.starts == 1:
                 self.refused = payload
@@ -206,7 +214,9 @@ class Supervisor:
             reason, running, refused = payload
             self._error(reason)
             # What was wished for is taken back, unless something else has been wished for since.
-            self._state.put({name: running[name] for name in running if running[name] != refused[name]}, expected=refused)
+            self._state.put(
+                {name: running[name] for name in running if running[name] != refused[name]}, expected=refused
+            )
         else:
             self._error(payload)
 

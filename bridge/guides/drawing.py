@@ -77,14 +77,21 @@ FLOWS: dict[str, tuple[Boxes, Arrows]] = {
             "back": (2, 0, "machine A", "NDI in: B (phosphene-out)"),
             "panel": (1, 1.2, "phone, laptop", "http://machine-b:9001/"),
         },
-        [("stage", "phosphene", "NDI, network"), ("phosphene", "back", "NDI, network"), ("panel", "phosphene", "panel")],
+        [
+            ("stage", "phosphene", "NDI, network"),
+            ("phosphene", "back", "NDI, network"),
+            ("panel", "phosphene", "panel"),
+        ],
     ),
 }
 
 
 def drawn(boxes: Boxes, arrows: Arrows) -> str:
     """The picture as SVG."""
-    places = {name: (MARGIN + column * (WIDTH + ACROSS), MARGIN + row * (HEIGHT + DOWN)) for name, (column, row, *_) in boxes.items()}
+    places = {
+        name: (MARGIN + column * (WIDTH + ACROSS), MARGIN + row * (HEIGHT + DOWN))
+        for name, (column, row, *_) in boxes.items()
+    }
     width = max(x for x, _ in places.values()) + WIDTH + MARGIN
     height = max(y for _, y in places.values()) + HEIGHT + MARGIN
     lines = [
@@ -99,7 +106,9 @@ def drawn(boxes: Boxes, arrows: Arrows) -> str:
     for name, (_, _, first, second) in boxes.items():
         x, y = places[name]
         fill = OURS if name.startswith("phosphene") else THEIRS
-        lines.append(f'<rect x="{x:g}" y="{y:g}" width="{WIDTH}" height="{HEIGHT}" rx="8" fill="{fill}" stroke="{INK}"/>')
+        lines.append(
+            f'<rect x="{x:g}" y="{y:g}" width="{WIDTH}" height="{HEIGHT}" rx="8" fill="{fill}" stroke="{INK}"/>'
+        )
         lines.append(_text(x + WIDTH / 2, y + (27 if second else 37), first, 14, weight="bold"))
         lines.append(_text(x + WIDTH / 2, y + 46, second, 10.5))
     return "\n".join([*lines, "</svg>", ""])
@@ -116,7 +125,10 @@ def _arrow(start: tuple[float, float], end: tuple[float, float], what: str) -> l
         ends = (x1 + (WIDTH if right else 0), y1 + HEIGHT / 2, x2 + (0 if right else WIDTH), y2 + HEIGHT / 2)
         label = _text((ends[0] + ends[2]) / 2, (ends[1] + ends[3]) / 2 - 8, what, 11)
     a, b, c, d = ends
-    return [f'<line x1="{a:g}" y1="{b:g}" x2="{c:g}" y2="{d:g}" stroke="{INK}" stroke-width="1.5" marker-end="url(#tip)"/>', label]
+    return [
+        f'<line x1="{a:g}" y1="{b:g}" x2="{c:g}" y2="{d:g}" stroke="{INK}" stroke-width="1.5" marker-end="url(#tip)"/>',
+        label,
+    ]
 
 
 def _text(x: float, y: float, words: str, size: float, anchor: str = "middle", weight: str = "normal") -> str:

@@ -10,17 +10,26 @@ import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from engine.shared.table import BadValue
+from engine.shared.parameter import InvalidValue
 
 #: Who is let in where ``--allow`` says nothing and the show listens beyond its own machine: private networks alone.
-PRIVATE = ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "::1/128", "fc00::/7", "fe80::/10")
+PRIVATE = (
+    "127.0.0.0/8",
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "169.254.0.0/16",
+    "::1/128",
+    "fc00::/7",
+    "fe80::/10",
+)
 LOCAL = ("127.0.0.0/8", "::1/128")
 #: A name that is no path: one in a folder of Phosphene's own, or one on a hub.
 NAME = re.compile(r"[\w][\w.+-]*(/[\w][\w.+-]*)?")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-class Doors:
+class AccessPolicy:
     """The doors of one show that listens on ``host``. ``allow`` are networks as ``192.168.1.0/24`` or addresses; raises ValueError.
 
     ``token`` is what changes need from another machine: the one that is given, or one that is drawn where the show is ``exposed``.
@@ -30,7 +39,9 @@ class Doors:
         self.exposed = not _local(host)
         wanted = [part.strip() for text in allow for part in text.split(",") if part.strip()]
         usual = PRIVATE if self.exposed else LOCAL
-        self.networks = tuple(ipaddress.ip_network(one, strict=False) for one in (*wanted, *LOCAL)) if wanted else _networks(usual)
+        self.networks = (
+            tuple(ipaddress.ip_network(one, strict=False) for one in (*wanted, *LOCAL)) if wanted else _networks(usual)
+        )
         self.token = token or (secrets.token_urlsafe(12) if self.exposed else "")
         own = socket.gethostname().lower()
         self._names = {"localhost", host.lower(), own, own.split(".")[0], own.split(".")[0] + ".local"}
@@ -58,7 +69,7 @@ class Doors:
         return True
 
 
-def confined(folders: Iterable[Path]) -> Callable[[str], None]:
+def confine_files(folders: Iterable[Path]) -> Callable[[str], None]:
     """A check of what is named from outside: plain names pass, and files in one of ``folders``; it raises BadValue for any other."""
     roots = [folder.expanduser().resolve() for folder in folders]
 
@@ -68,9 +79,9 @@ def confined(folders: Iterable[Path]) -> Callable[[str], None]:
         try:
             path = Path(text).expanduser().resolve()
         except (OSError, RuntimeError, ValueError):
-            raise BadValue(f"{text[:80]!r} is no file's name") from None
+            raise InvalidValue(f"{text[:80]!r} is no file's name") from None
         if not any(path.is_relative_to(root) for root in roots):
-            raise BadValue(f"{text[:80]!r} lies in no folder that is open to other machines; --files DIR opens one")
+            raise InvalidValue(f"{text[:80]!r} lies in no folder that is open to other machines; --files DIR opens one")
 
     return check
 

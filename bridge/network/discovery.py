@@ -45,7 +45,9 @@ class Announcement:
             finally:
                 zeroconf.close()
         except Exception as error:  # a network may refuse in any way; the show needs none
-            log.warning("not announced on the network: %s", str(error).splitlines()[0] if str(error) else type(error).__name__)
+            log.warning(
+                "not announced on the network: %s", str(error).splitlines()[0] if str(error) else type(error).__name__
+            )
 
 
 def own_addresses() -> list[str]:

@@ -49,4 +49,6 @@ def _number(data: bytes, start: int) -> bool:
 @lru_cache(maxsize=4)
 def _settable(names: tuple[str, ...]) -> frozenset[bytes]:
     """The addresses of parameters that simply take a number."""
-    return frozenset((ROOT + name).encode() for name in names if TABLE[name].kind in ("float", "int", "bool") and TABLE[name].holds)
+    return frozenset(
+        (ROOT + name).encode() for name in names if TABLE[name].kind in ("float", "int", "bool") and TABLE[name].holds
+    )

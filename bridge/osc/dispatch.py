@@ -14,10 +14,10 @@ from functools import lru_cache
 
 from pythonosc.osc_message import OscMessage
 
-from bridge.control.mapping import Desks
+from bridge.control.mapping import ControllerMap
 from bridge.control.state import State
 from bridge.osc.packet import Bundle, read
-from bridge.osc.subscriptions import Feedback, Told, encoded
+from bridge.osc.subscriptions import Status, Subscriptions, encoded
 from engine.shared.table import ROOT, TABLE, canonical
 
 log = logging.getLogger(__name__)
@@ -42,11 +42,11 @@ class OscControl:
     ``/phosphene/unsubscribe``; the argument ``?`` asks for a value instead of setting it.
     """
 
-    def __init__(self, state: State, status: Callable[[], Told] = dict, desks: Desks | None = None) -> None:
-        self._state, self._desks = state, desks or Desks(state)
+    def __init__(self, state: State, status: Callable[[], Status] = dict, desks: ControllerMap | None = None) -> None:
+        self._state, self._desks = state, desks or ControllerMap(state)
         self.packets = self.messages = 0
         self._later = Later()
-        self.feedback = Feedback(state, status)
+        self.feedback = Subscriptions(state, status)
 
     def packet(self, data: bytes, peer: Peer | str) -> None:
         """One packet, whatever it holds."""
@@ -97,7 +97,10 @@ class OscControl:
         if not address.startswith(ROOT + "/"):
             if self._desks.take(address, arguments, peer.name):
                 return
-            self.refuse(f"no parameter has the address {address[:80]!r}; they begin with {ROOT}/, and no desk map knows it", peer.name)
+            self.refuse(
+                f"no parameter has the address {address[:80]!r}; they begin with {ROOT}/, and no desk map knows it",
+                peer.name,
+            )
         elif address in (f"{ROOT}/subscribe", f"{ROOT}/unsubscribe"):
             self._subscription(address.endswith("/subscribe"), arguments, peer)
         else:

@@ -5,21 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bridge.osc.subscriptions import Told
-from engine.shared.table import ROOT, TABLE, Parameter, Value
+from bridge.osc.subscriptions import Status
+from engine.shared.parameter import Parameter, Value
+from engine.shared.table import ROOT, TABLE
 
 Node = dict[str, Any]
 #: Attributes that may be asked for one by one.
 ATTRIBUTES = ("FULL_PATH", "CONTENTS", "TYPE", "ACCESS", "VALUE", "RANGE", "DESCRIPTION", "UNIT", "CLIPMODE")
-EXTENSIONS = dict.fromkeys(("ACCESS", "VALUE", "RANGE", "DESCRIPTION", "UNIT", "CLIPMODE", "LISTEN", "PATH_CHANGED"), True)
+EXTENSIONS = dict.fromkeys(
+    ("ACCESS", "VALUE", "RANGE", "DESCRIPTION", "UNIT", "CLIPMODE", "LISTEN", "PATH_CHANGED"), True
+)
 READ, WRITE = 1, 2
 #: Where the heartbeat's values lie, to read only: name → OSC type.
-STATUS = {"fps": "f", "latency": "f", "state": "s", "cue": "s", "cue/next": "s", "version": "s", "presets": "s", "cues": "s"}
+STATUS = {
+    "fps": "f",
+    "latency": "f",
+    "state": "s",
+    "cue": "s",
+    "cue/next": "s",
+    "version": "s",
+    "presets": "s",
+    "cues": "s",
+}
 #: Commands that take one of the names in a list of the heartbeat's.
 NAMED = {"/preset": "presets", "/cue/goto": "cues"}
 
 
-def tree(values: Mapping[str, Value], status: Told) -> Node:
+def tree(values: Mapping[str, Value], status: Status) -> Node:
     """The whole tree with its values."""
     root: Node = {"FULL_PATH": "/", "DESCRIPTION": "Phosphene", "ACCESS": 0, "CONTENTS": {}}
     for parameter in TABLE.values():

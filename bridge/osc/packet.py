@@ -18,7 +18,22 @@ from bridge.osc.coalesce import latest
 #: A bundle's first bytes; its time tag follows. How deep bundles may nest.
 HEAD = b"#bundle\0"
 DEEPEST = 16
-_WIDTHS = {"i": 4, "f": 4, "c": 4, "r": 4, "m": 4, "h": 8, "d": 8, "t": 8, "T": 0, "F": 0, "N": 0, "I": 0, "[": 0, "]": 0}
+_WIDTHS = {
+    "i": 4,
+    "f": 4,
+    "c": 4,
+    "r": 4,
+    "m": 4,
+    "h": 8,
+    "d": 8,
+    "t": 8,
+    "T": 0,
+    "F": 0,
+    "N": 0,
+    "I": 0,
+    "[": 0,
+    "]": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +73,9 @@ def _bundle(data: bytes, depth: int) -> Bundle:
             raise ValueError(f"a bundle's part at byte {start} is cut")
         parts.append((data[start:place], None))
     kept = latest(parts)
-    return Bundle(None if date == IMMEDIATELY else date, [read(part, depth + 1) for part, _ in kept], len(parts) - len(kept))
+    return Bundle(
+        None if date == IMMEDIATELY else date, [read(part, depth + 1) for part, _ in kept], len(parts) - len(kept)
+    )
 
 
 def check_arguments(data: bytes) -> None:

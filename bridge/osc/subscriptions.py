@@ -15,7 +15,8 @@ from typing import Any
 from pythonosc.osc_message_builder import OscMessageBuilder
 
 from bridge.control.state import State
-from engine.shared.table import ROOT, Value
+from engine.shared.parameter import Value
+from engine.shared.table import ROOT
 
 log = logging.getLogger(__name__)
 #: Most rounds a second, seconds between heartbeats, and most subscribers.
@@ -24,7 +25,7 @@ RATE, HEARTBEAT, MOST = 30, 1.0, 64
 LASTS = 3600.0
 
 Send = Callable[[bytes], None]
-Told = Mapping[str, Value | tuple[str, ...]]
+Status = Mapping[str, Value | tuple[str, ...]]
 
 
 def encoded(address: str, *values: Value) -> bytes:
@@ -44,10 +45,10 @@ class _Subscriber:
     until: float
 
 
-class Feedback:
+class Subscriptions:
     """The subscribers of one show. ``status`` gives what the heartbeat tells, as (name, value) below ``/phosphene/status``."""
 
-    def __init__(self, state: State, status: Callable[[], Told]) -> None:
+    def __init__(self, state: State, status: Callable[[], Status]) -> None:
         self._state, self._status = state, status
         self._lock = threading.Lock()
         self._subscribers: dict[Hashable, _Subscriber] = {}
@@ -70,7 +71,9 @@ class Feedback:
                 return False
             self._subscribers[key] = _Subscriber(send, time.monotonic() + LASTS)
         names = {name: value for name, value in self._status().items() if isinstance(value, tuple)}
-        self._tell([*(encoded(ROOT + name, value) for name, value in self._state.snapshot().items()), *_status(names)], key)
+        self._tell(
+            [*(encoded(ROOT + name, value) for name, value in self._state.snapshot().items()), *_status(names)], key
+        )
         return True
 
     def unsubscribe(self, key: Hashable) -> None:
@@ -122,6 +125,9 @@ class Feedback:
                 self.unsubscribe(name)
 
 
-def _status(told: Told) -> list[bytes]:
+def _status(told: Status) -> list[bytes]:
     """Messages below ``/phosphene/status``."""
-    return [encoded(f"{ROOT}/status/{name}", *(value if isinstance(value, tuple) else (value,))) for name, value in told.items()]
+    return [
+        encoded(f"{ROOT}/status/{name}", *(value if isinstance(value, tuple) else (value,)))
+        for name, value in told.items()
+    ]

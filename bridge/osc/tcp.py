@@ -7,7 +7,7 @@ import selectors
 import socket
 import threading
 
-from bridge.network.access import Doors
+from bridge.network.access import AccessPolicy
 from bridge.osc.dispatch import OscControl, Peer
 from bridge.osc.framing import Framing, framing_of
 
@@ -19,8 +19,8 @@ MOST, CHUNK, WAITING = 128, 65536, 1 << 20
 class TcpServer:
     """Listens on ``host``:``port`` and hands packets to ``control``. Raises OSError where the port is taken."""
 
-    def __init__(self, control: OscControl, host: str, port: int, doors: Doors | None = None) -> None:
-        self._control, self._doors = control, doors or Doors(host)
+    def __init__(self, control: OscControl, host: str, port: int, doors: AccessPolicy | None = None) -> None:
+        self._control, self._doors = control, doors or AccessPolicy(host)
         self._listener = socket.create_server((host, port), backlog=64)
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
@@ -83,7 +83,9 @@ class TcpServer:
         client = _Client(made, f"OSC over TCP from {address[0]}", self)
         admitted = self._doors.admits(address[0])
         if not admitted or len(self.clients) >= MOST:
-            self._control.refuse(f"more than {MOST} clients at once" if admitted else "its network is not let in", client.name)
+            self._control.refuse(
+                f"more than {MOST} clients at once" if admitted else "its network is not let in", client.name
+            )
             made.close()
             return
         self.clients.add(client)

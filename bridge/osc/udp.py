@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 
-from bridge.network.access import Doors
+from bridge.network.access import AccessPolicy
 from bridge.osc.coalesce import latest
 from bridge.osc.dispatch import OscControl, Peer
 
@@ -21,8 +21,8 @@ LARGEST = 65536
 class UdpServer:
     """Receives datagrams on a thread of its own and hands them to ``control``. Raises OSError where the port is taken."""
 
-    def __init__(self, control: OscControl, host: str, port: int, doors: Doors | None = None) -> None:
-        self._control, self._admits = control, (doors or Doors(host)).admits
+    def __init__(self, control: OscControl, host: str, port: int, doors: AccessPolicy | None = None) -> None:
+        self._control, self._admits = control, (doors or AccessPolicy(host)).admits
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)

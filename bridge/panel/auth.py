@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from bridge.network.access import Doors
+from bridge.network.access import AccessPolicy
 
 #: The cookie that holds the token once it was shown, and for how long, in seconds.
 COOKIE, LASTS = "phosphene_token", 30 * 86400
@@ -15,7 +15,7 @@ COOKIE, LASTS = "phosphene_token", 30 * 86400
 OPEN = ("/health", "/metrics")
 
 
-def guard(doors: Doors) -> Middleware:
+def guard(doors: AccessPolicy) -> Middleware:
     """Refuses other networks, other names for this machine, other sites' pages, and, once the show is exposed, those without the token.
 
     Without it only the parameters' tree may be read, as OSCQuery's clients do, and ``/health`` and ``/metrics``.
@@ -35,7 +35,9 @@ def guard(doors: Doors) -> Middleware:
         trusted = doors.trusts(address, shown or request.cookies.get(COOKIE, "") or _bearer(request))
         request["trusted"] = trusted
         if not trusted and not _readable(request):
-            return web.Response(status=401, text="the panel needs its token: open the address that `phosphene run` printed")
+            return web.Response(
+                status=401, text="the panel needs its token: open the address that `phosphene run` printed"
+            )
         if trusted and shown:
             there = web.HTTPSeeOther(request.path)
             there.set_cookie(COOKIE, shown, max_age=LASTS, httponly=True, samesite="Strict")

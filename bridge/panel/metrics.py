@@ -46,7 +46,12 @@ def health(status: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
     reason = "" if status["engine_ready"] else "the engine is starting" if engine else "the engine has not started yet"
     if not reason and not status["frames"]:
         reason = "no frame came out yet"
-    return not reason, {"healthy": not reason, "reason": reason, "fps": round(status["fps"], 2), "last_error": status["last_error"]}
+    return not reason, {
+        "healthy": not reason,
+        "reason": reason,
+        "fps": round(status["fps"], 2),
+        "last_error": status["last_error"],
+    }
 
 
 def _samples(status: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:

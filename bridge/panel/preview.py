@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 
-from bridge.show.show import Show, jpeg
-from engine.shared.mailbox import Frame
+from bridge.images import jpeg
+from bridge.show.show import Show
+from engine.shared.frame import Frame
 
 #: Pictures a second, at most.
 RATE = 12

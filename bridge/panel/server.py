@@ -18,15 +18,17 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from bridge.network.access import Doors
+from bridge.images import jpeg
+from bridge.network.access import AccessPolicy
 from bridge.osc.dispatch import Peer
 from bridge.osc.oscquery import ATTRIBUTES, found, host_info, tree
 from bridge.osc.subscriptions import encoded
 from bridge.panel.auth import guard
 from bridge.panel.metrics import health, metrics
 from bridge.panel.preview import Preview
-from bridge.show.show import Show, jpeg
-from engine.shared.table import ROOT, TABLE, Parameter, canonical
+from bridge.show.show import Show
+from engine.shared.parameter import Parameter
+from engine.shared.table import ROOT, TABLE, canonical
 
 log = logging.getLogger(__name__)
 #: Rounds a second in which changes are told, seconds between two tellings of the status, and lines of the log that are kept.
@@ -39,9 +41,9 @@ BOUNDARY = "frame"
 class PanelServer:
     """Serves ``show`` on ``host``:``port``; ``osc_port`` is told to those who ask. Raises OSError where the port is taken."""
 
-    def __init__(self, show: Show, host: str, port: int, osc_port: int = 0, doors: Doors | None = None) -> None:
+    def __init__(self, show: Show, host: str, port: int, osc_port: int = 0, doors: AccessPolicy | None = None) -> None:
         self._show, self._osc_port = show, osc_port
-        self._doors = doors or Doors(host)
+        self._doors = doors or AccessPolicy(host)
         self._socket = socket.create_server((host, port), backlog=64)
         self.port: int = self._socket.getsockname()[1]
         self._log = Lines()
@@ -65,7 +67,9 @@ class PanelServer:
 
     def _note(self, names: frozenset[str], _by: str) -> None:
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(lambda: self._changed.update(names))  # the set is another after every telling: looked up then
+            self._loop.call_soon_threadsafe(
+                lambda: self._changed.update(names)
+            )  # the set is another after every telling: looked up then
 
     def _run(self, started: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
@@ -140,7 +144,9 @@ class PanelServer:
         frame = self._previews[request.match_info["what"]].frame()
         if frame is None:
             return web.Response(status=404, text="there is no picture yet")
-        return web.Response(body=await asyncio.to_thread(jpeg, frame), content_type="image/jpeg", headers={"Cache-Control": "no-store"})
+        return web.Response(
+            body=await asyncio.to_thread(jpeg, frame), content_type="image/jpeg", headers={"Cache-Control": "no-store"}
+        )
 
     async def _film(self, request: web.Request) -> web.StreamResponse:
         preview = self._previews[request.match_info["what"]]
@@ -174,7 +180,9 @@ class PanelServer:
         ws = web.WebSocketResponse(heartbeat=20, max_msg_size=LARGEST)
         await ws.prepare(request)
         values = dict(self._show.state.snapshot())
-        await ws.send_json({"table": [described(p) for p in TABLE.values()], "values": values, "log": list(self._log.lines)})
+        await ws.send_json(
+            {"table": [described(p) for p in TABLE.values()], "values": values, "log": list(self._log.lines)}
+        )
         self._panels.add(ws)
         try:
             async for message in ws:
@@ -247,7 +255,9 @@ class PanelServer:
                 if tuple(TABLE) != known:
                     known = tuple(TABLE)
                     news |= {"table": [described(p) for p in TABLE.values()], "values": dict(snapshot)}
-                    await self._send_all(self._listeners, json.dumps({"COMMAND": "PATH_CHANGED", "DATA": f"{ROOT}/hook"}))
+                    await self._send_all(
+                        self._listeners, json.dumps({"COMMAND": "PATH_CHANGED", "DATA": f"{ROOT}/hook"})
+                    )
                 if self._log.fresh:
                     news["log"] = self._log.taken()
                 now = self._loop.time()
@@ -273,7 +283,9 @@ def _file(name: str) -> web.Response:
     """One of the panel's own files."""
     kinds = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
     body = files("bridge.panel").joinpath(name).read_bytes()
-    return web.Response(body=body, content_type=kinds[name.split(".")[1]], charset="utf-8", headers={"Cache-Control": "no-store"})
+    return web.Response(
+        body=body, content_type=kinds[name.split(".")[1]], charset="utf-8", headers={"Cache-Control": "no-store"}
+    )
 
 
 async def _safely(sending: Awaitable[None]) -> None:

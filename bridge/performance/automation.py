@@ -9,31 +9,34 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bridge.control.state import RateLimit, State
+from bridge.control.state import State
 from bridge.control.tempo import Tempo
-from bridge.performance.crossfade import Fader
-from bridge.performance.cue_player import Player
-from bridge.performance.modulators import Modulation
+from bridge.performance.crossfade import Crossfader
+from bridge.performance.cue_player import CuePlayer
+from bridge.performance.modulators import Modulators
 from bridge.performance.presets import EVERY, Library
+from bridge.rate_limit import RateLimit
 
 log = logging.getLogger(__name__)
 #: How often what moves is moved on, in seconds: more often than pictures leave.
 TICK = 0.01
 
 
-class Conductor:
+class Automation:
     """The players of one show, and the thread that moves them on. ``folders`` hold one's own presets, and cue lists in ``cues/``.
 
     ``picture`` gives what is seen now as a JPEG, for a preset that is saved.
     """
 
-    def __init__(self, state: State, folders: Sequence[Path] | None = None, picture: Callable[[], bytes | None] = lambda: None) -> None:
+    def __init__(
+        self, state: State, folders: Sequence[Path] | None = None, picture: Callable[[], bytes | None] = lambda: None
+    ) -> None:
         self.tempo = Tempo(state)
-        self.fader = Fader(state, self.tempo)
+        self.fader = Crossfader(state, self.tempo)
         self.library = Library(folders)
-        self.modulation = Modulation(state, self.tempo)
+        self.modulation = Modulators(state, self.tempo)
         lists = [folder / "cues" for folder in self.library.folders]
-        self.player = Player(state, self.fader, self.tempo, self.library, lists, picture=picture)
+        self.player = CuePlayer(state, self.fader, self.tempo, self.library, lists, picture=picture)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="conductor", daemon=True)
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 
 from bridge.control.state import State
 from bridge.control.tempo import Tempo
-from engine.shared.table import MIXED, TABLE, BadValue, Mixture, Value
+from engine.shared.parameter import InvalidValue, Value
+from engine.shared.snapshot import MIXED, Mixture
+from engine.shared.table import TABLE
 
 #: How a fade runs over its time, both from 0 to 1.
 CURVES: Mapping[str, Callable[[float], float]] = {
@@ -35,13 +37,13 @@ class Timing:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.length <= 3600.0:
-            raise BadValue(f"a fade lasts 0 to 3600, got {self.length:g}")
+            raise InvalidValue(f"a fade lasts 0 to 3600, got {self.length:g}")
         if self.unit not in ("seconds", "beats"):
-            raise BadValue(f"a fade's unit is seconds or beats, got {self.unit!r}")
+            raise InvalidValue(f"a fade's unit is seconds or beats, got {self.unit!r}")
         if self.curve not in CURVES:
-            raise BadValue(f"a fade's curve is one of {', '.join(CURVES)}, got {self.curve!r}")
+            raise InvalidValue(f"a fade's curve is one of {', '.join(CURVES)}, got {self.curve!r}")
         if not 0.0 <= self.switch <= 1.0:
-            raise BadValue(f"a fade switches at a share from 0 to 1, got {self.switch:g}")
+            raise InvalidValue(f"a fade switches at a share from 0 to 1, got {self.switch:g}")
 
 
 @dataclass
@@ -59,7 +61,7 @@ class _Fade:
     last: dict[str, Value] = field(default_factory=dict)
 
 
-class Fader:
+class Crossfader:
     """Brings the state from where it stands to a look. A new fade takes over in the middle of another; what is set by hand meanwhile stays.
 
     ``clock`` gives monotonic seconds. ``tick`` is to be called often; fades in beats that start off the beat end on one.
@@ -90,7 +92,9 @@ class Fader:
                 self._fade = None
                 self._state.put(dict(values), mixture=(), by=NAME)
                 return
-            named = [name for name in MIXED if TABLE[name].kind != "float" and rest.get(name, state[name]) != state[name]]
+            named = [
+                name for name in MIXED if TABLE[name].kind != "float" and rest.get(name, state[name]) != state[name]
+            ]
             mixes = bool(named or state.mixture)
             glides, switches = {}, {}
             for name, value in rest.items():
@@ -106,7 +110,14 @@ class Fader:
             before = state.mixture or ((own, 1.0),)
             target = own | {name: value for name, value in rest.items() if name in MIXED} if mixes else None
             self._fade = _Fade(
-                timing, begins, ends, glides, switches, before, target, last={name: state[name] for name in (*glides, *switches)}
+                timing,
+                begins,
+                ends,
+                glides,
+                switches,
+                before,
+                target,
+                last={name: state[name] for name in (*glides, *switches)},
             )
             self._state.put(at_once, by=NAME)
             self.tick(now)

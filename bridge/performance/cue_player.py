@@ -15,10 +15,11 @@ from typing import Any
 
 from bridge.control.state import State
 from bridge.control.tempo import Tempo
-from bridge.performance.crossfade import Fader, Timing
+from bridge.performance.crossfade import Crossfader, Timing
 from bridge.performance.cue_list import Cue, CueList, located, shipped
 from bridge.performance.presets import Library, checked
-from engine.shared.table import TABLE, BadValue, Value
+from engine.shared.parameter import InvalidValue, Value
+from engine.shared.table import TABLE
 
 #: How a list is let go of.
 RELEASE = Timing(1.0)
@@ -33,14 +34,14 @@ class _Due:
     what: Callable[[], None]
 
 
-class Player:
+class CuePlayer:
     """Plays one cue list at a time. All of it may be called from any thread; ``tick`` is to be called often.
 
     ``folders`` hold lists under their names, one's own after those that are shipped.
     """
 
     def __init__(
-        self, state: State, fader: Fader, tempo: Tempo, library: Library, folders: Sequence[Path] = (),
+        self, state: State, fader: Crossfader, tempo: Tempo, library: Library, folders: Sequence[Path] = (),
         clock: Callable[[], float] = time.monotonic, picture: Callable[[], bytes | None] = lambda: None,
     ) -> None:  # fmt: skip
         self._state, self._fader, self._tempo, self._library, self._clock = state, fader, tempo, library, clock
@@ -51,7 +52,12 @@ class Player:
         self._base: dict[str, Value] = {}
         self._due: list[_Due] = []
         self._paused_at: tuple[float, float] | None = None
-        for name, handler in (("/cue/go", self.go), ("/cue/back", self.back), ("/cue/release", self.release), ("/panic", self.panic)):
+        for name, handler in (
+            ("/cue/go", self.go),
+            ("/cue/back", self.back),
+            ("/cue/release", self.release),
+            ("/panic", self.panic),
+        ):
             state.on_trigger(name, handler)
         state.on_command("/cue/goto", self.goto)
         state.on_command("/preset", self.recall)
@@ -82,7 +88,9 @@ class Player:
             if self._paused_at is not None:
                 self._state.put({"/cue/pause": False})
             elif self.next is None:
-                self._state.refuse(f"/cue/go: {'the list is at its end' if self.list.cues else 'no cue list is loaded'}", "cues")
+                self._state.refuse(
+                    f"/cue/go: {'the list is at its end' if self.list.cues else 'no cue list is loaded'}", "cues"
+                )
             else:
                 self._start(self._place + 1)
 
@@ -112,7 +120,11 @@ class Player:
         preset = self._library.find(name)
         state = self._state.snapshot()
         length = state.real("/preset/fade")
-        times = preset.timing if length < 0 else Timing(length, state.text("/preset/unit"), preset.timing.curve, preset.timing.switch)
+        times = (
+            preset.timing
+            if length < 0
+            else Timing(length, state.text("/preset/unit"), preset.timing.curve, preset.timing.switch)
+        )
         with self._lock:
             self._resume()
             self._due = []
@@ -125,7 +137,7 @@ class Player:
         try:
             if name:
                 look |= self._library.find(name).look
-        except BadValue as error:
+        except InvalidValue as error:
             self._state.refuse(f"/panic: {error}; all defaults instead", "cues")
         clear: dict[str, Value] = {"/freeze": False, "/bypass": False, "/blackout": False, "/master": 1.0}
         with self._lock:
@@ -158,7 +170,11 @@ class Player:
     def standing(self) -> dict[str, Any]:
         """Where the list stands, for a journal."""
         with self._lock:
-            return {"list": self.list.name, "cue": self.current.number if self.current else "", "base": dict(self._base)}
+            return {
+                "list": self.list.name,
+                "cue": self.current.number if self.current else "",
+                "base": dict(self._base),
+            }
 
     def stand(self, told: Mapping[str, Any]) -> None:
         """Goes to where ``standing`` told, without starting anything. What is not there any more, or no longer so, is passed over."""
@@ -167,7 +183,7 @@ class Player:
                 base = checked(told.get("base") or {})
                 if told.get("list") == self.list.name and told.get("cue"):
                     self._place, self._base = self.list.find(str(told["cue"])), base
-            except (BadValue, AttributeError) as error:
+            except (InvalidValue, AttributeError) as error:
                 self._state.refuse(f"the cue list does not go on where it stood: {error}", "journal")
 
     def tracked(self, place: int) -> dict[str, Value]:
@@ -187,13 +203,13 @@ class Player:
             state = self._state.snapshot()
             try:
                 touched = {name for one in self.list.cues for name in self._own(one)}
-            except BadValue:
+            except InvalidValue:
                 touched = {row.name for row in TABLE.values() if row.look}
             self._base = {name: state[name] for name in touched}
         try:
             values = self.tracked(place)
             times = cue.timing or (self._library.find(cue.preset).timing if cue.preset else Timing())
-        except BadValue as error:
+        except InvalidValue as error:
             self._state.refuse(f"cue {cue.number}: {error}", "cues")
             return
         self._resume()
@@ -221,7 +237,7 @@ class Player:
         with self._lock:
             try:
                 self.list = located(name, self.folders)
-            except BadValue as error:
+            except InvalidValue as error:
                 self._state.refuse(str(error), "cues")
                 return
             self._place, self._due = -1, []

@@ -9,7 +9,9 @@ from functools import lru_cache
 
 from bridge.control.state import State
 from bridge.control.tempo import Tempo
-from engine.shared.table import MODULATORS, TABLE, BadValue, Parameter, Snapshot, Value, lookup
+from engine.shared.parameter import InvalidValue, Parameter, Value
+from engine.shared.snapshot import Snapshot
+from engine.shared.table import MODULATORS, TABLE, lookup
 
 #: Where in a cycle, 0 to 1 → how far from the value that was set, -1 to 1 or, for what only pushes one way, 0 to 1.
 SHAPES: Mapping[str, Callable[[float], float]] = {
@@ -23,7 +25,7 @@ SHAPES: Mapping[str, Callable[[float], float]] = {
 FOLLOWED = {"level": "/audio/level", "bass": "/audio/bass", "mid": "/audio/mid", "high": "/audio/high"}
 
 
-class Modulation:
+class Modulators:
     """The modulators of one show. ``tick`` is to be called often."""
 
     def __init__(self, state: State, tempo: Tempo) -> None:
@@ -60,7 +62,7 @@ class Modulation:
     def _target(self, name: str) -> Parameter | None:
         try:
             row = lookup(name) if name else None
-        except BadValue:
+        except InvalidValue:
             return None
         return row if row is not None and modulated(row) else None
 

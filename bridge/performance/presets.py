@@ -19,13 +19,23 @@ import tomli_w
 from platformdirs import user_config_path
 
 from bridge.performance.crossfade import Timing
-from bridge.toml_files import Wrong, line_of, named, parsed
-from engine.shared.table import TABLE, BadValue, Value, lookup
+from bridge.toml_files import FieldError, is_valid_name, line_of, read_toml
+from engine.shared.parameter import InvalidValue, Value
+from engine.shared.table import TABLE, lookup
 
 log = logging.getLogger(__name__)
 #: Largest preset file in bytes, most presets of a folder, and how often folders are looked at, in seconds.
 LARGEST, MOST, EVERY = 65536, 1000, 0.5
-_SETTINGS = {"number": int, "title": str, "fade": float, "unit": str, "curve": str, "switch": float, "partial": bool, "model": str}
+_SETTINGS = {
+    "number": int,
+    "title": str,
+    "fade": float,
+    "unit": str,
+    "curve": str,
+    "switch": float,
+    "partial": bool,
+    "model": str,
+}
 
 
 @dataclass(frozen=True)
@@ -56,16 +66,16 @@ def own_folder() -> Path:
 
 def read(path: Any, name: str) -> Preset:
     """The preset in a file, or in a resource of a package. Raises BadValue with the line where it is known."""
-    text, content = parsed(path, f"preset {name!r}", LARGEST)
+    text, content = read_toml(path, f"preset {name!r}", LARGEST)
     settings = content.pop("preset", {})
     try:
         told = settled(settings)
         return Preset(name, checked(content), told.get("number"), told.get("title", ""), timing(told), told.get("partial", False),
                       told.get("model", ""), path if isinstance(path, Path) else None)  # fmt: skip
-    except Wrong as error:
-        raise BadValue(f"preset {name!r}{line_of(text, error.key)}: {error}") from None
-    except BadValue as error:
-        raise BadValue(f"preset {name!r}: {error}") from None
+    except FieldError as error:
+        raise InvalidValue(f"preset {name!r}{line_of(text, error.key)}: {error}") from None
+    except InvalidValue as error:
+        raise InvalidValue(f"preset {name!r}: {error}") from None
 
 
 def checked(content: Mapping[str, Any]) -> dict[str, Value]:
@@ -75,25 +85,25 @@ def checked(content: Mapping[str, Any]) -> dict[str, Value]:
         try:
             parameter = lookup(key)
             if parameter.kind in ("trigger", "command"):
-                raise BadValue(f"{key} is no value to keep")
+                raise InvalidValue(f"{key} is no value to keep")
             values[parameter.name] = parameter.coerce([value])
-        except BadValue as error:
-            raise Wrong(key, str(error)) from None
+        except InvalidValue as error:
+            raise FieldError(key, str(error)) from None
     return values
 
 
 def settled(settings: Any) -> dict[str, Any]:
     """The settings of a ``[preset]`` or a cue, each of its kind. Raises Wrong."""
     if not isinstance(settings, dict):
-        raise Wrong("preset", "preset must be a table")
+        raise FieldError("preset", "preset must be a table")
     told: dict[str, Any] = {}
     for key, value in settings.items():
         kind = _SETTINGS.get(key)
         if kind is None:
-            raise Wrong(key, f"no setting is called {key!r}; there are {', '.join(_SETTINGS)}")
+            raise FieldError(key, f"no setting is called {key!r}; there are {', '.join(_SETTINGS)}")
         accepted = (int, float) if kind is float else kind
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise Wrong(key, f"{key} takes a {kind.__name__}, got {value!r}")
+            raise FieldError(key, f"{key} takes a {kind.__name__}, got {value!r}")
         told[key] = kind(value)
     return told
 
@@ -146,17 +156,21 @@ class Library:
                     presets[name] = old
                     continue
                 try:
-                    if not named(name):
-                        raise BadValue(f"preset {name!r}: a name is of letters, digits, blanks, dots, dashes and underscores")
+                    if not is_valid_name(name):
+                        raise InvalidValue(
+                            f"preset {name!r}: a name is of letters, digits, blanks, dots, dashes and underscores"
+                        )
                     presets[name] = read(path, name)
                     self.problems.pop(name, None)
-                except BadValue as error:
+                except InvalidValue as error:
                     if old is not None:
                         presets[name] = old  # what was last right goes on
                     if self.problems.get(name) != str(error):
                         self.problems[name] = str(error)
                         log.error("%s", error)
-            self.problems = {name: told for name, told in self.problems.items() if any(path.stem == name for path in seen)}
+            self.problems = {
+                name: told for name, told in self.problems.items() if any(path.stem == name for path in seen)
+            }
             self.presets = presets
         for listener in self._listeners:
             listener()
@@ -166,7 +180,9 @@ class Library:
     def ordered(self) -> list[Preset]:
         """All of them: by number, then by name."""
         with self._lock:
-            return sorted(self.presets.values(), key=lambda preset: (preset.number is None, preset.number or 0, preset.name))
+            return sorted(
+                self.presets.values(), key=lambda preset: (preset.number is None, preset.number or 0, preset.name)
+            )
 
     def find(self, name: str) -> Preset:
         """The preset of that name or number. Raises BadValue."""
@@ -176,7 +192,7 @@ class Library:
                 found = next((preset for preset in self.ordered if preset.number == int(name)), None)
         if found is None:
             names = ", ".join(preset.name for preset in self.ordered)
-            raise BadValue(f"no preset {name[:80]!r}; there are {names[:400]}")
+            raise InvalidValue(f"no preset {name[:80]!r}; there are {names[:400]}")
         return found
 
     def thumbnail(self, name: str) -> bytes | None:
@@ -184,7 +200,11 @@ class Library:
         preset = self.presets.get(name)
         if preset is None:
             return None
-        beside = files("presets").joinpath("thumbnails", f"{name}.jpg") if preset.path is None else preset.path.with_suffix(".jpg")
+        beside = (
+            files("presets").joinpath("thumbnails", f"{name}.jpg")
+            if preset.path is None
+            else preset.path.with_suffix(".jpg")
+        )
         try:
             return beside.read_bytes()
         except OSError:
@@ -193,10 +213,12 @@ class Library:
     def save(self, name: str, values: Mapping[str, Value], picture: bytes | None = None) -> Path:
         """Writes the look in ``values`` as a preset into the last folder, over one of that name, with its picture. Raises BadValue."""
         name = name.strip()
-        if not named(name):
-            raise BadValue(f"a preset is called by letters, digits, blanks, dots, dashes and underscores, got {name[:80]!r}")
+        if not is_valid_name(name):
+            raise InvalidValue(
+                f"a preset is called by letters, digits, blanks, dots, dashes and underscores, got {name[:80]!r}"
+            )
         if not self.folders:
-            raise BadValue("there is no folder to save presets in")
+            raise InvalidValue("there is no folder to save presets in")
         look = {row.name: values[row.name] for row in TABLE.values() if row.look and values[row.name] != row.default}
         path = self.folders[-1] / f"{name}.toml"
         settings: dict[str, Any] = {}
@@ -205,7 +227,9 @@ class Library:
             settings = {"number": before.number, "title": before.title, "fade": before.timing.length, "unit": before.timing.unit,
                         "curve": before.timing.curve, "switch": before.timing.switch, "model": before.model}  # fmt: skip
             settings = {key: value for key, value in settings.items() if value is not None}
-        text = tomli_w.dumps({key.strip("/"): value for key, value in look.items()} | ({"preset": settings} if settings else {}))
+        text = tomli_w.dumps(
+            {key.strip("/"): value for key, value in look.items()} | ({"preset": settings} if settings else {})
+        )
         try:
             self.folders[-1].mkdir(parents=True, exist_ok=True)
             unfinished = path.with_suffix(".part")
@@ -214,14 +238,16 @@ class Library:
             if picture is not None:
                 path.with_suffix(".jpg").write_bytes(picture)
         except OSError as error:
-            raise BadValue(f"preset {name!r} cannot be saved in {self.folders[-1]}: {error.strerror}") from None
+            raise InvalidValue(f"preset {name!r} cannot be saved in {self.folders[-1]}: {error.strerror}") from None
         self.poll()
         return path
 
 
 def _shipped() -> dict[str, Preset]:
     """Those that come with Phosphene."""
-    found = sorted((path for path in files("presets").iterdir() if path.name.endswith(".toml")), key=lambda path: path.name)
+    found = sorted(
+        (path for path in files("presets").iterdir() if path.name.endswith(".toml")), key=lambda path: path.name
+    )
     return {name: replace(read(path, name), path=None) for path in found for name in [path.name.removesuffix(".toml")]}
 
 
@@ -230,7 +256,9 @@ def listing(library: Library) -> str:
     rows = [(str(p.number or ""), p.name, p.title, p.model, f"{p.timing.length:g} {p.timing.unit}" if p.timing.length else "")
             for p in library.ordered]  # fmt: skip
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def load_preset(name: str, folders: Sequence[Path] | None = None) -> dict[str, Value]:

@@ -18,8 +18,10 @@ from typing import Any
 
 from platformdirs import user_state_path
 
-from bridge.control.state import RateLimit, State
-from engine.shared.table import BadValue, Value, lookup
+from bridge.control.state import State
+from bridge.rate_limit import RateLimit
+from engine.shared.parameter import InvalidValue, Value
+from engine.shared.table import lookup
 
 log = logging.getLogger(__name__)
 #: Seconds between two looks at whether something was set, and the largest journal that is read, in bytes.
@@ -35,17 +37,19 @@ class Recovered:
     cues: Mapping[str, Any] = field(default_factory=dict)
 
 
-def usual_path(port: int) -> Path | None:
+def default_path(port: int) -> Path | None:
     """Where the journal of a show on that OSC port lies; None for a port that the system chooses."""
     return user_state_path("phosphene", appauthor=False) / f"journal-{port}.json" if port else None
 
 
-class Journal:
+class Session:
     """Keeps ``state`` in ``path``; ``cues`` gives where the cue list stands. A disk that refuses is told now and then and tried again."""
 
-    def __init__(self, state: State, path: Path, cues: Callable[[], Mapping[str, Any]] = dict, recovered: Recovered | None = None) -> None:
+    def __init__(
+        self, state: State, path: Path, cues: Callable[[], Mapping[str, Any]] = dict, recover: Recovered | None = None
+    ) -> None:
         self._state, self.path, self._cues = state, path, cues
-        self._kept = dict(recovered.values) if recovered else {}
+        self._kept = dict(recover.values) if recover else {}
         self._start = dict(state.snapshot())
         self._limit = RateLimit()
         self._written: object = None
@@ -67,7 +71,9 @@ class Journal:
 
     def _look(self) -> None:
         snapshot = self._state.snapshot()
-        values = self._kept | {name: value for name, value in snapshot.items() if value != self._start.get(name) or name in self._kept}
+        values = self._kept | {
+            name: value for name, value in snapshot.items() if value != self._start.get(name) or name in self._kept
+        }
         told = {"version": VERSION, "clean": False, "values": values, "cues": dict(self._cues())}
         if told != self._written and self._write(told):
             self._kept, self._written = values, told
@@ -93,7 +99,7 @@ class Journal:
         return True
 
 
-def recovered(path: Path) -> Recovered | None:
+def recover(path: Path) -> Recovered | None:
     """What the run before left unfinished; None where it ended in order, or there was none. A damaged journal is told, and passed over."""
     for each in (path, path.with_suffix(".old")):
         try:
@@ -130,7 +136,7 @@ def _checked(told: Mapping[str, Any]) -> Recovered:
             parameter = lookup(str(name))
             if parameter.holds:
                 values[parameter.name] = parameter.coerce([value])
-        except BadValue as error:
+        except InvalidValue as error:
             log.warning("the journal: %s", error)
     cues = told.get("cues")
     return Recovered(values, cues if isinstance(cues, dict) else {})

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 from bridge.control.state import State
-from bridge.textures import fitted
-from engine.shared.mailbox import MAX_SIDE, Frame, Pixels
-from engine.shared.table import Snapshot
+from bridge.images import fit
+from engine.shared.frame import MAX_SIDE, Frame, Pixels
+from engine.shared.snapshot import Snapshot
 
 #: Seconds of a fade into the fallback or out of it, and without a word from the engine or a picture to it until they count as away.
 FADE, PATIENCE = 0.4, 2.0
@@ -50,9 +50,9 @@ class Fallback:
         height, width = pixels.shape[:2]
         other = None
         if self._kind == "input" and given is not None:
-            other = fitted(given.pixels, width, height, snapshot.text("/fit"))
+            other = fit(given.pixels, width, height, snapshot.text("/fit"))
         elif self._kind == "still" and self._still is not None:
-            other = fitted(self._still, width, height, snapshot.text("/fit"))
+            other = fit(self._still, width, height, snapshot.text("/fit"))
         if other is None:
             other = np.zeros_like(pixels)
             other[..., 3] = 255

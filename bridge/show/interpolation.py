@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.shared.mailbox import Frame, Pixels
+from engine.shared.frame import Frame, Pixels
 
 #: Side at which motion is estimated, in pixels: enough for the large motions that are seen, and quick.
 SIDE = 192
@@ -31,7 +31,9 @@ class Interpolator:
         """A new ``frame`` has come, ``now`` in seconds."""
         # Intervals are smoothed: frames arrive a little early and late, and the picture should not.
         passed = now - self._arrived
-        self._interval = passed if self._interval == 0.0 or passed > LONGEST else self._interval + 0.2 * (passed - self._interval)
+        self._interval = (
+            passed if self._interval == 0.0 or passed > LONGEST else self._interval + 0.2 * (passed - self._interval)
+        )
         self._before, self._newest, self._arrived = self._newest, frame, now
         self._motion = None
         if way == "flow" and self._before is not None and self._before.size == frame.size:
@@ -58,7 +60,10 @@ class Interpolator:
         height, width = one.shape[:2]
         scale = min(1.0, SIDE / max(height, width))
         size = (max(32, round(width * scale)), max(32, round(height * scale)))
-        a, b = (cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGBA2GRAY), size, interpolation=cv2.INTER_AREA) for picture in (one, two))
+        a, b = (
+            cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGBA2GRAY), size, interpolation=cv2.INTER_AREA)
+            for picture in (one, two)
+        )
         grow = np.array([width / size[0], height / size[1]], np.float32)
         there, back = (np.asarray(self._flow.calc(p, q, None)) for p, q in ((a, b), (b, a)))
         return cv2.resize(there, (width, height)) * grow, cv2.resize(back, (width, height)) * grow
@@ -68,4 +73,6 @@ def _drawn(picture: Pixels, flow: NDArray[np.float32]) -> Pixels:
     """``picture`` read at each pixel's place plus ``flow``."""
     height, width = flow.shape[:2]
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    return np.asarray(cv2.remap(picture, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+    return np.asarray(
+        cv2.remap(picture, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    )

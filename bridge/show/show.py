@@ -7,34 +7,36 @@ import os
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 
 from bridge import release
-from bridge.control.mapping import Desks
-from bridge.control.state import RateLimit, State
+from bridge.control.mapping import ControllerMap
+from bridge.control.state import State
 from bridge.engine_process.supervisor import Supervisor
+from bridge.images import THUMBNAIL_SIDE, dim, fit, jpeg, resize
 from bridge.osc.dispatch import OscControl
-from bridge.performance.automation import Conductor
+from bridge.performance.automation import Automation
+from bridge.rate_limit import RateLimit
 from bridge.show.fallback import Fallback, wanted
 from bridge.show.interpolation import Interpolator
-from bridge.textures import Sink, Source, TextureError, fitted, resized
-from engine.shared.mailbox import MAX_SIDE, Frame, Pixels
-from engine.shared.table import Options, Snapshot, Value, parse_size
+from bridge.show.meter import FrameRateMeter
+from bridge.show.sink_thread import SinkThread
+from bridge.textures import Sink, Source
+from engine.shared.frame import MAX_SIDE, Frame
+from engine.shared.options import EngineOptions
+from engine.shared.parameter import Value, parse_size
+from engine.shared.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 #: After this many seconds without a new picture the last one is sent again.
 HOLD = 0.08
 #: Without a transformed picture at all, the input is passed through at most this often, in seconds.
 PASS = 1 / 60
-#: Longest side of a preset's picture.
-THUMBNAIL = 192
 
 
 class Show:
@@ -49,7 +51,7 @@ class Show:
         state: State,
         source: Source,
         sinks: Sequence[Sink],
-        options: Options,
+        options: EngineOptions,
         second: Source | None = None,
         presets: Sequence[Path] | None = None,
         desks: Sequence[str] = (),
@@ -57,13 +59,15 @@ class Show:
     ) -> None:
         self.state, self.source, self.second = state, source, second
         self.supervisor = Supervisor(state, options, spare)
-        self.conductor = Conductor(state, presets, self._thumbnail)
-        self.desks = Desks(state, desks, self.conductor.library.folders[-1] / "desks" if self.conductor.library.folders else None)
+        self.conductor = Automation(state, presets, self._thumbnail)
+        self.desks = ControllerMap(
+            state, desks, self.conductor.library.folders[-1] / "desks" if self.conductor.library.folders else None
+        )
         self.osc = OscControl(state, self.heartbeat, self.desks)
-        self.feeds = [Feed(sink) for sink in sinks]
+        self.feeds = [SinkThread(sink) for sink in sinks]
         self.input: Frame | None = None
         self.output: Frame | None = None
-        self.meter = Meter()
+        self.meter = FrameRateMeter()
         self.first_frame_at: float | None = None
         state.on_trigger("/reference/capture", self._capture)
         self._stop = threading.Event()
@@ -72,7 +76,9 @@ class Show:
             threading.Thread(target=self._give_out, name="output", daemon=True),
         ]
         if second is not None:
-            self._threads.append(threading.Thread(target=self._take_in, args=(True,), name="second source", daemon=True))
+            self._threads.append(
+                threading.Thread(target=self._take_in, args=(True,), name="second source", daemon=True)
+            )
 
     def open(self) -> None:
         """Starts the engine, the source and the sinks."""
@@ -110,7 +116,7 @@ class Show:
                 if not second:
                     self.input = frame
                 snapshot = self.state.effective()
-                pixels = fitted(frame.pixels, *self._working_size(snapshot), snapshot.text("/fit"))
+                pixels = fit(frame.pixels, *self._working_size(snapshot), snapshot.text("/fit"))
                 box.write(Frame(pixels, frame.sequence, frame.captured_at))
             except Exception as error:  # a transport may fail in any way; the show goes on
                 if limit.passes()[0]:
@@ -154,19 +160,25 @@ class Show:
         pixels = frame.pixels
         size = snapshot.text("/output/size")
         if direct:
-            pixels = fitted(pixels, *(parse_size(size) if size else self._working_size(snapshot)), snapshot.text("/fit"))
+            pixels = fit(pixels, *(parse_size(size) if size else self._working_size(snapshot)), snapshot.text("/fit"))
         elif size:
             width, height = parse_size(size)
-            pixels = pixels if frame.size == (width, height) else resized(pixels, width, height, snapshot.real("/output/sharpen"))
+            pixels = (
+                pixels
+                if frame.size == (width, height)
+                else resize(pixels, width, height, snapshot.real("/output/sharpen"))
+            )
         level = 0.0 if snapshot.flag("/blackout") else snapshot.real("/master")
         if level < 1.0:
-            pixels = dimmed(pixels, level)
+            pixels = dim(pixels, level)
         return Frame(pixels, frame.sequence, frame.captured_at, frame.snapshot)
 
     def heartbeat(self) -> dict[str, Value | tuple[str, ...]]:
         """What subscribers are told every second; of names, only when they changed."""
         told, cues = self.meter.report(), self.conductor.player.status()
-        state = "live" if self.supervisor.ready.is_set() and told["frames"] else "held" if told["frames"] else "starting"
+        state = (
+            "live" if self.supervisor.ready.is_set() and told["frames"] else "held" if told["frames"] else "starting"
+        )
         return {
             "fps": told["fps"], "latency": told["latency_ms"], "state": state, "cue": cues["current"], "cue/next": cues["next"],
             "version": release(), "presets": tuple(preset.name for preset in self.conductor.library.ordered),
@@ -174,7 +186,7 @@ class Show:
         }  # fmt: skip
 
     def _thumbnail(self) -> bytes | None:
-        return None if self.output is None else jpeg(self.output, THUMBNAIL)
+        return None if self.output is None else jpeg(self.output, THUMBNAIL_SIDE)
 
     def _capture(self) -> None:
         """The present input as a file, and that file as the reference picture."""
@@ -212,94 +224,6 @@ class Show:
             "last_refusal": self.state.last_refusal,
             "snapshot": self.state.number,
             "parameters": dict(self.state.snapshot()),
-            "show": self.conductor.status() | {"learning": self.desks.learning, "desk_problems": list(self.desks.problems)},
-        }
-
-
-def jpeg(frame: Frame, longest: int = 640) -> bytes:
-    """``frame`` as a JPEG, at most ``longest`` pixels wide or high."""
-    pixels = cv2.cvtColor(frame.pixels, cv2.COLOR_RGBA2BGR)
-    scale = longest / max(pixels.shape[:2])
-    if scale < 1:
-        pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
-
-
-def dimmed(pixels: Pixels, level: float) -> Pixels:
-    """RGBA ``pixels`` at ``level`` 0 to 1 of their brightness, alpha as it was."""
-    table = np.round(np.arange(256) * level).astype(np.uint8)
-    out = table[pixels]
-    out[..., 3] = pixels[..., 3]
-    return out
-
-
-class Feed(threading.Thread):
-    """A sink and its thread. Only the newest frame waits: a slow sink loses frames, never delays others."""
-
-    def __init__(self, sink: Sink) -> None:
-        super().__init__(name=f"sink {sink.url}", daemon=True)
-        self.sink = sink
-        self.dropped = 0
-        self._frame: Frame | None = None
-        self._condition = threading.Condition()
-        self._ending = False
-
-    def put(self, frame: Frame) -> None:
-        """Hands ``frame`` over; returns at once."""
-        with self._condition:
-            self.dropped += self._frame is not None
-            self._frame = frame
-            self._condition.notify()
-
-    def close(self) -> None:
-        """Lets the sink finish, and waits for it."""
-        with self._condition:
-            self._ending = True
-            self._condition.notify()
-        if self.is_alive():
-            self.join(10)
-
-    def run(self) -> None:
-        limit = RateLimit()
-        while True:
-            with self._condition:
-                while self._frame is None and not self._ending:
-                    self._condition.wait()
-                if self._ending:
-                    break
-                frame, self._frame = self._frame, None
-            try:
-                assert frame is not None
-                self.sink.write(frame)
-            except Exception as error:  # a transport may fail in any way; the show goes on
-                if limit.passes()[0]:
-                    log.error("%s", error if isinstance(error, TextureError) else f"{self.sink.url}: {error}")
-                time.sleep(0.5)
-        self.sink.close()
-
-
-class Meter:
-    """Rates and latencies of new output frames over the last two seconds."""
-
-    WINDOW = 2.0
-
-    def __init__(self) -> None:
-        self._events: deque[tuple[float, float]] = deque(maxlen=512)
-        self.frames = 0
-
-    def new(self, frame: Frame) -> None:
-        """A transformed frame came out of the engine."""
-        now = time.monotonic()
-        self._events.append((now, now - frame.captured_at))
-        self.frames += 1
-
-    def report(self) -> dict[str, Any]:
-        """``fps``, median ``latency_ms`` from texture in to texture out, and the total of ``frames``."""
-        now = time.monotonic()
-        recent = [event for event in list(self._events) if now - event[0] < self.WINDOW]
-        latencies = sorted(event[1] for event in recent)
-        return {
-            "fps": len(recent) / self.WINDOW,
-            "latency_ms": latencies[len(latencies) // 2] * 1000 if latencies else 0.0,
-            "frames": self.frames,
+            "show": self.conductor.status()
+            | {"learning": self.desks.learning, "desk_problems": list(self.desks.problems)},
         }

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from unittest import mock
 
-from bridge.cli import UserError, engine_options
+from bridge.commands.options import engine_options
 from bridge.engine_process.supervisor import SPARE_BUSY
+from bridge.errors import UserError
 from bridge.osc.udp import UdpServer
-from bridge.stress.harness import Breakable, Capture, Rehearsal, Stubborn
+from bridge.stress.harness import BreakableSource, Capture, StressShow, StubbornSink
 from bridge.textures.camera import CameraSource
-from engine.shared.table import Value
+from engine.shared.parameter import Value
 
 KIND = "/hook/poison/kind"
 NAN, MEMORY, DEVICE = 1, 2, 3
@@ -41,16 +42,18 @@ class Fault:
 
     name: str
     seen: str
-    broken: Callable[[Rehearsal], contextlib.AbstractContextManager[None]]
+    broken: Callable[[StressShow], contextlib.AbstractContextManager[None]]
     engine: bool = False
     slack: float = 1.0
     posix: bool = False
 
 
-def tried(on: Rehearsal, fault: Fault) -> Try:
+def tried(on: StressShow, fault: Fault) -> Try:
     """One try of ``fault``, begun when all is well and an engine is in reserve."""
     supervisor = on.show.supervisor
-    on.until(lambda: supervisor.ready.is_set() and supervisor.reserve is not None, "an engine in reserve", 2 * SPARE_BUSY)
+    on.until(
+        lambda: supervisor.ready.is_set() and supervisor.reserve is not None, "an engine in reserve", 2 * SPARE_BUSY
+    )
     time.sleep(random.uniform(0.0, 0.5))
     before, begun = dict(on.state.snapshot()), time.monotonic()
     with fault.broken(on):
@@ -64,9 +67,9 @@ def tried(on: Rehearsal, fault: Fault) -> Try:
     return Try(on.audience.gap(begun - 0.5), back, lost)
 
 
-def _signalled(name: str) -> Callable[[Rehearsal], contextlib.AbstractContextManager[None]]:
+def _signalled(name: str) -> Callable[[StressShow], contextlib.AbstractContextManager[None]]:
     @contextlib.contextmanager
-    def broken(on: Rehearsal) -> Iterator[None]:
+    def broken(on: StressShow) -> Iterator[None]:
         supervisor = on.show.supervisor
         starts, pid = supervisor.starts, supervisor.pid
         assert pid is not None
@@ -77,11 +80,11 @@ def _signalled(name: str) -> Callable[[Rehearsal], contextlib.AbstractContextMan
     return broken
 
 
-def _poisoned(kind: int) -> Callable[[Rehearsal], contextlib.AbstractContextManager[None]]:
+def _poisoned(kind: int) -> Callable[[StressShow], contextlib.AbstractContextManager[None]]:
     """NaN until a few frames are lost, memory until the wish is taken back, a lost device until the engine is another."""
 
     @contextlib.contextmanager
-    def broken(on: Rehearsal) -> Iterator[None]:
+    def broken(on: StressShow) -> Iterator[None]:
         supervisor = on.show.supervisor
         errors = supervisor.errors
         on.state.put({KIND: float(kind)})
@@ -95,12 +98,12 @@ def _poisoned(kind: int) -> Callable[[Rehearsal], contextlib.AbstractContextMana
     return broken
 
 
-def _awry(what: str, way: str) -> Callable[[Rehearsal], contextlib.AbstractContextManager[None]]:
+def _awry(what: str, way: str) -> Callable[[StressShow], contextlib.AbstractContextManager[None]]:
     """The rehearsal's source or its sink goes wrong for a second."""
 
     @contextlib.contextmanager
-    def broken(on: Rehearsal) -> Iterator[None]:
-        part: Breakable | Stubborn = getattr(on, what)
+    def broken(on: StressShow) -> Iterator[None]:
+        part: BreakableSource | StubbornSink = getattr(on, what)
         part.way = way
         time.sleep(1.0)
         part.way = ""
@@ -110,7 +113,7 @@ def _awry(what: str, way: str) -> Callable[[Rehearsal], contextlib.AbstractConte
 
 
 @contextlib.contextmanager
-def _camera_unplugged(on: Rehearsal) -> Iterator[None]:
+def _camera_unplugged(on: StressShow) -> Iterator[None]:
     """The show sees a camera, which is away for a second."""
     camera = CameraSource("camera:0", "0")
     with mock.patch("bridge.textures.camera.cv2.VideoCapture", Capture), mock.patch.object(on.source, "camera", camera):
@@ -125,7 +128,7 @@ def _camera_unplugged(on: Rehearsal) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _disk_full(on: Rehearsal) -> Iterator[None]:
+def _disk_full(on: StressShow) -> Iterator[None]:
     """No file of this process may grow: writing fails as on a full disk."""
     import resource
 
@@ -142,7 +145,7 @@ def _disk_full(on: Rehearsal) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _port_in_use(on: Rehearsal) -> Iterator[None]:
+def _port_in_use(on: StressShow) -> Iterator[None]:
     with contextlib.suppress(OSError):
         UdpServer(on.show.osc, "127.0.0.1", on.osc.port).close()
         raise UserError("a port could be opened twice")
@@ -150,7 +153,7 @@ def _port_in_use(on: Rehearsal) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _clock_jumps(on: Rehearsal) -> Iterator[None]:
+def _clock_jumps(on: StressShow) -> Iterator[None]:
     true = time.time
     for hours in (1.0, -2.0):
         with mock.patch("time.time", lambda shift=hours: true() + shift * 3600):
@@ -159,7 +162,7 @@ def _clock_jumps(on: Rehearsal) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _cut(on: Rehearsal) -> Iterator[None]:
+def _cut(on: StressShow) -> Iterator[None]:
     """The spare goes first, then the engine: both have to be made anew."""
     reserve = on.show.supervisor.reserve
     assert reserve is not None
@@ -197,11 +200,14 @@ def faults(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     print("| Fault | What the audience sees | Tries | Longest gap | Live again after | Values lost |")
     print("|---|---|---|---|---|---|", flush=True)
     good = True
-    with Rehearsal(engine_options(options), values) as rehearsal:
+    with StressShow(engine_options(options), values) as rehearsal:
         for fault in wanted:
             if fault.posix and sys.platform == "win32":
                 continue
-            tries = [tried(rehearsal, fault) for _ in range(options.kills if fault.name == "engine killed" else options.tries)]
+            tries = [
+                tried(rehearsal, fault)
+                for _ in range(options.kills if fault.name == "engine killed" else options.tries)
+            ]
             gap, back = max(t.gap for t in tries), max(t.back for t in tries)
             lost = sorted({name for t in tries for name in t.lost})
             good = good and gap <= options.gap / 1000 and back <= options.back * fault.slack and not lost

@@ -12,18 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
-from bridge.cli import UserError
 from bridge.control.hook_parameters import declare_all
 from bridge.control.state import State
+from bridge.errors import UserError
 from bridge.osc.udp import UdpServer
 from bridge.show.show import Show
 from bridge.textures import Sink, Source
-from bridge.textures.base import Lost, Rate
+from bridge.textures.base import Rate, SourceLost
 from bridge.textures.camera import CameraSource
 from bridge.textures.file import FileSink
 from bridge.textures.pattern import draw
-from engine.shared.mailbox import Frame, Pixels
-from engine.shared.table import Options, Value
+from engine.shared.frame import Frame, Pixels
+from engine.shared.options import EngineOptions
+from engine.shared.parameter import Value
 
 #: Seconds that anything may take before a try counts as failed.
 LONGEST = 60.0
@@ -53,7 +54,7 @@ class Capture:
         pass
 
 
-class Breakable(Source):
+class BreakableSource(Source):
     """A pattern that vanishes, stands still, changes its size or its format at will; ``camera`` takes its place where there is one."""
 
     def __init__(self) -> None:
@@ -66,25 +67,31 @@ class Breakable(Source):
         if self.camera is not None:
             self.camera._open()
         if self.way == "gone":
-            raise Lost("it is away")
+            raise SourceLost("it is away")
 
     def _read(self, timeout: float) -> Pixels | None:
         if self.camera is not None:
             return self.camera._read(timeout)
         if self.way == "gone":
-            raise Lost("it went away")
+            raise SourceLost("it went away")
         if not self._rate.wait(timeout) or self.way == "frozen":
             time.sleep(0.01)
             return None
         width, height = (256, 256) if self.way != "resized" else (random.randrange(1, 900), random.randrange(1, 900))
         picture = draw("plasma", max(8, width), max(8, height), time.monotonic())[:height, :width]
         if self.way == "format":
-            wrong = (picture[..., :3], picture.astype(np.float32) / 255, picture[..., 0], picture[:0], np.zeros((4, 4, 4), np.uint16))
+            wrong = (
+                picture[..., :3],
+                picture.astype(np.float32) / 255,
+                picture[..., 0],
+                picture[:0],
+                np.zeros((4, 4, 4), np.uint16),
+            )
             return random.choice(wrong)  # type: ignore[return-value]
         return picture
 
 
-class Watch(Sink):
+class AudienceSink(Sink):
     """The audience: when a picture came, of which input, made with which snapshot, and how long it took in seconds."""
 
     def __init__(self) -> None:
@@ -105,7 +112,7 @@ class Watch(Sink):
         return len({sequence for moment, sequence, snapshot, _ in list(self.seen) if moment >= since and snapshot > 0})
 
 
-class Stubborn(Sink):
+class StubbornSink(Sink):
     """A sink whose other side does not take anything, or is not there any more."""
 
     def __init__(self) -> None:
@@ -119,10 +126,10 @@ class Stubborn(Sink):
             raise OSError("the receiver went away")
 
 
-class Rehearsal:
+class StressShow:
     """A show on the built-in model, with a source, a recording and a sink that can be broken. A context manager."""
 
-    def __init__(self, options: Options, values: Mapping[str, Value], recording: bool = True) -> None:
+    def __init__(self, options: EngineOptions, values: Mapping[str, Value], recording: bool = True) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="phosphene-faults-")
         folder = Path(self._folder.name)
         (folder / "hooks").mkdir()
@@ -130,14 +137,16 @@ class Rehearsal:
         declare_all(str(folder / "hooks"))
         own: dict[str, Value] = {"/prompt": "neon tunnel", "/seed": 7}
         self.state = State(own | dict(values))
-        self.source, self.audience, self.stubborn = Breakable(), Watch(), Stubborn()
+        self.source, self.audience, self.stubborn = BreakableSource(), AudienceSink(), StubbornSink()
         self.recording = FileSink("file:", str(folder / "show.mp4"))
         sinks: list[Sink] = [self.audience, self.stubborn, self.recording] if recording else [self.audience]
-        engine = Options(options.device, options.offline, hooks=str(folder / "hooks"), accelerate=options.accelerate)
+        engine = EngineOptions(
+            options.device, options.offline, hooks=str(folder / "hooks"), accelerate=options.accelerate
+        )
         self.show = Show(self.state, self.source.open(), sinks, engine)
         self.osc = UdpServer(self.show.osc, "127.0.0.1", 0)
 
-    def __enter__(self) -> Rehearsal:
+    def __enter__(self) -> StressShow:
         self.show.open()
         self.until(lambda: self.audience.fresh(0.0) > 5, "the first pictures")
         return self
@@ -153,5 +162,7 @@ class Rehearsal:
         end = time.monotonic() + longest
         while not condition():
             if time.monotonic() > end:
-                raise UserError(f"{what} did not come within {longest:.0f} s; the engine said last: {self.show.supervisor.last_error}")
+                raise UserError(
+                    f"{what} did not come within {longest:.0f} s; the engine said last: {self.show.supervisor.last_error}"
+                )
             time.sleep(0.005)

@@ -20,11 +20,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import psutil
 
-from bridge.cli import UserError, engine_options
+from bridge.commands.options import engine_options
+from bridge.errors import UserError
 from bridge.osc.tcp import TcpServer
 from bridge.panel.server import PanelServer
-from bridge.stress.harness import Rehearsal
-from engine.shared.table import ROOT, Value
+from bridge.stress.harness import StressShow
+from engine.shared.parameter import Value
+from engine.shared.table import ROOT
 
 #: What every flood turns, what it is left at, and what the hand beside it turns.
 TURNED, LEFT, FELT = "/master", 0.875, "/output/hue"
@@ -143,7 +145,9 @@ def _panels(_osc: int, _tcp: int, http: int, seconds: float) -> None:
     async def watch() -> None:
         timeout, connector = aiohttp.ClientTimeout(total=None), aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
-            work = [talk(session) for _ in range(8)] + [film(session, what) for _ in range(8) for what in ("input", "output")]
+            work = [talk(session) for _ in range(8)] + [
+                film(session, what) for _ in range(8) for what in ("input", "output")
+            ]
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.gather(*work), seconds)
 
@@ -168,7 +172,7 @@ FLOODS: Mapping[str, Callable[[int, int, int, float], None]] = {
 class Hand:
     """Turns a parameter twenty times a second from outside, and takes the time until it is set."""
 
-    def __init__(self, rehearsal: Rehearsal) -> None:
+    def __init__(self, rehearsal: StressShow) -> None:
         self.seconds: list[float] = []
         self.missed = 0
         self._rehearsal, self._stop, self._felt = rehearsal, threading.Event(), threading.Event()
@@ -204,10 +208,12 @@ def floods(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     """Prints the table; 1 where a frame came late, a value was lost, or memory grew."""
     if options.seconds < 1:
         raise UserError("--seconds takes 1 or more")
-    print("| Flood | Messages taken | Longest gap | New frames a second | A hand is felt after (p50, p99) | Memory | Last value |")
+    print(
+        "| Flood | Messages taken | Longest gap | New frames a second | A hand is felt after (p50, p99) | Memory | Last value |"
+    )
     print("|---|---|---|---|---|---|---|", flush=True)
     good = True
-    with Rehearsal(engine_options(options), values, recording=False) as rehearsal:
+    with StressShow(engine_options(options), values, recording=False) as rehearsal:
         tcp = TcpServer(rehearsal.show.osc, "127.0.0.1", 0)
         panel = PanelServer(rehearsal.show, "127.0.0.1", 0, rehearsal.osc.port)
         try:
@@ -216,11 +222,13 @@ def floods(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
         finally:
             panel.close()
             tcp.close()
-    print(f"\nno gap above 150 ms, a hand felt within 100 ms, memory within 64 MiB, the last value set: {'held' if good else 'missed'}")
+    print(
+        f"\nno gap above 150 ms, a hand felt within 100 ms, memory within 64 MiB, the last value set: {'held' if good else 'missed'}"
+    )
     return 0 if good else 1
 
 
-def _flooded(rehearsal: Rehearsal, tcp: int, http: int, name: str, seconds: float) -> bool:
+def _flooded(rehearsal: StressShow, tcp: int, http: int, name: str, seconds: float) -> bool:
     process = psutil.Process()
     before, taken = process.memory_info().rss, rehearsal.show.osc.messages
     command = [sys.executable, "-m", "bridge.stress.load", name, *map(str, (rehearsal.osc.port, tcp, http, seconds))]

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 import psutil
 
-from bridge.cli import engine_options
-from bridge.stress.harness import Rehearsal
-from engine.shared.table import Value
+from bridge.commands.options import engine_options
+from bridge.stress.harness import StressShow
+from engine.shared.parameter import Value
 
 #: Length of a cycle, when its flood begins and when it is looked at, in seconds; cycles of a life that are its warm-up.
 CYCLE, FLOOD, LOOK = 60.0, 48.0, 58.5
@@ -69,7 +69,9 @@ def script(count: int = 90) -> list[dict[str, Value]]:
 
 def slope(points: Sequence[tuple[float, int, float]]) -> float:
     """The median slope of (hours, life, value) between points of one life; 0 where there are no two."""
-    slopes = [(b[2] - a[2]) / (b[0] - a[0]) for a, b in itertools.combinations(points, 2) if a[1] == b[1] and b[0] > a[0]]
+    slopes = [
+        (b[2] - a[2]) / (b[0] - a[0]) for a, b in itertools.combinations(points, 2) if a[1] == b[1] and b[0] > a[0]
+    ]
     return statistics.median(slopes) if slopes else 0.0
 
 
@@ -77,7 +79,7 @@ def soak(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     """Runs for ``--hours`` and prints a line a cycle, then the slopes; 1 where one is past its bound."""
     end = time.monotonic() + options.hours * 3600
     looks: list[Look] = []
-    with Rehearsal(engine_options(options), values, recording=False) as rehearsal:
+    with StressShow(engine_options(options), values, recording=False) as rehearsal:
         supervisor = rehearsal.show.supervisor
         rehearsal.until(lambda: not supervisor.compiling, "the compiled model", 600.0)
         rehearsal.until(lambda: supervisor.reserve is not None, "an engine in reserve")
@@ -96,7 +98,7 @@ def soak(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
     return _judged(looks, options.memory, options.latency / 100)
 
 
-def _cycle(rehearsal: Rehearsal, steps: Sequence[Mapping[str, Value]], began: float) -> Look:
+def _cycle(rehearsal: StressShow, steps: Sequence[Mapping[str, Value]], began: float) -> Look:
     """One cycle, and what it looks like at its end."""
     start, defaults = time.monotonic(), dict(rehearsal.state.snapshot())
     rehearsal.audience.seen.clear()
@@ -104,12 +106,16 @@ def _cycle(rehearsal: Rehearsal, steps: Sequence[Mapping[str, Value]], began: fl
         time.sleep(max(0.0, start + FLOOD * number / len(steps) - time.monotonic()))
         rehearsal.state.put(change)
     osc = str(rehearsal.osc.port)
-    subprocess.run([sys.executable, "-m", "bridge.stress.load", "20,000 OSC messages a second", osc, "0", "0", "2"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "bridge.stress.load", "20,000 OSC messages a second", osc, "0", "0", "2"], check=True
+    )
     rehearsal.state.put(defaults)
     time.sleep(max(0.0, start + LOOK - time.monotonic()))
     supervisor = rehearsal.show.supervisor
     bridge, engine = psutil.Process(), psutil.Process(supervisor.pid or os.getpid())
-    first = {sequence: latency for _, sequence, snapshot, latency in reversed(rehearsal.audience.seen) if snapshot > 0}  # not when held
+    first = {
+        sequence: latency for _, sequence, snapshot, latency in reversed(rehearsal.audience.seen) if snapshot > 0
+    }  # not when held
     latencies = list(first.values())
     look = Look(
         (time.monotonic() - began) / 3600, supervisor.starts, bridge.memory_info().rss / 2**20, engine.memory_info().rss / 2**20,
@@ -126,7 +132,9 @@ def _handles(process: psutil.Process) -> int:
 
 def _judged(looks: Sequence[Look], memory: float, latency: float) -> int:
     """Prints the slopes and says whether they are within bounds: 0 or 1."""
-    firsts = {life: min(i for i, look in enumerate(looks) if look.life == life) for life in {look.life for look in looks}}
+    firsts = {
+        life: min(i for i, look in enumerate(looks) if look.life == life) for life in {look.life for look in looks}
+    }
     settled = [look for i, look in enumerate(looks) if i - firsts[look.life] >= WARM_UP]
     if len(settled) < 2:
         print(f"too short to tell: {WARM_UP + 2} cycles of a minute are needed at least")

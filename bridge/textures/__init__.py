@@ -6,9 +6,9 @@ import importlib
 import sys
 from urllib.parse import parse_qsl
 
-from bridge.textures.base import Sink, Source, TextureError, fitted, resized
+from bridge.textures.base import Sink, Source, TextureError
 
-__all__ = ["SCHEMES", "Sink", "Source", "TextureError", "default_sinks", "default_source", "fitted", "open_sink", "open_source", "resized"]
+__all__ = ["SCHEMES", "Sink", "Source", "TextureError", "default_sinks", "default_source", "open_sink", "open_source"]
 
 #: Scheme → module, source class, sink class.
 SCHEMES: dict[str, tuple[str, str, str]] = {

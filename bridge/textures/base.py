@@ -7,11 +7,9 @@ import time
 from types import TracebackType
 from typing import Self
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from engine.shared.mailbox import Frame, Pixels
+from engine.shared.frame import Frame, Pixels
 
 log = logging.getLogger(__name__)
 RETRY = 0.5
@@ -21,7 +19,7 @@ class TextureError(Exception):
     """What the user must know about a source or sink that cannot work: one line with the mend."""
 
 
-class Lost(Exception):
+class SourceLost(Exception):
     """The other side vanished; the base closes and opens again until it is back."""
 
 
@@ -43,7 +41,7 @@ class Source:
         try:
             self._open()
             self._is_open = True
-        except Lost:
+        except SourceLost:
             self._retry_at = time.monotonic() + RETRY
         return self
 
@@ -53,7 +51,7 @@ class Source:
             return None
         try:
             pixels = self._read(timeout)
-        except Lost as error:
+        except SourceLost as error:
             self.losses += 1
             log.warning("%s: %s; waiting for it to come back", self.url, error)
             self._shut()
@@ -72,7 +70,7 @@ class Source:
             return False
         try:
             self._open()
-        except (Lost, TextureError):
+        except (SourceLost, TextureError):
             self._retry_at = time.monotonic() + RETRY
             return False
         self._is_open = True
@@ -92,14 +90,16 @@ class Source:
     def __enter__(self) -> Self:
         return self.open()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _open(self) -> None:
         """Opens the transport. Raises TextureError (the user's mistake) or Lost (not there yet)."""
 
     def _read(self, timeout: float) -> Pixels | None:
-        raise Lost("this source gives nothing")
+        raise SourceLost("this source gives nothing")
 
     def _close(self) -> None:
         """Closes the transport."""
@@ -138,7 +138,9 @@ class Sink:
     def __enter__(self) -> Self:
         return self.open()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _open(self) -> None:
@@ -149,55 +151,6 @@ class Sink:
 
     def _close(self) -> None:
         """Closes the transport."""
-
-
-def fitted(pixels: Pixels, width: int, height: int, fit: str) -> Pixels:
-    """RGBA ``pixels`` as (height, width, 4): ``crop`` fills and cuts, ``fit`` shows all between black bars, ``stretch`` distorts."""
-    source_height, source_width = pixels.shape[:2]
-    if (source_width, source_height) == (width, height):
-        return pixels
-    if fit == "crop":
-        scale = max(width / source_width, height / source_height)
-        cut_w, cut_h = min(source_width, round(width / scale)), min(source_height, round(height / scale))
-        x, y = (source_width - cut_w) // 2, (source_height - cut_h) // 2
-        return resized(pixels[y : y + cut_h, x : x + cut_w], width, height)
-    if fit == "fit":
-        scale = min(width / source_width, height / source_height)
-        inner_w, inner_h = max(1, round(source_width * scale)), max(1, round(source_height * scale))
-        canvas = np.zeros((height, width, 4), np.uint8)
-        canvas[..., 3] = 255
-        x, y = (width - inner_w) // 2, (height - inner_h) // 2
-        canvas[y : y + inner_h, x : x + inner_w] = resized(pixels, inner_w, inner_h)
-        return canvas
-    return resized(pixels, width, height)
-
-
-def resized(pixels: Pixels, width: int, height: int, sharpen: float = 0.0) -> Pixels:
-    """RGBA ``pixels`` at another size: area average downward, linear upward; cubic and sharpened upward where ``sharpen`` is above 0."""
-    if pixels.strides[0] < 0 or pixels.strides[1:] != (4, 1):  # upside down, or not as OpenCV takes them
-        pixels = np.ascontiguousarray(pixels)
-    smaller = width < pixels.shape[1] or height < pixels.shape[0]
-    while pixels.shape[1] >= 2 * width and pixels.shape[0] >= 2 * height and pixels.shape[0] % 2 == pixels.shape[1] % 2 == 0:
-        # Averages of 2×2 pixels are many times faster than others, and what is left to do is a quarter.
-        halves = (pixels.shape[1] // 2, pixels.shape[0] // 2)
-        pixels = np.asarray(cv2.resize(pixels, halves, interpolation=cv2.INTER_AREA), np.uint8)
-    interpolation = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC if sharpen > 0.0 else cv2.INTER_LINEAR
-    out = np.asarray(cv2.resize(pixels, (width, height), interpolation=interpolation), np.uint8)
-    if smaller or sharpen <= 0.0:
-        return out
-    # Unsharp mask as wide as the growth: what interpolation took away.
-    blurred = cv2.GaussianBlur(out, (0, 0), 0.6 * width / pixels.shape[1])
-    return np.asarray(cv2.addWeighted(out, 1.0 + sharpen, blurred, -sharpen, 0.0), np.uint8)
-
-
-def swapped(pixels: NDArray[np.uint8]) -> Pixels:
-    """RGBA from BGRA, or BGRA from RGBA, contiguous."""
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA), np.uint8)
-
-
-def opaque(rgb: NDArray[np.uint8]) -> Pixels:
-    """RGBA from RGB (height, width, 3)."""
-    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA), np.uint8)
 
 
 class Rate:

@@ -7,8 +7,9 @@ from typing import Any
 
 import cv2
 
-from bridge.textures.base import Lost, Source, TextureError, opaque
-from engine.shared.mailbox import Pixels
+from bridge.images import rgb_to_rgba
+from bridge.textures.base import Source, SourceLost, TextureError
+from engine.shared.frame import Pixels
 
 
 class CameraSource(Source):
@@ -28,17 +29,23 @@ class CameraSource(Source):
         if not self._capture.isOpened():
             self._capture.release()
             if self._seen:
-                raise Lost("the camera is away")
-            mend = "allow the terminal in System Settings › Privacy › Camera, or" if sys.platform == "darwin" else "plug one in, or"
-            raise TextureError(f"{self.url}: no camera with this number can be opened; {mend} choose from `phosphene sources`")
+                raise SourceLost("the camera is away")
+            mend = (
+                "allow the terminal in System Settings › Privacy › Camera, or"
+                if sys.platform == "darwin"
+                else "plug one in, or"
+            )
+            raise TextureError(
+                f"{self.url}: no camera with this number can be opened; {mend} choose from `phosphene sources`"
+            )
         self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         self._seen = True
 
     def _read(self, timeout: float) -> Pixels | None:
         good, picture = self._capture.read()
         if not good:
-            raise Lost("the camera gives no picture")
-        return opaque(picture[..., ::-1])
+            raise SourceLost("the camera gives no picture")
+        return rgb_to_rgba(picture[..., ::-1])
 
     def _close(self) -> None:
         self._capture.release()

@@ -16,8 +16,9 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from bridge.textures.base import Lost, Sink, Source, TextureError, resized
-from engine.shared.mailbox import Frame, Pixels
+from bridge.images import resize
+from bridge.textures.base import Sink, Source, SourceLost, TextureError
+from engine.shared.frame import Frame, Pixels
 
 CODECS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
 STILL_RATE = 25.0
@@ -64,7 +65,7 @@ class FileSource(Source):
                 last, count = moment - first, count + 1
                 yield offset + last, frame
             if count == 0:
-                raise Lost("no frame can be decoded")
+                raise SourceLost("no frame can be decoded")
             offset += last + period
             self._container.seek(0)
 
@@ -79,7 +80,7 @@ class FileSource(Source):
                     return frame.to_ndarray(format="rgba")
                 due, frame = later
         except FFmpegError as error:
-            raise Lost(f"decoding failed ({error.strerror})") from None
+            raise SourceLost(f"decoding failed ({error.strerror})") from None
         if due - now > timeout:
             self._next = (due, frame)
             time.sleep(timeout)
@@ -127,14 +128,18 @@ class VideoWriter:
             self._stream = self._container.add_stream(self._codec, rate=self._rate or Fraction(60))
             self._stream.width, self._stream.height = width - width % 2, height - height % 2
             self._stream.pix_fmt = "yuv420p"
-            quality = {"crf": self._crf} if self._codec == "libx264" else {"crf": "24", "b:v": "0", "deadline": "realtime", "cpu-used": "8"}
+            quality = (
+                {"crf": self._crf}
+                if self._codec == "libx264"
+                else {"crf": "24", "b:v": "0", "deadline": "realtime", "cpu-used": "8"}
+            )
             self._stream.options = quality | ({"preset": "veryfast"} if self._codec == "libx264" else {})
             base = 1 / self._rate if self._rate else Fraction(1, 90_000)
             self._stream.codec_context.time_base = base
         if (width, height) != (self._stream.width, self._stream.height):
             even = (self._stream.width, self._stream.height)
             small = 0 <= width - even[0] <= 1 and 0 <= height - even[1] <= 1
-            pixels = pixels[: even[1], : even[0]] if small else resized(pixels, *even)
+            pixels = pixels[: even[1], : even[0]] if small else resize(pixels, *even)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgba")
         moment = self._last + 1 if seconds is None else round(seconds * 90_000)
         self._last = frame.pts = max(moment, self._last + 1)
@@ -198,7 +203,9 @@ class FileSink(Sink):
                 with contextlib.suppress(FFmpegError, OSError):
                     self._close()
                 reason = error.strerror or str(error)
-                raise TextureError(f"{self.url}: recording stopped ({reason}); it goes on in a new file when it can") from None
+                raise TextureError(
+                    f"{self.url}: recording stopped ({reason}); it goes on in a new file when it can"
+                ) from None
             self._last = frame.pixels
 
     def _close(self) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bridge.textures.base import Lost, Sink, Source, TextureError
-from engine.shared.mailbox import Frame, Pixels
+from bridge.textures.base import Sink, Source, SourceLost, TextureError
+from engine.shared.frame import Frame, Pixels
 
 MISSING = "NDI needs the package cyndilib: pip install 'phosphene[ndi]'"
 #: Seconds without a connection until a sender counts as gone, and of looking until the search begins afresh.
@@ -84,7 +84,7 @@ class NdiSource(Source):
         found = match(self._name, list(self._finder.get_source_names()))
         source = self._finder.get_source(found) if found else None
         if source is None:
-            raise Lost("not on the network yet")
+            raise SourceLost("not on the network yet")
         self._receiver = Receiver(color_format=RecvColorFormat.RGBX_RGBA, bandwidth=RecvBandwidth.highest)
         self._video = VideoFrameSync()
         self._receiver.frame_sync.set_video_frame(self._video)
@@ -110,7 +110,9 @@ class NdiSource(Source):
         stride = self._video.get_line_stride()
         if view.size < stride * height or stride < width * 4:
             return None
-        pixels = view.reshape(-1)[: stride * height].reshape(height, stride)[:, : width * 4].reshape(height, width, 4).copy()
+        pixels = (
+            view.reshape(-1)[: stride * height].reshape(height, stride)[:, : width * 4].reshape(height, width, 4).copy()
+        )
         del view  # the next capture must find no view
         return pixels
 
@@ -120,7 +122,7 @@ class NdiSource(Source):
         elif self._gone_since is None:
             self._gone_since = time.monotonic()
         elif time.monotonic() - self._gone_since > SETTLE:
-            raise Lost("the sender is gone")
+            raise SourceLost("the sender is gone")
 
     def _close(self) -> None:
         if self._receiver is not None:

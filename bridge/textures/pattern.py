@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bridge.textures.base import Rate, Source, TextureError, opaque
-from engine.shared.mailbox import Pixels
-from engine.shared.table import parse_size
+from bridge.images import rgb_to_rgba
+from bridge.textures.base import Rate, Source, TextureError
+from engine.shared.frame import Pixels
+from engine.shared.parameter import parse_size
 
 Plane = NDArray[np.float32]
 
@@ -80,7 +81,7 @@ def draw(name: str, width: int, height: int, t: float) -> Pixels:
         colours = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     else:
         colours = _drawn(name, width, height, width / height, t)
-    return opaque(np.asarray(colours, np.uint8))
+    return rgb_to_rgba(np.asarray(colours, np.uint8))
 
 
 def _drawn(name: str, width: int, height: int, aspect: float, t: float) -> NDArray[np.uint8]:

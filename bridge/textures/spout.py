@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bridge.textures.base import Lost, Sink, Source, TextureError
-from engine.shared.mailbox import Frame, Pixels
+from bridge.textures.base import Sink, Source, SourceLost, TextureError
+from engine.shared.frame import Frame, Pixels
 
 AWAY = 2.0
 
@@ -71,7 +71,7 @@ class SpoutSource(Source):
             elif received and self._buffer is not None and self._receiver.isFrameNew():
                 return self._buffer.copy()
             if time.monotonic() - self._heard > AWAY:
-                raise Lost("the sender is gone")
+                raise SourceLost("the sender is gone")
             if time.monotonic() >= limit:
                 return None
             time.sleep(0.002)

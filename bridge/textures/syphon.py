@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from bridge.textures.base import Lost, Sink, Source, TextureError, swapped
-from engine.shared.mailbox import Frame, Pixels
+from bridge.images import swap_red_blue
+from bridge.textures.base import Sink, Source, SourceLost, TextureError
+from engine.shared.frame import Frame, Pixels
 
 BGRA8_UNORM = 80  # MTLPixelFormatBGRA8Unorm
 
@@ -57,7 +58,7 @@ class SyphonSource(Source):
             if self._name in ("", server.name, server.app_name, f"{server.app_name}/{server.name}"):
                 self._client = syphon.SyphonMetalClient(server)
                 return
-        raise Lost("no such server yet")
+        raise SourceLost("no such server yet")
 
     def _read(self, timeout: float) -> Pixels | None:
         from syphon.utils.numpy import copy_mtl_texture_to_image
@@ -65,11 +66,11 @@ class SyphonSource(Source):
         limit = time.monotonic() + timeout
         while not self._client.has_new_frame:
             if not self._client.is_valid:
-                raise Lost("the server is gone")
+                raise SourceLost("the server is gone")
             if time.monotonic() >= limit:
                 return None
             time.sleep(0.002)
-        return swapped(np.ascontiguousarray(copy_mtl_texture_to_image(self._client.new_frame_image)))
+        return swap_red_blue(np.ascontiguousarray(copy_mtl_texture_to_image(self._client.new_frame_image)))
 
     def _close(self) -> None:
         self._client.stop()
@@ -99,7 +100,7 @@ class SyphonSink(Sink):
         if frame.size != self._size:
             self._texture = create_mtl_texture(self._server.device, *frame.size, BGRA8_UNORM)
             self._size = frame.size
-        copy_image_to_mtl_texture(swapped(frame.pixels), self._texture)
+        copy_image_to_mtl_texture(swap_red_blue(frame.pixels), self._texture)
         self._server.publish_frame_texture(self._texture)
 
     def _close(self) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from bridge.textures.base import Lost, Sink, Source, TextureError, swapped
-from engine.shared.mailbox import Frame, Pixels
+from bridge.images import swap_red_blue
+from bridge.textures.base import Sink, Source, SourceLost, TextureError
+from engine.shared.frame import Frame, Pixels
 
 MAGIC, VERSION, HEADER_SIZE = 0xD95EF835, 2, 56
 RGBA8, BGRA8, RGBA16F, RGBA32F = 37, 44, 97, 109
@@ -41,18 +42,20 @@ class Header:
     def packed(self) -> bytes:
         """The header as it lies in memory."""
         aspect = (float(self.width), float(self.height))
-        return _HEADER.pack(MAGIC, VERSION, self.width, self.height, *aspect, self.pixel_format, self.data_size, self.data_offset, 2, 1)
+        return _HEADER.pack(
+            MAGIC, VERSION, self.width, self.height, *aspect, self.pixel_format, self.data_size, self.data_offset, 2, 1
+        )
 
 
 def parse(memory: bytes) -> Header:
     """The header at the start of ``memory``. Raises Lost where it is none, or of a format that cannot be read."""
     magic, _, width, height, _, _, pixel_format, _, offset, _, _ = _HEADER.unpack_from(memory)
     if magic != MAGIC:
-        raise Lost("the shared memory holds no TouchDesigner texture")
+        raise SourceLost("the shared memory holds no TouchDesigner texture")
     if pixel_format not in _BYTES:
-        raise Lost(f"pixel format {pixel_format} cannot be read; set the TOP to 8-bit RGBA")
+        raise SourceLost(f"pixel format {pixel_format} cannot be read; set the TOP to 8-bit RGBA")
     if not (0 < width <= 16384 and 0 < height <= 16384 and offset >= _HEADER.size - 8):
-        raise Lost("the shared memory's header makes no sense")
+        raise SourceLost("the shared memory's header makes no sense")
     return Header(width, height, pixel_format, offset)
 
 
@@ -61,7 +64,7 @@ def decode(header: Header, image: bytes) -> Pixels:
     shape = (header.height, header.width, 4)
     if header.pixel_format in (RGBA8, BGRA8):
         pixels = np.frombuffer(image, np.uint8, header.data_size).reshape(shape)[::-1]
-        return swapped(np.ascontiguousarray(pixels)) if header.pixel_format == BGRA8 else pixels.copy()
+        return swap_red_blue(np.ascontiguousarray(pixels)) if header.pixel_format == BGRA8 else pixels.copy()
     kind = np.float16 if header.pixel_format == RGBA16F else np.float32
     values = np.frombuffer(image, kind, header.width * header.height * 4).reshape(shape)[::-1]
     return (np.nan_to_num(values.astype(np.float32)).clip(0, 1) * 255 + 0.5).astype(np.uint8)
@@ -86,7 +89,13 @@ class _Mapping:
         for function in ("OpenFileMappingW", "CreateFileMappingW", "CreateMutexW"):
             getattr(kernel, function).restype = ctypes.c_void_p
         kernel.MapViewOfFile.restype = ctypes.c_void_p
-        kernel.MapViewOfFile.argtypes = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_size_t]
+        kernel.MapViewOfFile.argtypes = [
+            ctypes.c_void_p,
+            ctypes.c_uint32,
+            ctypes.c_uint32,
+            ctypes.c_uint32,
+            ctypes.c_size_t,
+        ]
         kernel.UnmapViewOfFile.argtypes = kernel.CloseHandle.argtypes = kernel.ReleaseMutex.argtypes = [ctypes.c_void_p]
         kernel.WaitForSingleObject.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
         self._kernel, full = kernel, f"TouchSHM{name}"
@@ -96,12 +105,12 @@ class _Mapping:
         else:
             self._handle = kernel.OpenFileMappingW(0xF001F, False, full)
         if not self._handle:
-            raise Lost("no shared memory of this name yet")
+            raise SourceLost("no shared memory of this name yet")
         self._mutex = kernel.CreateMutexW(None, False, full + "Mutex")
         self._view = kernel.MapViewOfFile(self._handle, 0xF001F, 0, 0, 0)
         if not self._view:
             self.close()
-            raise Lost("the shared memory cannot be mapped")
+            raise SourceLost("the shared memory cannot be mapped")
 
     def locked(self, timeout: float) -> bool:
         return self._kernel.WaitForSingleObject(self._mutex, int(timeout * 1000)) in (0x0, 0x80)

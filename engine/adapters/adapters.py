@@ -16,13 +16,15 @@ from torch import Tensor
 from engine.adapters import controlnet as control
 from engine.adapters import ip_adapter as image_prompt
 from engine.adapters import lora
-from engine.adapters.async_loader import Background
-from engine.adapters.attention import AttentionState, ImagePrompt, Memory, equip
-from engine.adapters.controlnet import Controls, ControlSetting
-from engine.compile.dispatch import Part
+from engine.adapters.async_loader import AsyncLoader
+from engine.adapters.attention import AttentionState, ImagePrompt, KeyValueMemory, install_stream_attention
+from engine.adapters.controlnet import ControlSetting
+from engine.compile.dispatch import CompiledModule
 from engine.models import Model
-from engine.shared.mailbox import Frame
-from engine.shared.table import BadValue, Snapshot
+from engine.models.controls import Controls
+from engine.shared.frame import Frame
+from engine.shared.parameter import InvalidValue
+from engine.shared.snapshot import Snapshot
 
 #: A reference picture from the second source is taken once in so many frames.
 EVERY = 15
@@ -40,21 +42,23 @@ class Adapters:
         self._denoiser = {self._family.part: parts[self._family.part]}
         self._texts = {name: part for name, part in parts.items() if name.startswith("text_encoder")}
         self.loras, self._text_loras = lora.Loras(self._denoiser, self._family.run.changed), lora.Loras(self._texts)
-        self.nets: dict[int, Part] = {}
+        self.nets: dict[int, CompiledModule] = {}
         self.settings: dict[int, ControlSetting] = {}
         self.depth: Any = None
         self._attention = AttentionState()
         if self._family.controllable:
-            self._attention = equip(model.denoiser)
+            self._attention = install_stream_attention(model.denoiser)
             self._family.run.plain = self._attention.plain
         self.prompt: ImagePrompt | None = None
         self.prompt_weight = 0.0
         self.notes: list[str] = []
         self._lora_files: dict[tuple[str, float], lora.Adapter] = {}
-        self._net_files: dict[str, Part] = {}
-        self._wanted = Background(self._read_loras, ("",) * lora.SLOTS)
-        self._wanted_nets = Background(self._read_nets, ("",) * (control.SLOTS + 1))
-        self._wanted_prompt: Background[tuple[str, str, str], ImagePrompt | None] = Background(self._read_prompt, ("", "", ""))
+        self._net_files: dict[str, CompiledModule] = {}
+        self._wanted = AsyncLoader(self._read_loras, ("",) * lora.SLOTS)
+        self._wanted_nets = AsyncLoader(self._read_nets, ("",) * (control.SLOTS + 1))
+        self._wanted_prompt: AsyncLoader[tuple[str, str, str], ImagePrompt | None] = AsyncLoader(
+            self._read_prompt, ("", "", "")
+        )
         self._second: Frame | None = None
         self._image_adapter: tuple[tuple[str, str], image_prompt.ImageAdapter] | None = None
         self._dressed: tuple[str, ...] = ()
@@ -63,7 +67,7 @@ class Adapters:
         self._text_files: list[lora.Adapter | None] = []
 
     @property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[CompiledModule]:
         """What an accelerator may run."""
         return list(self.nets.values())
 
@@ -100,7 +104,7 @@ class Adapters:
         for work in (self._wanted, self._wanted_nets, self._wanted_prompt):
             self.notes += work.told()
 
-    def begin(self, memory: Memory, rows: Hashable, negatives: int) -> None:
+    def begin(self, memory: KeyValueMemory, rows: Hashable, negatives: int) -> None:
         """A denoiser call of this thread begins, with its stream's memory; the last ``negatives`` of its rows carry the negative prompt."""
         state = self._attention
         state.memory, state.prompt, state.weight, state.negatives = memory, self.prompt, self.prompt_weight, negatives
@@ -111,7 +115,12 @@ class Adapters:
         made: dict[str, Tensor] = {}
         for number, setting in self.settings.items():
             kind = snapshot.text(f"/control/{number}/from")
-            if setting.weight == 0.0 or kind in made or (kind == "source" and second is None) or (kind == "depth" and self.depth is None):
+            if (
+                setting.weight == 0.0
+                or kind in made
+                or (kind == "source" and second is None)
+                or (kind == "depth" and self.depth is None)
+            ):
                 continue
             if kind == "source":
                 assert second is not None
@@ -132,7 +141,10 @@ class Adapters:
         if not any(self._text_files):
             return ()
         # In steps of a twentieth: each is an encoding of its own, and a fader gives hundreds of values.
-        return (self._names, tuple(round(snapshot.real(f"/lora/{i}/weight") * 20) / 20 for i in range(1, lora.SLOTS + 1)))
+        return (
+            self._names,
+            tuple(round(snapshot.real(f"/lora/{i}/weight") * 20) / 20 for i in range(1, lora.SLOTS + 1)),
+        )
 
     @contextmanager
     def dressed(self, style: tuple[Any, ...]) -> Iterator[None]:
@@ -162,39 +174,45 @@ class Adapters:
         for name in names:
             try:
                 adapters.append(self._read_lora(name) if name else None)
-            except BadValue as error:  # the others go on
+            except InvalidValue as error:  # the others go on
                 adapters.append(None)
                 self.notes.append(str(error))
         # What is not asked for any more is let go of: a long night asks for many.
-        self._lora_files = {key: adapter for key, adapter in self._lora_files.items() if any(adapter is one for one in adapters)}
+        self._lora_files = {
+            key: adapter for key, adapter in self._lora_files.items() if any(adapter is one for one in adapters)
+        }
         return adapters
 
     def _read_lora(self, name: str) -> lora.Adapter:
         if not self._family.lora_mixin:
-            raise BadValue(f"LoRA {name}: a {self._family.title} model takes none")
-        path = located(name, "loras", "LoRA")
+            raise InvalidValue(f"LoRA {name}: a {self._family.title} model takes none")
+        path = resolve(name, "loras", "LoRA")
         key = (str(path), path.stat().st_mtime)
         if key not in self._lora_files:
-            self._lora_files[key] = lora.read(path, self._family.lora_mixin, self._denoiser | self._texts, self._model.denoiser.config)
+            self._lora_files[key] = lora.read(
+                path, self._family.lora_mixin, self._denoiser | self._texts, self._model.denoiser.config
+            )
         return self._lora_files[key]
 
-    def _read_nets(self, names: tuple[str, ...]) -> tuple[dict[int, Part], Any]:
+    def _read_nets(self, names: tuple[str, ...]) -> tuple[dict[int, CompiledModule], Any]:
         *nets, depth = names
         found = {}
         for number, name in enumerate(nets, 1):
             try:
                 if name:
                     found[number] = self._read_net(name)
-            except BadValue as error:
+            except InvalidValue as error:
                 self.notes.append(str(error))
         self._net_files = {name: self._net_files[name] for name in nets if name in self._net_files}
         return found, control.read_depth(depth, self._model.denoiser) if depth else None
 
-    def _read_net(self, name: str) -> Part:
+    def _read_net(self, name: str) -> CompiledModule:
         if not self._family.controllable:
-            raise BadValue(f"ControlNet {name}: a {self._family.title} model takes none here")
+            raise InvalidValue(f"ControlNet {name}: a {self._family.title} model takes none here")
         if name not in self._net_files:
-            self._net_files[name] = Part("control", control.read(located(name, "controlnets", "ControlNet"), self._model.denoiser))
+            self._net_files[name] = CompiledModule(
+                "control", control.read(resolve(name, "controlnets", "ControlNet"), self._model.denoiser)
+            )
         return self._net_files[name]
 
     def _read_prompt(self, keys: tuple[str, str, str]) -> ImagePrompt | None:
@@ -202,14 +220,16 @@ class Adapters:
         if not picture:
             return None
         if not self._family.controllable:
-            raise BadValue(f"image adapter {model}: a {self._family.title} model takes none here")
+            raise InvalidValue(f"image adapter {model}: a {self._family.title} model takes none here")
         if self._image_adapter is None or self._image_adapter[0] != (model, encoder):
-            paths = located(model, "adapters", "image adapter"), located(encoder, "adapters", "image encoder")
+            paths = resolve(model, "adapters", "image adapter"), resolve(encoder, "adapters", "image encoder")
             self._image_adapter = ((model, encoder), image_prompt.read(*paths, self._model.denoiser))
         second = self._second
         if picture.startswith("source ") and second is not None:
-            return self._image_adapter[1].prompt(torch.from_numpy(second.pixels[..., :3]).permute(2, 0, 1).float() / 255)
-        return self._image_adapter[1].prompt(opened(picture))
+            return self._image_adapter[1].prompt(
+                torch.from_numpy(second.pixels[..., :3]).permute(2, 0, 1).float() / 255
+            )
+        return self._image_adapter[1].prompt(read_image(picture))
 
 
 def _setting(snapshot: Snapshot, number: int) -> ControlSetting:
@@ -218,27 +238,29 @@ def _setting(snapshot: Snapshot, number: int) -> ControlSetting:
     return ControlSetting(weight, snapshot.real(f"{root}/start"), snapshot.real(f"{root}/end"))
 
 
-def located(name: str, folder: str, what: str) -> Path:
+def resolve(name: str, folder: str, what: str) -> Path:
     """The file or folder called ``name``: a path, or one in ``folder`` here, with or without its ending. Raises BadValue."""
     for path in (Path(name).expanduser(), Path(folder) / name, Path(folder) / f"{name}.safetensors"):
         if path.exists():
             return path
-    raise BadValue(f"{what} {name!r} is neither a path nor in {folder}/")
+    raise InvalidValue(f"{what} {name!r} is neither a path nor in {folder}/")
 
 
-def opened(name: str) -> Tensor:
+def read_image(name: str) -> Tensor:
     """A picture file as (3, H, W) in 0..1. Raises BadValue."""
     try:
         data = np.fromfile(Path(name).expanduser(), np.uint8)
     except OSError as error:
-        raise BadValue(f"picture {name!r} cannot be read: {error.strerror}") from None
+        raise InvalidValue(f"picture {name!r} cannot be read: {error.strerror}") from None
     pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if pixels is None:
-        raise BadValue(f"picture {name!r} is in no known format")
+        raise InvalidValue(f"picture {name!r} is in no known format")
     return torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)).permute(2, 0, 1).float() / 255
 
 
-def controls(nets: Mapping[int, Any], rows: Sequence[tuple[Mapping[int, Tensor], Mapping[int, float], int]]) -> Controls | None:
+def controls(
+    nets: Mapping[int, Any], rows: Sequence[tuple[Mapping[int, Tensor], Mapping[int, float], int]]
+) -> Controls | None:
     """The controls of a call from what each slot brings: pictures and weights by number, and its rows. None where all weigh nothing."""
     used = [n for n in nets if any(weights.get(n) and n in pictures for pictures, weights, _ in rows)]
     if not used:
@@ -246,7 +268,11 @@ def controls(nets: Mapping[int, Any], rows: Sequence[tuple[Mapping[int, Tensor],
     taken, weighed = [], []
     for n in used:
         like = next(pictures[n] for pictures, _, _ in rows if n in pictures)
-        taken.append(torch.cat([pictures.get(n, like.new_zeros(count, *like.shape[1:])) for pictures, _, count in rows]))
-        flat = [weights.get(n, 0.0) if n in pictures else 0.0 for pictures, weights, count in rows for _ in range(count)]
+        taken.append(
+            torch.cat([pictures.get(n, like.new_zeros(count, *like.shape[1:])) for pictures, _, count in rows])
+        )
+        flat = [
+            weights.get(n, 0.0) if n in pictures else 0.0 for pictures, weights, count in rows for _ in range(count)
+        ]
         weighed.append(torch.tensor(flat, dtype=torch.float32).view(-1, 1, 1, 1).to(like.device))
     return Controls(tuple(nets[n] for n in used), tuple(taken), tuple(weighed))

@@ -8,20 +8,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 from engine.models.loading import ONE_AT_A_TIME
-from engine.runtime.threads import step_aside
-from engine.shared.table import BadValue
+from engine.runtime.threads import limit_to_one_thread
+from engine.shared.parameter import InvalidValue
 
 log = logging.getLogger(__name__)
 Wish = TypeVar("Wish", bound=Hashable)
 Made = TypeVar("Made")
 
 
-class Background(Generic[Wish, Made]):
+class AsyncLoader(Generic[Wish, Made]):
     """Makes what is wished for, one thing at a time; only the newest wish counts. ``errors`` are told once each, by ``told``."""
 
     def __init__(self, make: Callable[[Wish], Made], first: Wish) -> None:
         self._make, self._asked = make, first
-        self._executor = ThreadPoolExecutor(1, "adapters", step_aside)
+        self._executor = ThreadPoolExecutor(1, "adapters", limit_to_one_thread)
         self._running: tuple[Wish, Future[Made]] | None = None
         self._errors: list[str] = []
 
@@ -46,7 +46,7 @@ class Background(Generic[Wish, Made]):
             try:
                 result = future.result()
                 made = result if asked == wish else None
-            except BadValue as error:
+            except InvalidValue as error:
                 self._errors.append(str(error))
             except (RuntimeError, MemoryError, OSError) as error:
                 self._errors.append(f"an adapter could not be loaded: {str(error).splitlines()[0]}")

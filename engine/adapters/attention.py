@@ -29,7 +29,7 @@ class ImagePrompt:
     negative: dict[str, KeysValues]
 
 
-class Memory:
+class KeyValueMemory:
     """Keys and values of the frames before, layer by layer: the last ``length`` ones, or their running mean.
 
     ``strength`` s weighs each remembered token against a present one: its logit is raised by log s. 0 is no memory.
@@ -74,7 +74,7 @@ class AttentionState(threading.local):
     """
 
     def __init__(self) -> None:
-        self.memory = Memory()
+        self.memory = KeyValueMemory()
         self.prompt: ImagePrompt | None = None
         self.weight = 0.0
         self.negatives = 0
@@ -90,7 +90,9 @@ class StreamAttention:
     def __init__(self, layer: str, state: AttentionState) -> None:
         self.layer, self.state = layer, state
 
-    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *_: Any, **__: Any
+    ) -> Tensor:
         rows = len(hidden_states)
 
         def heads(x: Tensor) -> Tensor:
@@ -115,7 +117,7 @@ class StreamAttention:
         return torch.cat([k for k, _ in parts]), torch.cat([v for _, v in parts])
 
 
-def equip(unet: Any) -> AttentionState:
+def install_stream_attention(unet: Any) -> AttentionState:
     """Gives the transformer blocks of a U-Net this attention; returns the state that steers it."""
     state = AttentionState()
     processors = dict(unet.attn_processors)

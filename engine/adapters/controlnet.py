@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.image.ops import luminance
-from engine.shared.table import BadValue
+from engine.shared.parameter import InvalidValue
 
 SLOTS = 3
 
@@ -31,31 +31,6 @@ class ControlSetting:
         return self.weight if position / steps >= self.start and (position + 1) / steps <= self.end else 0.0
 
 
-@dataclass(frozen=True)
-class Controls:
-    """The controls of one denoiser call: nets, their pictures (rows, 3, H, W) in 0..1, and the weight of each row, (rows, 1, 1, 1)."""
-
-    nets: tuple[Any, ...]
-    pictures: tuple[Tensor, ...]
-    weights: tuple[Tensor, ...]
-
-    def rows(self, rows: Tensor | slice) -> Controls:
-        """The same for chosen rows."""
-        return Controls(self.nets, tuple(p[rows] for p in self.pictures), tuple(w[rows] for w in self.weights))
-
-    def residuals(self, x: Tensor, t: Tensor, tokens: Tensor, added: dict[str, Any]) -> dict[str, Any]:
-        """What they add inside a U-Net, summed, as its keyword arguments: to each down block's outputs and to the middle, for all rows."""
-        down: list[Tensor] = []
-        middle = x.new_zeros(())
-        for net, picture, weight in zip(self.nets, self.pictures, self.weights, strict=True):
-            parts, centre = net(x, t, tokens, controlnet_cond=picture.to(x.dtype), return_dict=False, **added)
-            weight = weight.to(x.dtype)
-            weighed = [part * weight for part in parts]
-            down = [one + before for one, before in zip(weighed, down, strict=True)] if down else weighed
-            middle = centre * weight + middle
-        return {"down_block_additional_residuals": tuple(down), "mid_block_additional_residual": middle}
-
-
 def read(path: Path, unet: Any) -> Any:
     """The ControlNet in a diffusers folder or an original-format file. Raises BadValue where it is none, or none for this U-Net."""
     from diffusers import ControlNetModel
@@ -66,13 +41,17 @@ def read(path: Path, unet: Any) -> Any:
         elif path.suffix == ".safetensors":
             net = ControlNetModel.from_single_file(str(path), torch_dtype=unet.dtype)
         else:
-            raise BadValue(f"ControlNet {path.name}: give a diffusers folder or a .safetensors file")
+            raise InvalidValue(f"ControlNet {path.name}: give a diffusers folder or a .safetensors file")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise BadValue(f"ControlNet {path.name} cannot be read: {str(error).splitlines()[0]}") from None
+        raise InvalidValue(f"ControlNet {path.name} cannot be read: {str(error).splitlines()[0]}") from None
     for name in ("cross_attention_dim", "block_out_channels", "in_channels"):
         theirs, ours = net.config[name], unet.config[name]
-        if (list(theirs) if isinstance(theirs, list | tuple) else theirs) != (list(ours) if isinstance(ours, list | tuple) else ours):
-            raise BadValue(f"ControlNet {path.name} is for another model: its {name} is {theirs}, this model's is {ours}")
+        if (list(theirs) if isinstance(theirs, list | tuple) else theirs) != (
+            list(ours) if isinstance(ours, list | tuple) else ours
+        ):
+            raise InvalidValue(
+                f"ControlNet {path.name} is for another model: its {name} is {theirs}, this model's is {ours}"
+            )
     return net.to(unet.device, memory_format=torch.channels_last).requires_grad_(False).eval()
 
 
@@ -122,7 +101,12 @@ def tile(pictures: Tensor) -> Tensor:
 
 
 #: What a control picture is made of the input by; "picture" and "source" are taken as they are, "depth" needs a model.
-MAPS: dict[str, Callable[[Tensor], Tensor]] = {"canny": canny, "softedge": soft_edge, "luminance": luminance, "tile": tile}
+MAPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "canny": canny,
+    "softedge": soft_edge,
+    "luminance": luminance,
+    "tile": tile,
+}
 
 
 class Depth:
@@ -134,7 +118,9 @@ class Depth:
     @torch.inference_mode()
     def __call__(self, pictures: Tensor) -> Tensor:
         """(B, 3, H, W) in 0..1 → depth, each picture's stretched over 0..1, (B, 3, H, W)."""
-        mean, deviation = (pictures.new_tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        mean, deviation = (
+            pictures.new_tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        )
         side = 14 * max(1, min(pictures.shape[-2:]) // 14)  # whole patches of the vision transformers
         scaled = F.interpolate((pictures - mean) / deviation, (side, side), mode="bilinear", antialias=True)
         depth = self._model(scaled.to(self._model.dtype)).predicted_depth[:, None].float()
@@ -148,7 +134,9 @@ def read_depth(name: str, unet: Any) -> Depth:
     from transformers import AutoModelForDepthEstimation
 
     try:
-        model = AutoModelForDepthEstimation.from_pretrained(Path(name).expanduser(), dtype=unet.dtype, use_safetensors=True)
+        model = AutoModelForDepthEstimation.from_pretrained(
+            Path(name).expanduser(), dtype=unet.dtype, use_safetensors=True
+        )
     except (OSError, ValueError, SafetensorError) as error:
-        raise BadValue(f"depth model {name} cannot be read: {str(error).splitlines()[0]}") from None
+        raise InvalidValue(f"depth model {name} cannot be read: {str(error).splitlines()[0]}") from None
     return Depth(model.to(unet.device).requires_grad_(False).eval())

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.adapters.attention import ImagePrompt, KeysValues
-from engine.shared.table import BadValue
+from engine.shared.parameter import InvalidValue
 
 # What CLIP's image encoders were trained on.
 _MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -33,7 +33,9 @@ class ImageAdapter:
         """The prompt that ``picture`` (3, H, W) in 0..1 is."""
         side = int(self.encoder.config.image_size)
         device, dtype = self.encoder.device, self.encoder.dtype
-        pixels = F.interpolate(picture[None].float(), (side, side), mode="bicubic", antialias=True).clamp(0, 1).to(device)
+        pixels = (
+            F.interpolate(picture[None].float(), (side, side), mode="bicubic", antialias=True).clamp(0, 1).to(device)
+        )
         mean, deviation = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (_MEAN, _DEVIATION))
         pixels = ((pixels - mean) / deviation).to(dtype)
         if type(self.projection).__name__ == "ImageProjection":
@@ -59,24 +61,29 @@ def read(path: Path, encoder: Path, unet: Any) -> ImageAdapter:
     from transformers import CLIPVisionModelWithProjection
 
     if path.suffix != ".safetensors":
-        raise BadValue(f"image adapter {path.name}: only .safetensors files are read")
+        raise InvalidValue(f"image adapter {path.name}: only .safetensors files are read")
     try:
         weights = load_file(path)
         model = CLIPVisionModelWithProjection.from_pretrained(encoder, dtype=unet.dtype, use_safetensors=True)
     except (OSError, ValueError, SafetensorError) as error:
-        raise BadValue(f"image adapter {path.name} cannot be read: {str(error).splitlines()[0]}") from None
-    sides = {side: {k.removeprefix(side): v for k, v in weights.items() if k.startswith(side)} for side in ("image_proj.", "ip_adapter.")}
+        raise InvalidValue(f"image adapter {path.name} cannot be read: {str(error).splitlines()[0]}") from None
+    sides = {
+        side: {k.removeprefix(side): v for k, v in weights.items() if k.startswith(side)}
+        for side in ("image_proj.", "ip_adapter.")
+    }
     layers = [name.removesuffix(".processor") for name in unet.attn_processors if name.endswith("attn2.processor")]
     pairs, heads = {}, {}
     for number, layer in enumerate(layers):
         # The files number all attention layers, self and cross in turn: the cross ones are 1, 3, 5 …
         keys = [f"{2 * number + 1}.to_{which}_ip.weight" for which in "kv"]
         if any(key not in sides["ip_adapter."] for key in keys):
-            raise BadValue(f"image adapter {path.name} is for another model: it has no weights for {layer}")
+            raise InvalidValue(f"image adapter {path.name} is for another model: it has no weights for {layer}")
         attention = unet.get_submodule(layer)
         k, v = (sides["ip_adapter."][key].to(unet.device, unet.dtype) for key in keys)
         if k.shape[0] != attention.to_k.out_features:
-            raise BadValue(f"image adapter {path.name} is for another model: {layer} is {attention.to_k.out_features} wide here")
+            raise InvalidValue(
+                f"image adapter {path.name} is for another model: {layer} is {attention.to_k.out_features} wide here"
+            )
         pairs[layer], heads[layer] = (k, v), attention.heads
     projection = unet._convert_ip_adapter_image_proj_to_diffusers(sides["image_proj."])
     projection.to(unet.device, unet.dtype).requires_grad_(False).eval()

@@ -16,10 +16,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from engine.shared.table import BadValue
+from engine.shared.parameter import InvalidValue
 
 SLOTS = 4
-_SIDES = re.compile(r"^(?P<layer>.+?)[._](?P<side>lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up|down|up)(?:\.default)?\.weight$")
+_SIDES = re.compile(
+    r"^(?P<layer>.+?)[._](?P<side>lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up|down|up)(?:\.default)?\.weight$"
+)
 
 
 _TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
@@ -43,11 +45,11 @@ def read(path: Path, mixin: str, targets: Mapping[str, nn.Module], config: Any =
     Raises BadValue for what is no LoRA, or none of this model.
     """
     if path.suffix != ".safetensors":
-        raise BadValue(f"LoRA {path.name}: only .safetensors files are read")
+        raise InvalidValue(f"LoRA {path.name}: only .safetensors files are read")
     try:
         weights, told, settings = _weights(path, mixin, config)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise BadValue(f"LoRA {path.name} cannot be read: {str(error).splitlines()[0]}") from None
+        raise InvalidValue(f"LoRA {path.name} cannot be read: {str(error).splitlines()[0]}") from None
     alphas: dict[tuple[str, str], float] = {}
     for key, value in told.items():
         part, _, name = key.partition(".")
@@ -65,16 +67,18 @@ def read(path: Path, mixin: str, targets: Mapping[str, nn.Module], config: Any =
         side = "A" if match["side"].endswith(("A", "down")) else "B"
         found.setdefault((part, _own_name(targets[part], match["layer"])), {})[side] = tensor
     if not found:
-        raise BadValue(f"LoRA {path.name} holds no LoRA layers for this model")
+        raise InvalidValue(f"LoRA {path.name} holds no LoRA layers for this model")
     adapter = {}
     for (part, layer), sides in found.items():
         module = _layer(targets[part], layer)
         if module is None or len(sides) != 2:
-            raise BadValue(f"LoRA {path.name} is for another model: it has {part}.{layer}, which this one has not")
+            raise InvalidValue(f"LoRA {path.name} is for another model: it has {part}.{layer}, which this one has not")
         alpha = next((v for key, v in alphas.items() if key == (part, layer)), settings.get(f"{part}.lora_alpha"))
         adapter[part, layer] = _pair(path.name, layer, module, sides["A"], sides["B"], alpha)
     if odd:
-        raise BadValue(f"LoRA {path.name} holds {odd} weights that are no plain LoRA (DoRA, LoHa, LoKr …), which is not supported")
+        raise InvalidValue(
+            f"LoRA {path.name} holds {odd} weights that are no plain LoRA (DoRA, LoHa, LoKr …), which is not supported"
+        )
     return adapter
 
 
@@ -90,7 +94,10 @@ def _weights(path: Path, mixin: str, config: Any) -> tuple[dict[str, Tensor], di
         options["return_alphas"] = True
     answer = loader.lora_state_dict(str(path), **options)
     *rest, metadata = answer if isinstance(answer, tuple) else (answer, None)
-    alphas = {key.removesuffix(".alpha"): float(value) for key, value in (rest[1] if len(rest) > 1 and rest[1] else {}).items()}
+    alphas = {
+        key.removesuffix(".alpha"): float(value)
+        for key, value in (rest[1] if len(rest) > 1 and rest[1] else {}).items()
+    }
     settings = {key: json.loads(value) if isinstance(value, str) else value for key, value in (metadata or {}).items()}
     return rest[0], alphas, settings
 
@@ -102,7 +109,9 @@ def _own_name(target: nn.Module, layer: str) -> str:
     layer = layer.replace(".processor.", ".").removesuffix("_lora").removesuffix(".lora")
     head, _, last = layer.rpartition(".")
     names = [layer, f"{layer}.0", f"{head}.{_TEXT.get(last, last)}"]
-    names += [name.removeprefix("text_model.") if name.startswith("text_model.") else f"text_model.{name}" for name in names]
+    names += [
+        name.removeprefix("text_model.") if name.startswith("text_model.") else f"text_model.{name}" for name in names
+    ]
     return next((name for name in names if _layer(target, name) is not None), layer)
 
 
@@ -121,7 +130,7 @@ def _pair(file: str, layer: str, module: nn.Linear | nn.Conv2d, A: Tensor, B: Te
     elif A.dim() == 2:
         A, B = A[..., None, None], B[..., None, None]
     if (B.shape[0], *A.shape[1:]) != tuple(weight.shape) or A.shape[0] != B.shape[1]:
-        raise BadValue(f"LoRA {file} is for another model: {layer} is {tuple(weight.shape)} here")
+        raise InvalidValue(f"LoRA {file} is for another model: {layer} is {tuple(weight.shape)} here")
     B = B * ((alpha if alpha is not None else len(A)) / len(A))
     return Pair(A.to(weight.device, weight.dtype), B.to(weight.device, weight.dtype))
 
@@ -148,7 +157,9 @@ class Loras:
         for part, name in dict.fromkeys(key for adapter in adapters if adapter for key in adapter):
             module = _layer(self._targets[part], name)
             assert module is not None
-            self._layers.append(_Merged(module, {i: a[part, name] for i, a in enumerate(adapters) if a and (part, name) in a}))
+            self._layers.append(
+                _Merged(module, {i: a[part, name] for i, a in enumerate(adapters) if a and (part, name) in a})
+            )
 
     @torch.inference_mode()
     def weigh(self, weights: Sequence[float]) -> None:

@@ -13,9 +13,10 @@ from PIL import Image
 
 from engine.bench.random_weights import parts, pipeline
 from engine.models import ModelError
-from engine.models.hf_imports import quiet
-from engine.shared.mailbox import Pixels
-from engine.shared.table import BadValue, Options
+from engine.models.hf_imports import import_quietly
+from engine.shared.frame import Pixels
+from engine.shared.options import EngineOptions
+from engine.shared.parameter import InvalidValue
 
 ENDED = "the process of the pipeline that is compared has ended"
 
@@ -26,7 +27,15 @@ class Peer:
     Raises BadValue where diffusers has no such pipeline, or its process ends.
     """
 
-    def __init__(self, name: str, dtypes: Sequence[torch.dtype], device: torch.device, options: Options, prompt: str, seed: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        dtypes: Sequence[torch.dtype],
+        device: torch.device,
+        options: EngineOptions,
+        prompt: str,
+        seed: int,
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         arguments = (theirs, name, tuple(dtypes), str(device), options, prompt, seed)
@@ -35,7 +44,7 @@ class Peer:
         theirs.close()
         try:
             self._answer()
-        except BadValue:
+        except InvalidValue:
             self.close()
             raise
 
@@ -44,13 +53,15 @@ class Peer:
         try:
             self._pipe.send((dtype, pixels, steps))
         except OSError:
-            raise BadValue(ENDED) from None
+            raise InvalidValue(ENDED) from None
         self._answer()
 
     def __enter__(self) -> Peer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -64,19 +75,27 @@ class Peer:
         try:
             told = self._pipe.recv()
         except (EOFError, OSError):
-            raise BadValue(ENDED) from None
+            raise InvalidValue(ENDED) from None
         if told:
-            raise BadValue(told)
+            raise InvalidValue(told)
 
 
-def _serve(pipe: Connection, name: str, dtypes: Sequence[torch.dtype], device: str, options: Options, prompt: str, seed: int) -> None:
+def _serve(
+    pipe: Connection,
+    name: str,
+    dtypes: Sequence[torch.dtype],
+    device: str,
+    options: EngineOptions,
+    prompt: str,
+    seed: int,
+) -> None:
     """The process: an answer for each picture, empty where all went well."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asks
-    quiet()
+    import_quietly()
     place = torch.device(device)
     try:
         pipes = {dtype: pipeline(parts(name, dtype, place, options), place) for dtype in dtypes}
-    except (BadValue, ModelError) as error:
+    except (InvalidValue, ModelError) as error:
         pipe.send(str(error))
         return
     pipe.send("")

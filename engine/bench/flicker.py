@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from engine.diffusion.stream import Stream
 from engine.models import Model, load, pick_device, pick_dtype
-from engine.shared.mailbox import Frame, Pixels
-from engine.shared.table import Snapshot, Value
+from engine.shared.frame import Frame, Pixels
+from engine.shared.parameter import Value
+from engine.shared.snapshot import Snapshot
 
 SIZE = 256
 #: What is compared: a name, and what is set for it beside the plain settings.
@@ -122,7 +123,11 @@ def main() -> None:
         print(f"{path.stem}, {len(inputs)} frames: the input itself changes by {measure(inputs, inputs).change:.2f}")
         plain: Flicker | None = None
         for name, extra in MEANS.items():
-            common: dict[str, Value] = {"/prompt": options.prompt, "/strength": options.strength, "/steps": options.steps}
+            common: dict[str, Value] = {
+                "/prompt": options.prompt,
+                "/strength": options.strength,
+                "/steps": options.steps,
+            }
             outputs = transformed(model, inputs, common | extra)
             found = measure(inputs, outputs)
             plain = plain or found

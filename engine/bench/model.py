@@ -21,11 +21,13 @@ from engine.bench.random_weights import SIDES, parts
 from engine.compile import Accelerator
 from engine.diffusion.stream import Stream
 from engine.models import pick_device, pick_dtype
-from engine.models.hf_imports import quiet
+from engine.models.hf_imports import import_quietly
 from engine.models.loading import assembled
-from engine.runtime.allocator import keep_freed
-from engine.shared.mailbox import Frame, Pixels
-from engine.shared.table import Options, Snapshot, Value
+from engine.runtime.allocator import retain_freed_memory
+from engine.shared.frame import Frame, Pixels
+from engine.shared.options import EngineOptions
+from engine.shared.parameter import Value
+from engine.shared.snapshot import Snapshot
 
 PROMPT = "neon tunnel, magenta and cyan"
 SEED = 1
@@ -34,9 +36,9 @@ SEED = 1
 class Bench:
     """One model on one device. ``rounds`` timed runs each."""
 
-    def __init__(self, name: str, options: Options, rounds: int, side: int = 0, dtype: str = "auto") -> None:
-        quiet()
-        keep_freed()  # as the engine's process does
+    def __init__(self, name: str, options: EngineOptions, rounds: int, side: int = 0, dtype: str = "auto") -> None:
+        import_quietly()
+        retain_freed_memory()  # as the engine's process does
         self.name, self.options, self.rounds = name, options, rounds
         self.device = pick_device(options.device)
         self.dtype = pick_dtype(dtype, self.device)
@@ -83,7 +85,9 @@ class Bench:
                 times = in_turns(runs, self.rounds, self.device)
                 stream.close()
                 for name in map(_name, dtypes):
-                    yield {"steps": n, "theirs_dtype": name, "ours_dtype": _name(self.dtype)} | compared(times["ours"], times[name])
+                    yield {"steps": n, "theirs_dtype": name, "ours_dtype": _name(self.dtype)} | compared(
+                        times["ours"], times[name]
+                    )
 
     def stream_batch(self, steps: Sequence[int]) -> Iterator[Row]:
         """A frame of the stream batch against the same steps one after another."""
@@ -96,7 +100,9 @@ class Bench:
                 while not out:
                     out = stream.step([])
 
-            times = in_turns({"ours": partial(batched.step, [self.frame]), "theirs": one_by_one}, self.rounds, self.device)
+            times = in_turns(
+                {"ours": partial(batched.step, [self.frame]), "theirs": one_by_one}, self.rounds, self.device
+            )
             for stream in (batched, alone):
                 stream.close()
             yield {"steps": n} | compared(times["ours"], times["theirs"])
@@ -104,14 +110,19 @@ class Bench:
     def guidance(self, steps: Sequence[int]) -> Iterator[Row]:
         """The denoiser's time under residual guidance against full guidance."""
         for n in steps:
-            streams = {mode: self.stream(steps=n, guidance=1.5, guidance_mode=mode) for mode in ("full", "self", "onetime")}
+            streams = {
+                mode: self.stream(steps=n, guidance=1.5, guidance_mode=mode) for mode in ("full", "self", "onetime")
+            }
             with torch.inference_mode():
                 runs = {mode: _denoising(stream, self.frame) for mode, stream in streams.items()}
                 times = in_turns(runs, self.rounds, self.device)
             for mode in ("self", "onetime"):
-                yield {"steps": n, "mode": mode, "rows": streams[mode].rows, "rows_full": streams["full"].rows} | compared(
-                    times[mode], times["full"]
-                )
+                yield {
+                    "steps": n,
+                    "mode": mode,
+                    "rows": streams[mode].rows,
+                    "rows_full": streams["full"].rows,
+                } | compared(times[mode], times["full"])
             for stream in streams.values():
                 stream.close()
 
@@ -131,14 +142,22 @@ class Bench:
                 spent[on] = busy, skipped, meter.joules()
                 stream.close()
             (plain, _, joules), (busy, skipped, less) = spent[False], spent[True]
-            row = {"clip": name, "frames": len(pictures), "skipped": skipped, "ours_s": round(busy, 2), "theirs_s": round(plain, 2)}
+            row = {
+                "clip": name,
+                "frames": len(pictures),
+                "skipped": skipped,
+                "ours_s": round(busy, 2),
+                "theirs_s": round(plain, 2),
+            }
             if joules:
                 row |= {"joules": round(less, 1), "joules_without": round(joules, 1)}
             yield row | {"saved": round(1 - busy / plain, 3), "ratio": round(plain / busy, 2)}
 
     def growth(self) -> Iterator[Row]:
         """How a tick grows with size, steps, frame buffer and prompts, one at a time."""
-        plans: list[tuple[str, Value, dict[str, Value]]] = [("size", s, {"side": s}) for s in (self.side // 2, self.side, self.side * 2)]
+        plans: list[tuple[str, Value, dict[str, Value]]] = [
+            ("size", s, {"side": s}) for s in (self.side // 2, self.side, self.side * 2)
+        ]
         plans += [("steps", n, {"steps": n}) for n in (1, 2, 4, 8)]
         plans += [("buffer", n, {"buffer": n}) for n in (1, 2, 4)]
         plans += [("prompts", n, {f"prompt_{i}": f"fire {i}" for i in range(2, n + 1)}) for n in (1, 2, 4)]
@@ -169,7 +188,10 @@ class Bench:
                 with FlopCounterMode(display=False) as counter:
                     self.model.denoise(x, t, condition)
                 self.model.family.run.runs = run
-                runs: dict[str, Callable[[], object]] = {"denoiser": partial(self.model.denoise, x, t, condition), "product": product}
+                runs: dict[str, Callable[[], object]] = {
+                    "denoiser": partial(self.model.denoise, x, t, condition),
+                    "product": product,
+                }
                 times = in_turns(runs, self.rounds, self.device)
             time_, rate = times["denoiser"], operations / (times["product"].percentile(25) / 1000)
             reached = counter.get_total_flops() / (time_.median / 1000)
@@ -188,7 +210,10 @@ class Bench:
                 stream.step([self.frame])
                 whole.append(time.perf_counter() - start)
             work = [
-                sum(parts) for parts in zip(*(stages.taken[name][-self.rounds :] for name in ("encode", "denoise", "decode")), strict=True)
+                sum(parts)
+                for parts in zip(
+                    *(stages.taken[name][-self.rounds :] for name in ("encode", "denoise", "decode")), strict=True
+                )
             ]
             beyond = [(w - p) / w for w, p in zip(whole[-self.rounds :], work, strict=True)]
             tick = Times(whole[-self.rounds :]).median

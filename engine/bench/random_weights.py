@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from engine.models.checkpoint import POCKET, located, parts_of
-from engine.shared.table import BadValue, Options
+from engine.models.checkpoint import POCKET, load_components, resolve
+from engine.shared.options import EngineOptions
+from engine.shared.parameter import InvalidValue
 
 Parts = dict[str, Any]
 _NOISE = {
@@ -93,15 +94,20 @@ def sd3() -> Parts:
             "index": {"_class_name": "StableDiffusion3Pipeline"}}  # fmt: skip
 
 
-ARCHITECTURES: dict[str, Callable[[], Parts]] = {"sd15": sd15, "sd-turbo": sd_turbo, "sdxl-turbo": sdxl_turbo, "sd3": sd3}
+ARCHITECTURES: dict[str, Callable[[], Parts]] = {
+    "sd15": sd15,
+    "sd-turbo": sd_turbo,
+    "sdxl-turbo": sdxl_turbo,
+    "sd3": sd3,
+}
 #: Working side of each; that of a checkpoint that is not listed is 512.
 SIDES = {"pocket": 256}
 
 
-def parts(name: str, dtype: torch.dtype, device: torch.device, options: Options) -> Parts:
+def parts(name: str, dtype: torch.dtype, device: torch.device, options: EngineOptions) -> Parts:
     """The parts of an architecture with random weights, or of the checkpoint called ``name``. Raises BadValue where there is none."""
     if name not in ARCHITECTURES:
-        return parts_of(located(name, options), dtype, options)
+        return load_components(resolve(name, options), dtype, options)
     torch.manual_seed(0)  # the same weights whenever they are made
     with torch.device(device):
         made = ARCHITECTURES[name]()
@@ -124,6 +130,6 @@ def pipeline(parts: Parts, device: torch.device) -> Any:
     try:
         made = diffusers.AutoPipelineForImage2Image.from_pipe(kind(scheduler=scheduler, **components))
     except ValueError as error:
-        raise BadValue(f"diffusers has no image-to-image pipeline for {kind.__name__}: {error}") from None
+        raise InvalidValue(f"diffusers has no image-to-image pipeline for {kind.__name__}: {error}") from None
     made.set_progress_bar_config(disable=True)
     return made.to(device)

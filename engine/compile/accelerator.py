@@ -21,10 +21,11 @@ from platformdirs import user_cache_path
 from torch import Tensor
 
 from engine.compile import tensorrt
-from engine.compile.artifact import ENDINGS, Compiled
-from engine.compile.dispatch import Part, Run, Shape, examples, put_together
-from engine.runtime.threads import step_aside
-from engine.shared.table import ACCELERATORS, BadValue
+from engine.compile.artifact import ENDINGS, CompiledArtifact
+from engine.compile.dispatch import Backend, CallSignature, CompiledModule, example_inputs, tree_unflatten
+from engine.runtime.threads import limit_to_one_thread
+from engine.shared.options import ACCELERATORS
+from engine.shared.parameter import InvalidValue
 
 log = logging.getLogger(__name__)
 #: Part of the cache's key: raised when what is built, or how it is called, changes.
@@ -45,7 +46,7 @@ class Accelerator:
 
     def __init__(self, kind: str, device: torch.device, folder: Path | None = None) -> None:
         if kind not in ACCELERATORS:
-            raise BadValue(f"--accelerate takes {', '.join(ACCELERATORS)}, got {kind!r}")
+            raise InvalidValue(f"--accelerate takes {', '.join(ACCELERATORS)}, got {kind!r}")
         self._kind, self._device = kind, device
         self._folder = folder or cache_folder()
         self._thread: threading.Thread | None = None
@@ -68,7 +69,7 @@ class Accelerator:
             log.warning("no builder can be started: %s", error)
         self._wait_until = time.monotonic() + EXPECTED
 
-    def poll(self, parts: Iterable[Part]) -> None:
+    def poll(self, parts: Iterable[CompiledModule]) -> None:
         """Begins the next piece of work where a part wants one and none is under way."""
         if not self.on:
             return
@@ -94,7 +95,7 @@ class Accelerator:
         self._thread = threading.Thread(target=self._equip, args=(part, shape), name="accelerate", daemon=True)
         self._thread.start()
 
-    def settle(self, parts: Callable[[], Iterable[Part]]) -> None:
+    def settle(self, parts: Callable[[], Iterable[CompiledModule]]) -> None:
         """Does everything that the parts want now, and waits for it."""
         while self.on:
             self.poll(parts())
@@ -114,12 +115,14 @@ class Accelerator:
 
     def _share_cores(self) -> None:
         """Leaves a core to the compiler while it works: two threads on one core wait for each other at every operation."""
-        threads = max(1, self._threads - 1) if self._builder is not None and self._device.type == "cpu" else self._threads
+        threads = (
+            max(1, self._threads - 1) if self._builder is not None and self._device.type == "cpu" else self._threads
+        )
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 
-    def _equip(self, part: Part, shape: Shape) -> None:
-        step_aside()
+    def _equip(self, part: CompiledModule, shape: CallSignature) -> None:
+        limit_to_one_thread()
         try:
             part.runs[shape] = self._checked(part, shape, self._found(part, shape))
         except Exception as error:  # whatever it is, the stream goes on as it was
@@ -128,7 +131,7 @@ class Accelerator:
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 self.notes.append(f"the {part.name} is not compiled and goes on as it is: {reason[0]}")
 
-    def _found(self, part: Part, shape: Shape) -> Run:
+    def _found(self, part: CompiledModule, shape: CallSignature) -> Backend:
         """A fast run from the cache, built first where it is not there. Raises RuntimeError."""
         from engine.compile.builder import recipe
 
@@ -143,15 +146,15 @@ class Accelerator:
         if run is None:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._build(wish, path)
-            run = Compiled(path, part)
-        return Run(run, tensorrt.MOST_ROWS, version) if engine else Run(run)
+            run = CompiledArtifact(path, part)
+        return Backend(run, tensorrt.MOST_ROWS, version) if engine else Backend(run)
 
-    def _kept(self, path: Path, part: Part) -> Compiled | None:
+    def _kept(self, path: Path, part: CompiledModule) -> CompiledArtifact | None:
         """What the cache has, where it can be used; what is damaged is thrown away."""
         if not path.exists():
             return None
         try:
-            return Compiled(path, part)
+            return CompiledArtifact(path, part)
         except Exception as error:
             log.warning("%s is built again: it is damaged (%s)", path.name, str(error).splitlines()[0])
             for ending in ENDINGS:
@@ -164,7 +167,9 @@ class Accelerator:
             self._dismiss()
         if self._builder is None:
             command = [sys.executable, "-m", "engine.compile.builder"]
-            self._builder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            self._builder = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
         return self._builder
 
     def _build(self, wish: dict[str, Any], path: Path) -> None:
@@ -195,10 +200,10 @@ class Accelerator:
                     pipe.close()
 
     @torch.inference_mode()
-    def _checked(self, part: Part, shape: Shape, run: Run) -> Run:
+    def _checked(self, part: CompiledModule, shape: CallSignature, run: Backend) -> Backend:
         """``run``, where it gives what the module gives. Raises RuntimeError."""
-        tensors = examples(shape, 2, self._device)
-        arguments, options = put_together(shape.form, iter(tensors))
+        tensors = example_inputs(shape, 2, self._device)
+        arguments, options = tree_unflatten(shape.form, iter(tensors))
         expected, found = _flat(part.module(*arguments, **options)), _flat(run.call(tensors))
         error = ((found - expected).square().mean() / expected.square().mean().clamp(min=1e-12)).sqrt().item()
         tolerance = TOLERANCE[next(part.module.parameters()).dtype]
@@ -238,4 +243,6 @@ def _surroundings(device: torch.device) -> tuple[str, ...]:
 
 def _flat(value: Any) -> Tensor:
     tensors = [value] if isinstance(value, Tensor) else list(value)
-    return torch.cat([_flat(tensor) if not isinstance(tensor, Tensor) else tensor.float().flatten() for tensor in tensors])
+    return torch.cat(
+        [_flat(tensor) if not isinstance(tensor, Tensor) else tensor.float().flatten() for tensor in tensors]
+    )

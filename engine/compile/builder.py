@@ -23,12 +23,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from engine.compile import tensorrt
-from engine.compile.dispatch import MOST_ROWS, Form, Shape, examples, put_together, taken_apart
+from engine.compile.dispatch import MAX_ROWS, CallSignature, TreeSpec, example_inputs, tree_flatten, tree_unflatten
 from engine.compile.fx_passes import rewrite
-from engine.compile.fx_source import constants, convolutional, written
+from engine.compile.fx_source import constants, is_mostly_convolutions, write_source
 from engine.compile.packing import pack
-from engine.compile.partition import moving, split
-from engine.models.autoencoders import Decoder, Encoder
+from engine.compile.partition import dynamic_inputs, partition
 
 #: Rows of the call that is traced; the batch stays open. Neither 0 nor 1, which tracing takes for constants.
 ROWS = 3
@@ -52,23 +51,27 @@ ON_CPU = {
 class Flat(nn.Module):
     """A module as a function of tensors alone."""
 
-    def __init__(self, module: nn.Module, form: Form, tell: Callable[[Form], None]) -> None:
+    def __init__(self, module: nn.Module, form: TreeSpec, tell: Callable[[TreeSpec], None]) -> None:
         super().__init__()
         self.module, self._form, self._tell = module, form, tell
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        arguments, options = put_together(self._form, iter(tensors))
+        arguments, options = tree_unflatten(self._form, iter(tensors))
         outputs: list[Tensor] = []
-        self._tell(taken_apart(self.module(*arguments, **options), outputs))
+        self._tell(tree_flatten(self.module(*arguments, **options), outputs))
         return tuple(outputs)
 
 
-def recipe(name: str, module: nn.Module, shape: Shape, dtype: torch.dtype, device: torch.device, threads: int) -> dict[str, Any]:
+def recipe(
+    name: str, module: nn.Module, shape: CallSignature, dtype: torch.dtype, device: torch.device, threads: int
+) -> dict[str, Any]:
     """What a builder needs to know of a part, and with how many threads it is to run."""
-    whole: Any = module.autoencoder if isinstance(module, Encoder | Decoder) else module
+    wrapped: Any = getattr(module, "wrapped", None)
+    whole: Any = module if wrapped is None else wrapped
     return {
         "part": name,
         "class": type(whole).__name__,
+        "wrapper": "" if wrapped is None else f"{type(module).__module__}:{type(module).__qualname__}",
         "config": json.loads(whole.to_json_string()),
         "form": shape.form,
         "tensors": shape.tensors,
@@ -87,8 +90,11 @@ def made(recipe: dict[str, Any]) -> nn.Module:
         module: Any = getattr(diffusers, recipe["class"]).from_config(settings)
     module = module.to(getattr(torch, recipe["dtype"])).to_empty(device=recipe["device"]).requires_grad_(False).eval()
     module.to(memory_format=torch.channels_last)
-    wrapper = {"encoder": Encoder, "decoder": Decoder}.get(recipe["part"])
-    return wrapper(module) if wrapper else module
+    if not recipe["wrapper"]:
+        return module
+    place, _, name = recipe["wrapper"].partition(":")
+    wrapper: Callable[[nn.Module], nn.Module] = getattr(importlib.import_module(place), name)
+    return wrapper(module)
 
 
 @dataclass(frozen=True)
@@ -99,21 +105,23 @@ class Exported:
     """
 
     graph: fx.GraphModule
-    form: Form
+    form: TreeSpec
     program: Callable[[], Any]
     steady: fx.GraphModule | None = None
 
 
 def exported(recipe: dict[str, Any], any_size: bool = False) -> Exported:
     """The part of a recipe, exported (see ``split`` for what is cut out); its pictures of any size that suits it, or of the recipe's."""
-    shape = Shape(recipe["form"], tuple((dtype, tuple(sizes), batched) for dtype, sizes, batched in recipe["tensors"]))
-    results: list[Form] = []
+    shape = CallSignature(
+        recipe["form"], tuple((dtype, tuple(sizes), batched) for dtype, sizes, batched in recipe["tensors"])
+    )
+    results: list[TreeSpec] = []
     flat = Flat(made(recipe), shape.form, results.append)
-    tensors, batched = examples(shape, ROWS, recipe["device"]), [batched for *_, batched in shape.tensors]
+    tensors, batched = example_inputs(shape, ROWS, recipe["device"]), [batched for *_, batched in shape.tensors]
     with torch.no_grad():
         whole = torch.export.export(flat, tuple(tensors), dynamic_shapes={"tensors": _open(tensors, batched, any_size)})
-        changing, graph = moving(shape.tensors), whole.module(check_guards=False)
-        parts = split(graph, changing, batched)
+        changing, graph = dynamic_inputs(shape.tensors), whole.module(check_guards=False)
+        parts = partition(graph, changing, batched)
         if parts is None:
             return Exported(graph, results[-1], lambda: whole)
     steady, rest = parts
@@ -129,12 +137,16 @@ def exported(recipe: dict[str, Any], any_size: bool = False) -> Exported:
     return Exported(rest, results[-1], program, steady)
 
 
-def _open(tensors: Sequence[Tensor], batched: Sequence[bool], any_size: bool, pictures: int = MOST_ROWS) -> tuple[dict[int, Any], ...]:
+def _open(
+    tensors: Sequence[Tensor], batched: Sequence[bool], any_size: bool, pictures: int = MAX_ROWS
+) -> tuple[dict[int, Any], ...]:
     """The open dimensions: the batch of batched tensors, and with ``any_size`` the sides of pictures among the first tensors."""
-    batch = torch.export.Dim("batch", min=1, max=MOST_ROWS)
+    batch = torch.export.Dim("batch", min=1, max=MAX_ROWS)
     dimensions = []
     for place, (tensor, rows) in enumerate(zip(tensors, batched, strict=True)):
-        sides = dict.fromkeys((2, 3), torch.export.Dim.AUTO) if any_size and tensor.dim() == 4 and place < pictures else {}
+        sides = (
+            dict.fromkeys((2, 3), torch.export.Dim.AUTO) if any_size and tensor.dim() == 4 and place < pictures else {}
+        )
         dimensions.append(({0: batch} if rows else {}) | sides)
     return tuple(dimensions)
 
@@ -148,19 +160,29 @@ def build(recipe: dict[str, Any], path: Path, engine: bool = False) -> None:
 
     made = exported(recipe, any_size=engine)
     own = constants(made.graph) | (constants(made.steady) if made.steady else {})
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in own.items()}, path.with_suffix(".safetensors"))
-    changing = moving(recipe["tensors"])
-    told: dict[str, Any] = {"result": made.form, "changing": changing, "steady": made.steady and written(made.steady), "packings": {}}
+    save_file(
+        {name: value.detach().cpu().contiguous().clone() for name, value in own.items()},
+        path.with_suffix(".safetensors"),
+    )
+    changing = dynamic_inputs(recipe["tensors"])
+    told: dict[str, Any] = {
+        "result": made.form,
+        "changing": changing,
+        "steady": made.steady and write_source(made.steady),
+        "packings": {},
+    }
     if engine:
-        pictures = Shape((), tuple(tensor for i, tensor in enumerate(recipe["tensors"]) if made.steady is None or i in changing))
+        pictures = CallSignature(
+            (), tuple(tensor for i, tensor in enumerate(recipe["tensors"]) if made.steady is None or i in changing)
+        )
         tensorrt.build(made.program(), pictures, path.with_suffix(".plan"))
         told["run"] = "engine"
     else:
         if recipe["device"] == "cpu":
             rewrite(made.graph)
             told["packings"] = pack(made.graph)
-        if told["packings"] and convolutional(made.graph):
-            told |= {"run": "source", "graph": written(made.graph)}
+        if told["packings"] and is_mostly_convolutions(made.graph):
+            told |= {"run": "source", "graph": write_source(made.graph)}
         else:
             _compile(made.graph, recipe["device"], path.with_suffix(".pt2"))
             told["run"] = "package"
@@ -193,7 +215,13 @@ def placeholders(graph: fx.GraphModule) -> list[fx.Node]:
 
 def _import() -> None:
     """What every build needs: done before the first is asked for, where this process was started in time."""
-    for name in ("diffusers", "safetensors.torch", "torch.export", "torch._inductor.compile_fx", "torch._inductor.package.package"):
+    for name in (
+        "diffusers",
+        "safetensors.torch",
+        "torch.export",
+        "torch._inductor.compile_fx",
+        "torch._inductor.package.package",
+    ):
         importlib.import_module(name)
     from torch._inductor.cpu_vec_isa import pick_vec_isa
 

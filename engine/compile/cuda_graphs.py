@@ -17,7 +17,7 @@ ONE_AT_A_TIME = threading.Lock()
 WARM = 2
 
 
-class Recording:
+class CapturedGraph:
     """A graph with its inputs and outputs in fixed places. ``given`` is what was last copied in."""
 
     def __init__(self, run: Callable[[Sequence[Tensor]], list[Tensor]], tensors: Sequence[Tensor]) -> None:
@@ -34,7 +34,7 @@ class Recording:
             self.outputs = run(self.inputs)
 
 
-class Graphed:
+class CudaGraphRunner:
     """A run, recorded. What it gives is copied out of its fixed places, for the next call overwrites them.
 
     A tensor that is the same object as at the call before is not copied in again: nobody changes one in place.
@@ -42,13 +42,13 @@ class Graphed:
 
     def __init__(self, run: Callable[[Sequence[Tensor]], list[Tensor]]) -> None:
         self._run = run
-        self._kept: dict[tuple[int, ...], Recording] = {}
+        self._kept: dict[tuple[int, ...], CapturedGraph] = {}
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         key = tuple(len(tensor) if tensor.dim() else 0 for tensor in tensors)
         if key not in self._kept:
             with ONE_AT_A_TIME:
-                self._kept[key] = Recording(self._run, tensors)
+                self._kept[key] = CapturedGraph(self._run, tensors)
         recording = self._kept[key]
         for i, tensor in enumerate(tensors):
             if recording.given[i] is not tensor:

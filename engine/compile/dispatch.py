@@ -14,32 +14,32 @@ import torch
 from torch import Tensor, nn
 
 #: Arguments or results without their tensors: ("tensor",), ("list", items), ("dict", pairs) or ("constant", value).
-Form = Sequence[Any]
+TreeSpec = Sequence[Any]
 #: Rows that a fast run takes at most.
-MOST_ROWS = 63
+MAX_ROWS = 63
 
 
 @dataclass(frozen=True)
-class Shape:
+class CallSignature:
     """What calls that one fast run serves have in common. A tensor is told by its dtype, its sizes, and whether its first is the batch."""
 
-    form: Form
+    form: TreeSpec
     tensors: tuple[tuple[str, tuple[int, ...], bool], ...]
 
 
 @dataclass(frozen=True)
-class Run:
+class Backend:
     """Something fast: ``call`` takes the tensors of a call and gives what the module would, for at most ``rows`` rows.
 
     ``version`` is that of the weights that it was made with; None where it follows them.
     """
 
     call: Callable[[Sequence[Tensor]], Any]
-    rows: int = MOST_ROWS
+    rows: int = MAX_ROWS
     version: int | None = None
 
 
-class Part:
+class CompiledModule:
     """``module``, to be called in its place. ``name`` says which part of a model it is.
 
     ``plain`` says whether the module does now what its configuration alone says; else it is called itself.
@@ -47,17 +47,17 @@ class Part:
 
     def __init__(self, name: str, module: nn.Module, plain: Callable[[], bool] = lambda: True) -> None:
         self.name, self.module, self.plain = name, module, plain
-        self.runs: dict[Shape, Run] = {}
-        self.refused: set[Shape] = set()
-        self.wanted: Shape | None = None
+        self.runs: dict[CallSignature, Backend] = {}
+        self.refused: set[CallSignature] = set()
+        self.wanted: CallSignature | None = None
         self.version = 0
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         if not self.plain():
             return self.module(*arguments, **options)
         tensors: list[Tensor] = []
-        form = taken_apart((arguments, options), tensors)
-        shape = shape_of(form, tensors)
+        form = tree_flatten((arguments, options), tensors)
+        shape = signature_of(form, tensors)
         run = self.runs.get(shape)
         if run is not None and run.version not in (None, self.version):
             del self.runs[shape]  # it has other weights
@@ -72,16 +72,16 @@ class Part:
         self.version += 1
 
 
-def shape_of(form: Form, tensors: Sequence[Tensor]) -> Shape:
+def signature_of(form: TreeSpec, tensors: Sequence[Tensor]) -> CallSignature:
     """The shape of a call. The first tensor is batched; others are where they have as many rows."""
     rows = len(tensors[0])
     batched = [tensor.dim() > 0 and len(tensor) == rows for tensor in tensors]
     sizes = (tuple(tensor.shape[1:] if b else tensor.shape) for tensor, b in zip(tensors, batched, strict=True))
     names = (str(tensor.dtype).removeprefix("torch.") for tensor in tensors)
-    return Shape(form, tuple(zip(names, sizes, batched, strict=True)))
+    return CallSignature(form, tuple(zip(names, sizes, batched, strict=True)))
 
 
-def examples(shape: Shape, rows: int, device: torch.device | str) -> list[Tensor]:
+def example_inputs(shape: CallSignature, rows: int, device: torch.device | str) -> list[Tensor]:
     """Tensors of that shape with ``rows`` rows: noise, and for those without a width timesteps of a middling size."""
     made = []
     for dtype, sizes, batched in shape.tensors:
@@ -90,36 +90,36 @@ def examples(shape: Shape, rows: int, device: torch.device | str) -> list[Tensor
         if not kind.is_floating_point:
             made.append(torch.zeros(whole, dtype=kind, device=device))
         elif len(whole) > 1:
-            made.append(laid_out(torch.randn(whole, device=device).to(kind)))
+            made.append(to_compiled_layout(torch.randn(whole, device=device).to(kind)))
         else:
             made.append(torch.full(whole, 500.0, dtype=kind, device=device))
     return made
 
 
-def laid_out(tensor: Tensor) -> Tensor:
+def to_compiled_layout(tensor: Tensor) -> Tensor:
     """The tensor in the memory order that fast runs are built for: channels last for pictures."""
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor.contiguous()
 
 
-def taken_apart(value: Any, tensors: list[Tensor]) -> Form:
+def tree_flatten(value: Any, tensors: list[Tensor]) -> TreeSpec:
     """The form of ``value``; its tensors are appended to ``tensors`` in their order."""
     if isinstance(value, Tensor):
         tensors.append(value)
         return ("tensor",)
     if isinstance(value, list | tuple):
-        return ("list", tuple(taken_apart(item, tensors) for item in value))
+        return ("list", tuple(tree_flatten(item, tensors) for item in value))
     if isinstance(value, dict):
-        return ("dict", tuple((key, taken_apart(item, tensors)) for key, item in value.items()))
+        return ("dict", tuple((key, tree_flatten(item, tensors)) for key, item in value.items()))
     return ("constant", value)
 
 
-def put_together(form: Form, tensors: Iterator[Tensor]) -> Any:
+def tree_unflatten(form: TreeSpec, tensors: Iterator[Tensor]) -> Any:
     """What ``taken_apart`` took apart; lists come back as tuples."""
     kind = form[0]
     if kind == "tensor":
         return next(tensors)
     if kind == "list":
-        return tuple(put_together(item, tensors) for item in form[1])
+        return tuple(tree_unflatten(item, tensors) for item in form[1])
     if kind == "dict":
-        return {key: put_together(item, tensors) for key, item in form[1]}
+        return {key: tree_unflatten(item, tensors) for key, item in form[1]}
     return form[1]

@@ -69,7 +69,9 @@ class Composed(nn.Module):
 
         def mutual(y: _Place, x: _Place) -> Tensor:
             """What a coarser cell at (y, x) and the finer cells around it are to each other, as a kernel (C', C, ys, xs)."""
-            lit = pad(torch.eye(coarser, device=like.device)[..., None, None], (x.at, x.of - x.at - 1, y.at, y.of - y.at - 1))
+            lit = pad(
+                torch.eye(coarser, device=like.device)[..., None, None], (x.at, x.of - x.at - 1, y.at, y.of - y.at - 1)
+            )
             finer = self._finer(_turned(run, lit) if self.halves else run(lit) - run(torch.zeros_like(lit[:1])))
             finer = finer[:, :, y.reached, x.reached]
             return finer if self.halves else finer.flip(2, 3).transpose(0, 1)
@@ -77,13 +79,18 @@ class Composed(nn.Module):
         with torch.no_grad():
             first = next(layers[0].parameters()).shape
             coarser = len(like) if self.halves else first[0]
-            zeros = torch.zeros(1, first[1] if self.halves else coarser, *[3 * side if self.halves else 3] * 2, device=like.device)
+            zeros = torch.zeros(
+                1, first[1] if self.halves else coarser, *[3 * side if self.halves else 3] * 2, device=like.device
+            )
             nothing = run(zeros) if self.halves else self._finer(run(zeros))
             kernel, bias = mutual(_AMIDST, _AMIDST), nothing[0, :, 1, 1]
             rows = [mutual(end, _AMIDST) - kernel[:, :, 1:2] for end in _ENDS]
             columns = [mutual(_AMIDST, end) - kernel[..., 1:2] for end in _ENDS]
             meeting = [mutual(_ENDS[i], _ENDS[j])[..., 0, 0] for i, j in _CORNERS]
-        row_biases, column_biases = [nothing[0, :, y, 1] - bias for y in (0, 2)], [nothing[0, :, 1, x] - bias for x in (0, 2)]
+        row_biases, column_biases = (
+            [nothing[0, :, y, 1] - bias for y in (0, 2)],
+            [nothing[0, :, 1, x] - bias for x in (0, 2)],
+        )
         corners, corner_biases = [], []
         for (i, j), met in zip(_CORNERS, meeting, strict=True):
             corners.append(met - kernel[:, :, 1, 1] - rows[i][:, :, 0, 1] - columns[j][:, :, 1, 0])
@@ -91,7 +98,10 @@ class Composed(nn.Module):
         laid = functools.partial(_tall, side=side) if self.halves else lambda kernel: kernel
         self.kernel, self.bias = _parameter(laid(kernel), like), _parameter(bias, like)
         self.rows, self.row_bias = _parameter(laid(torch.cat(rows)), like), _parameter(torch.cat(row_biases), like)
-        self.columns, self.column_bias = _parameter(laid(torch.cat(columns)), like), _parameter(torch.cat(column_biases), like)
+        self.columns, self.column_bias = (
+            _parameter(laid(torch.cat(columns)), like),
+            _parameter(torch.cat(column_biases), like),
+        )
         self.corners = _parameter(laid(torch.cat(corners)[..., None, None]), like)
         self.corner_bias = _parameter(torch.cat(corner_biases), like)
 
@@ -182,7 +192,11 @@ def fuse_neighbours(module: nn.Module) -> None:
             if not _plain(layer):
                 continue
             halving = list(itertools.takewhile(lambda one: _plain(one, stride=2), layers[k + 1 : k + 1 + LEVELS]))
-            doubling = list(itertools.takewhile(lambda one: isinstance(one, DoublingConvolution), reversed(layers[max(0, k - LEVELS) : k])))
+            doubling = list(
+                itertools.takewhile(
+                    lambda one: isinstance(one, DoublingConvolution), reversed(layers[max(0, k - LEVELS) : k])
+                )
+            )
             if layer.in_channels <= FEW and halving:
                 row = range(k, k + 1 + len(halving))
             elif layer.out_channels <= FEW and doubling:
@@ -202,7 +216,9 @@ def fuse_doubling(module: nn.Module) -> None:
                 before, after = parent[i], parent[i + 1]
                 if _doubles(before) and _plain(after):
                     parent[i], parent[i + 1] = DoublingConvolution(after), nn.Identity()
-        elif type(parent).__name__ == "Upsample2D" and parent.interpolate and parent.norm is None and _plain(parent.conv):
+        elif (
+            type(parent).__name__ == "Upsample2D" and parent.interpolate and parent.norm is None and _plain(parent.conv)
+        ):
             parent.conv, parent.interpolate = DoublingConvolution(parent.conv), False
 
 
@@ -213,4 +229,9 @@ def _doubles(module: nn.Module) -> bool:
 def _plain(module: nn.Module | None, stride: int = 1) -> TypeGuard[nn.Conv2d]:
     if not isinstance(module, nn.Conv2d) or module.groups != 1:
         return False
-    return (module.kernel_size, module.stride, module.padding, module.dilation) == ((3, 3), (stride, stride), (1, 1), (1, 1))
+    return (module.kernel_size, module.stride, module.padding, module.dilation) == (
+        (3, 3),
+        (stride, stride),
+        (1, 1),
+        (1, 1),
+    )

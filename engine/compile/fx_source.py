@@ -23,7 +23,7 @@ _JOINED = "aten::cat"
 _CONVOLUTIONS = {"aten::conv2d", "aten::conv_transpose2d", "mkldnn::_convolution_pointwise"}
 
 
-def written(graph: fx.GraphModule) -> dict[str, Any]:
+def write_source(graph: fx.GraphModule) -> dict[str, Any]:
     """``graph`` as ``code`` of a function ``forward(self, …)``, and the ``names`` of the tensors that this calls held_0 and so on."""
     plain = copy.deepcopy(graph.graph)
     plain.set_codegen(CodeGen())
@@ -34,7 +34,7 @@ def written(graph: fx.GraphModule) -> dict[str, Any]:
     return {"code": plain.python_code("self").src, "names": list(places)}
 
 
-class Source:
+class FxSource:
     """The function of ``written`` on ``tensors`` by their names; ``renew`` takes others for some of them."""
 
     def __init__(self, told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -63,7 +63,7 @@ def _views(schema: Any) -> bool:
     return any(result.alias_info is not None and not result.alias_info.is_write for result in schema.returns)
 
 
-def convolutional(graph: fx.GraphModule) -> bool:
+def is_mostly_convolutions(graph: fx.GraphModule) -> bool:
     """Whether convolutions write nearly all that ``graph`` writes."""
     by_convolutions = by_others = 0
     for node in graph.graph.nodes:

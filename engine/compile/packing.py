@@ -100,13 +100,17 @@ def pack(graph: fx.GraphModule) -> dict[str, dict[str, Any]]:
             kept = graph.graph.get_attr(name)
             weights = (kept, bias, *packing.how[:4])
             if packing.kind == "linear":
-                made = graph.graph.call_function(torch.ops.mkldnn._linear_pointwise.default, (x, *weights, "none", [], ""))
+                made = graph.graph.call_function(
+                    torch.ops.mkldnn._linear_pointwise.default, (x, *weights, "none", [], "")
+                )
             elif packing.kind == "doubling":
                 made = graph.graph.call_function(_ATEN.conv_transpose2d.input, (x.args[0], *weights, [2, 2], [1, 1]))
             elif added is None:
                 made = graph.graph.call_function(convolution.default, (x, *weights, "relu" if relu else "none", [], ""))
             else:
-                made = graph.graph.call_function(convolution.binary, (x, added, *weights, "add", 1.0, "relu" if relu else None, [], None))
+                made = graph.graph.call_function(
+                    convolution.binary, (x, added, *weights, "add", 1.0, "relu" if relu else None, [], None)
+                )
         made.meta = dict(done[-1].meta)
         done[-1].replace_all_uses_with(made)
         for one in reversed(done):
@@ -119,7 +123,10 @@ def pack(graph: fx.GraphModule) -> dict[str, dict[str, Any]]:
 
 def _has_kernels(dtype: torch.dtype) -> bool:
     """Whether oneDNN computes in this precision on this processor."""
-    asked = {torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported, torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported}
+    asked = {
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+    }
     return dtype not in asked or bool(asked[dtype]())
 
 
@@ -147,7 +154,9 @@ def _doubles(node: fx.Node) -> bool:
     if node.target is not _ATEN.upsample_nearest2d.vec:
         return False
     before, after = node.args[0], node.meta["val"]
-    return isinstance(before, fx.Node) and tuple(after.shape[2:]) == tuple(2 * side for side in before.meta["val"].shape[2:])
+    return isinstance(before, fx.Node) and tuple(after.shape[2:]) == tuple(
+        2 * side for side in before.meta["val"].shape[2:]
+    )
 
 
 @functools.cache

@@ -16,12 +16,14 @@ from torch import Tensor, fx
 PICTURE = 4
 
 
-def moving(tensors: Sequence[tuple[str, tuple[int, ...], bool]]) -> list[int]:
+def dynamic_inputs(tensors: Sequence[tuple[str, tuple[int, ...], bool]]) -> list[int]:
     """Which tensors of a call are new at every tick; the others steer. Sizes are told beside the batch."""
     return [i for i, (_, sizes, batched) in enumerate(tensors) if i == 0 or len(sizes) + batched >= PICTURE]
 
 
-def split(graph: fx.GraphModule, changing: Sequence[int], batched: Sequence[bool]) -> tuple[fx.GraphModule, fx.GraphModule] | None:
+def partition(
+    graph: fx.GraphModule, changing: Sequence[int], batched: Sequence[bool]
+) -> tuple[fx.GraphModule, fx.GraphModule] | None:
     """(steady, rest) of a graph whose inputs ``changing`` are new at every tick; None where nothing is steady.
 
     ``steady`` takes the other inputs and gives a list of tensors, contiguous; ``rest`` takes those that change and then that list.
@@ -36,7 +38,9 @@ def split(graph: fx.GraphModule, changing: Sequence[int], batched: Sequence[bool
     constant: set[fx.Node] = set()
     for node in graph.graph.nodes:
         inputs = node.all_input_nodes
-        if node.op == "get_attr" or (node.op == "call_function" and node not in sizes and all(one in constant for one in inputs)):
+        if node.op == "get_attr" or (
+            node.op == "call_function" and node not in sizes and all(one in constant for one in inputs)
+        ):
             constant.add(node)
         elif node.op == "output" or any(one in moves for one in inputs if one not in sizes):
             moves.add(node)
@@ -60,7 +64,11 @@ def split(graph: fx.GraphModule, changing: Sequence[int], batched: Sequence[bool
 
 
 def _part(
-    graph: fx.GraphModule, inputs: Sequence[fx.Node], given: Sequence[fx.Node], results: Sequence[fx.Node], batch: Sequence[fx.Node]
+    graph: fx.GraphModule,
+    inputs: Sequence[fx.Node],
+    given: Sequence[fx.Node],
+    results: Sequence[fx.Node],
+    batch: Sequence[fx.Node],
 ) -> fx.GraphModule:
     """The part of ``graph`` from ``inputs`` and ``given`` nodes to ``results``, or to its output where there are none."""
     made, copies = fx.Graph(), dict[fx.Node, fx.Node]()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from engine.compile.dispatch import Shape
+from engine.compile.dispatch import CallSignature
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -28,7 +28,9 @@ def missing(device: torch.device) -> str:
     """What is not here and is needed; empty where all is."""
     if device.type != "cuda":
         return "TensorRT needs an NVIDIA GPU; --accelerate compile works without"
-    lacking = [name for name in ("tensorrt", "onnx", "onnxscript") if (spec := find_spec(name)) is None or spec.origin is None]
+    lacking = [
+        name for name in ("tensorrt", "onnx", "onnxscript") if (spec := find_spec(name)) is None or spec.origin is None
+    ]
     return f"{', '.join(lacking)} is not installed; pip install 'phosphene[tensorrt]'" if lacking else ""
 
 
@@ -47,7 +49,10 @@ def span(side: int) -> tuple[int, int]:
 
 def spans(tensors: Sequence[tuple[str, Sequence[int], bool]]) -> list[tuple[str, list[Any], bool]]:
     """The tensors of a call with the span of each picture's sides in their place: what calls that one engine serves have in common."""
-    return [(dtype, [sizes[0], *map(span, sizes[1:])] if len(sizes) == 3 else list(sizes), batched) for dtype, sizes, batched in tensors]
+    return [
+        (dtype, [sizes[0], *map(span, sizes[1:])] if len(sizes) == 3 else list(sizes), batched)
+        for dtype, sizes, batched in tensors
+    ]
 
 
 def write_onnx(program: Any, path: Path) -> None:
@@ -55,7 +60,7 @@ def write_onnx(program: Any, path: Path) -> None:
     torch.onnx.export(program, f=str(path), dynamo=True, optimize=False, external_data=True, verbose=False)
 
 
-def build(program: Any, shape: Shape, path: Path) -> None:
+def build(program: Any, shape: CallSignature, path: Path) -> None:
     """Builds the engine of an exported program to ``path``, for calls of ``shape`` and its span. Raises RuntimeError."""
     import tensorrt as trt
 

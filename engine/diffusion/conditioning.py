@@ -14,9 +14,10 @@ from torch import Tensor
 
 from engine.diffusion.schedule import slerp
 from engine.models import Condition
-from engine.runtime.memo import Kept
-from engine.runtime.threads import step_aside
-from engine.shared.table import Snapshot, Value
+from engine.runtime.memo import Memo
+from engine.runtime.threads import limit_to_one_thread
+from engine.shared.parameter import Value
+from engine.shared.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 CACHE = 256
@@ -75,13 +76,14 @@ class Conditioner:
         self.condition: Condition | None = None
         self.negative: Condition | None = None
         self.failed = 0
-        self._rows: Kept[Condition] = Kept()
+        self._rows: Memo[Condition] = Memo()
         self._thread: threading.Thread | None = None
 
     def update(self, snapshot: Snapshot, wait: bool = False, style: Style = ()) -> None:
         """Takes ``snapshot``'s prompts; ``condition`` and ``negative`` follow as soon as they are encoded."""
         looks = tuple(
-            (*weighted_prompts(look), str(look["/negative"]), str(look["/prompt/blend"]), share) for look, share in snapshot.looks
+            (*weighted_prompts(look), str(look["/negative"]), str(look["/prompt/blend"]), share)
+            for look, share in snapshot.looks
         )
         key = (looks, style)
         if key == self._key:
@@ -102,7 +104,9 @@ class Conditioner:
                 self._wanted.put(needed)
             return
         shares = [share for *_, share in looks]
-        positives = [blend([found[text, False, style] for text in texts], weights, mode) for texts, weights, _, mode, _ in looks]
+        positives = [
+            blend([found[text, False, style] for text in texts], weights, mode) for texts, weights, _, mode, _ in looks
+        ]
         self.condition = blend(positives, shares, "spherical")
         self.negative = blend([found[negative, differs, style] for _, _, negative, *_ in looks], shares, "spherical")
         self._key, self._asked = key, ()
@@ -117,7 +121,9 @@ class Conditioner:
         assert self.condition is not None
         assert self.negative is not None
         parts = [self.condition.rows(count), *([self.negative.rows(negatives)] if negatives else [])]
-        return self._rows.get(lambda: Condition.joined(parts), self.condition.tokens, self.negative.tokens, count, negatives)
+        return self._rows.get(
+            lambda: Condition.joined(parts), self.condition.tokens, self.negative.tokens, count, negatives
+        )
 
     def close(self) -> None:
         """Ends the thread."""
@@ -149,7 +155,7 @@ class Conditioner:
             self._thread.start()
 
     def _run(self) -> None:
-        step_aside()
+        limit_to_one_thread()
         while (texts := self._wanted.get()) is not None:
             while not self._wanted.empty():  # only the newest prompts are worth the time
                 newer = self._wanted.get()
@@ -168,6 +174,8 @@ class Conditioner:
 def weighted_prompts(look: Mapping[str, Value]) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """The prompts of a look that count and their weights. Without any weight the first prompt stands alone."""
     pairs = [(str(look["/prompt"]), float(look["/prompt/1/weight"]))]
-    pairs += [(str(look[f"/prompt/{i}"]), float(look[f"/prompt/{i}/weight"])) for i in (2, 3, 4) if look[f"/prompt/{i}"]]
+    pairs += [
+        (str(look[f"/prompt/{i}"]), float(look[f"/prompt/{i}/weight"])) for i in (2, 3, 4) if look[f"/prompt/{i}"]
+    ]
     pairs = [(text, weight) for text, weight in pairs if weight > 0.0] or [(pairs[0][0], 1.0)]
     return tuple(text for text, _ in pairs), tuple(weight for _, weight in pairs)

@@ -7,15 +7,15 @@ import math
 import torch
 from torch import Tensor
 
-from engine.diffusion.coefficients import Precomputed
+from engine.diffusion.coefficients import Coefficients
 from engine.diffusion.schedule import slerp
-from engine.shared.table import Snapshot
+from engine.shared.snapshot import Snapshot
 
 
-class Travel:
+class NoiseWalk:
     """Where the walk is: it goes on from there when the rate changes, and starts anew at the first seed when that changes."""
 
-    def __init__(self, tables: Precomputed) -> None:
+    def __init__(self, tables: Coefficients) -> None:
         self._tables = tables
         self._seed, self._way = 0, 0.0
         self._at: float | None = None

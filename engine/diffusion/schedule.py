@@ -10,52 +10,13 @@ From step to step x' = a'·D + kept·ε̂ + fresh·ε: the noise that the model 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from engine.shared.table import BadValue
-
-
-@dataclass(frozen=True)
-class Noising:
-    """What a model's scheduler config says. ``prediction``: epsilon, v or flow.
-
-    ``alphas`` is ᾱ for each training timestep, (T,) float64; a flow model and TrigFlow (``trigonometric``) have none.
-    ``consistency`` turns the LCM boundary on, with ``timestep_scaling`` s and ``sigma_data`` σ. ``shift`` bends a flow's
-    schedule, or ``bend`` does, a function of the number of a picture's tokens and of steps.
-    """
-
-    prediction: str
-    alphas: Tensor | None = None
-    consistency: bool = False
-    timestep_scaling: float = 10.0
-    sigma_data: float = 0.5
-    shift: float = 1.0
-    bend: Callable[[int, int], float] | None = None
-    trigonometric: bool = False
-
-    @property
-    def last(self) -> int:
-        """The timestep of most noise."""
-        return 1000 if self.alphas is None else len(self.alphas) - 1
-
-    def ab(self, t: float) -> tuple[float, float]:
-        """a and b at timestep ``t``."""
-        if self.alphas is None:
-            sigma = min(max(t / 1000.0, 0.0), 1.0)
-            return (math.cos(sigma * math.pi / 2), math.sin(sigma * math.pi / 2)) if self.trigonometric else (1.0 - sigma, sigma)
-        alpha = float(self.alphas[min(max(round(t), 0), len(self.alphas) - 1)])
-        return math.sqrt(alpha), math.sqrt(1.0 - alpha)
-
-    def boundary(self, t: float) -> tuple[float, float]:
-        """c_skip and c_out at timestep ``t``; 0 and 1 for a model without the boundary."""
-        if not self.consistency:
-            return 0.0, 1.0
-        scaled, sigma = t * self.timestep_scaling, self.sigma_data
-        return sigma**2 / (scaled**2 + sigma**2), scaled / math.sqrt(scaled**2 + sigma**2)
+from engine.models.noise_schedule import NoiseSchedule
+from engine.shared.parameter import InvalidValue
 
 
 @dataclass(frozen=True)
@@ -71,7 +32,7 @@ class Step:
     fresh: float
 
 
-def made_timesteps(noising: Noising, steps: int, strength: float, tokens: int = 0) -> list[float]:
+def spaced_timesteps(noising: NoiseSchedule, steps: int, strength: float, tokens: int = 0) -> list[float]:
     """``steps`` timesteps from the one that ``strength`` (0 to 1) reaches, evenly downward, as the LCM sampler places them.
 
     Strength 1 starts at the last training timestep; 0.5 halfway. A flow's are bent by its shift:
@@ -89,19 +50,24 @@ def made_timesteps(noising: Noising, steps: int, strength: float, tokens: int = 
     return [float(first - 1 - first * i // steps) for i in range(steps)]
 
 
-def plan(noising: Noising, steps: int, strength: float, explicit: str = "", tokens: int = 0, eta: float = 1.0) -> tuple[Step, ...]:
+def plan(
+    noising: NoiseSchedule, steps: int, strength: float, explicit: str = "", tokens: int = 0, eta: float = 1.0
+) -> tuple[Step, ...]:
     """The steps of a frame from most to least noise: the ``explicit`` timesteps where given, else made ones.
 
     ``eta`` is the share of fresh noise, see ``shares``. Raises BadValue where an explicit timestep lies outside the model's range.
     """
-    timesteps = [float(part) for part in explicit.split()] or made_timesteps(noising, steps, strength, tokens)
+    timesteps = [float(part) for part in explicit.split()] or spaced_timesteps(noising, steps, strength, tokens)
     if max(timesteps) > noising.last:
-        raise BadValue(f"/schedule goes to {max(timesteps):g}, but this model's last timestep is {noising.last}")
+        raise InvalidValue(f"/schedule goes to {max(timesteps):g}, but this model's last timestep is {noising.last}")
     first = timesteps[0]
-    return tuple(Step(t, *noising.ab(t), *noising.boundary(t), *shares(noising, t, eta if t != first else 1.0)) for t in timesteps)
+    return tuple(
+        Step(t, *noising.ab(t), *noising.boundary(t), *noise_split(noising, t, eta if t != first else 1.0))
+        for t in timesteps
+    )
 
 
-def shares(noising: Noising, t: float, eta: float) -> tuple[float, float]:
+def noise_split(noising: NoiseSchedule, t: float, eta: float) -> tuple[float, float]:
     """How much of the noise at ``t`` is the model's own and how much is fresh: kept and fresh, kept² + fresh² = b².
 
     η = 1 renews all of it (LCM's and the stream batch's own way), η = 0 none (DDIM, and Euler on a flow). Between them as in
@@ -118,7 +84,7 @@ def shares(noising: Noising, t: float, eta: float) -> tuple[float, float]:
     return kept, math.sqrt(max(0.0, b * b - kept * kept))
 
 
-def clean_shares(prediction: str, a: float, b: float) -> tuple[float, float]:
+def clean_coefficients(prediction: str, a: float, b: float) -> tuple[float, float]:
     """What F, the clean latent that the model's output means for x, has of x and of that output.
 
     ε: F = (x − b·ε̂)/a.  v: F = a·x − b·v.  flow: F = x − σ·v.
@@ -128,7 +94,7 @@ def clean_shares(prediction: str, a: float, b: float) -> tuple[float, float]:
     return (a if prediction == "v" else 1.0), -b
 
 
-def moved(x: Tensor, D: Tensor, was: Step, now: Step, epsilon: Tensor) -> Tensor:
+def advance(x: Tensor, D: Tensor, was: Step, now: Step, epsilon: Tensor) -> Tensor:
     """x' = a'·D + kept·ε̂ + fresh·ε, with ε̂ = (x − a·D)/b the noise that ``x`` held at its step. All (B, C, h, w)."""
     onward = now.a * D + now.fresh * epsilon
     return onward + now.kept / was.b * (x - was.a * D) if now.kept else onward

@@ -7,71 +7,35 @@ latents, its step and its length. So a new step list never disturbs the frames b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from functools import cached_property
 from math import isfinite
 
 import torch
 from torch import Tensor
 
 from engine.adapters.adapters import Adapters, controls
-from engine.adapters.attention import Memory
+from engine.adapters.attention import KeyValueMemory
 from engine.diffusion import guidance
-from engine.diffusion.coefficients import Precomputed
+from engine.diffusion.coefficients import Coefficients
 from engine.diffusion.conditioning import Conditioner
-from engine.diffusion.noise_walk import Travel
-from engine.diffusion.schedule import Step, moved, plan
+from engine.diffusion.noise_walk import NoiseWalk
+from engine.diffusion.schedule import advance, plan
 from engine.diffusion.similarity import SimilarityFilter
-from engine.image.convert import joined, to_alpha, to_picture, to_pixels
-from engine.image.effects import Optics, Taken
+from engine.diffusion.slots import Plan, Slot
+from engine.image.convert import cat_batch, to_alpha, to_picture, to_pixels
+from engine.image.effects import ImageEffects, PreparedInput
 from engine.image.hooks import Hooks
 from engine.models import Model
-from engine.runtime.cuda_streams import Finished, NotFinite, lanes_of
-from engine.shared.mailbox import Frame
-from engine.shared.table import BadValue, Snapshot
+from engine.runtime.cuda_streams import NotFinite, PendingOutput, cuda_streams_of
+from engine.shared.frame import Frame
+from engine.shared.parameter import InvalidValue
+from engine.shared.snapshot import Snapshot
 
 #: What a tick gives that finishes no frame.
-NONE = Finished((), torch.empty(0), torch.tensor(0.0))
+NONE = PendingOutput((), torch.empty(0), torch.tensor(0.0))
 #: Mean change of a latent cell, in the denoiser's unit range, that counts as motion.
 STILL = 0.15
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a frame goes through: its steps, and the noise of each, (n, C, h, w) float32."""
-
-    steps: tuple[Step, ...]
-    noises: Tensor
-
-    @cached_property
-    def start(self) -> Tensor:
-        """What every frame begins with beside its own latent: b·ε₁."""
-        return self.steps[0].b * self.noises[0]
-
-
-@dataclass
-class Slot:
-    """Frames in flight together (one, or the frame buffer's B): latents (B, C, h, w) float32, and where they are.
-
-    ``taken`` is the input they were made of, ``maps`` the control pictures by number, (B, 3, H, W) in 0..1 each. ``number`` is that
-    of the newest snapshot that was wholly in effect when they entered.
-    """
-
-    frames: Sequence[Frame]
-    taken: Taken
-    z: Tensor
-    x: Tensor
-    reference: Tensor
-    plan: Plan
-    number: int
-    maps: Mapping[int, Tensor] = field(default_factory=dict)
-    position: int = 0
-
-    @property
-    def step(self) -> Step:
-        return self.plan.steps[self.position]
 
 
 class Stream:
@@ -82,20 +46,22 @@ class Stream:
     ``adapters`` are those of another stream on the same model, which it goes on steering until this one ``leads``.
     """
 
-    def __init__(self, model: Model, width: int, height: int, adapters: Adapters | None = None, hooks: Hooks | None = None) -> None:
+    def __init__(
+        self, model: Model, width: int, height: int, adapters: Adapters | None = None, hooks: Hooks | None = None
+    ) -> None:
         self.model, self.width, self.height = model, width, height
         self.leads = adapters is None
         self.adapters = adapters or Adapters(model)
         self.conditioner = Conditioner(model.encode_prompt, model.family.encode_negative, self.adapters.dressed)
         self.hooks = hooks or Hooks(None)
-        self.similarity, self.optics, self.memory = SimilarityFilter(), Optics(), Memory()
+        self.similarity, self.optics, self.memory = SimilarityFilter(), ImageEffects(), KeyValueMemory()
         self.slots: list[Slot] = []
         self.second: Frame | None = None
         self._second: tuple[Frame, Tensor] | None = None
         self.rows = self.superseded = 0
-        self._lanes, self._fresh = lanes_of(model.device), True
-        self._tables = Precomputed(model, width, height)
-        self._travel = Travel(self._tables)
+        self._lanes, self._fresh = cuda_streams_of(model.device), True
+        self._tables = Coefficients(model, width, height)
+        self._travel = NoiseWalk(self._tables)
         self._smoothed: tuple[Tensor, Tensor] | None = None
         self._plan_key: tuple[object, ...] = ()
         self._settle = self._number = 0
@@ -108,7 +74,7 @@ class Stream:
 
         Raises BadValue where an explicit schedule does not suit the model: the steps then stay as they are, all else is taken.
         """
-        wrong: BadValue | None = None
+        wrong: InvalidValue | None = None
         self.snapshot, self._text = snapshot, snapshot.text("/mode") == "text"
         strength = 1.0 if self._text else snapshot.real("/strength")
         steps, eta, explicit = snapshot.whole("/steps"), snapshot.real("/eta"), snapshot.text("/schedule")
@@ -117,8 +83,10 @@ class Stream:
         if key != self._plan_key:
             self._plan_key = key
             try:
-                made = plan(self.model.noising, steps, strength, explicit, self.model.tokens(self.width, self.height), eta)
-            except BadValue as error:
+                made = plan(
+                    self.model.noising, steps, strength, explicit, self.model.tokens(self.width, self.height), eta
+                )
+            except InvalidValue as error:
                 made, wrong = self.plan.steps, error
             self.plan = Plan(made, self._tables.mixed(snapshot.looks, len(made)))
         self.gamma, self.delta = snapshot.real("/guidance"), snapshot.real("/guidance/delta")
@@ -142,7 +110,7 @@ class Stream:
         return None if begun is None else begun.frames()
 
     @torch.inference_mode()
-    def begin(self, frames: Sequence[Frame]) -> Finished | None:
+    def begin(self, frames: Sequence[Frame]) -> PendingOutput | None:
         """``step``, but on a GPU the frames that finish need not be out yet: the next tick may begin while they are decoded."""
         with self._entering():
             taken = self._taken(frames)
@@ -184,17 +152,19 @@ class Stream:
         fresh, self._fresh = self._fresh, False
         return self._lanes.entering(fresh, self.snapshot.real("/feedback") > 0.0 or self.hooks.moving)
 
-    def _taken(self, frames: Sequence[Frame]) -> Taken | None:
+    def _taken(self, frames: Sequence[Frame]) -> PreparedInput | None:
         if not frames:
             return None
-        pictures = joined([self._picture(frame) for frame in frames])
+        pictures = cat_batch([self._picture(frame) for frame in frames])
         alpha = None
         if self.optics.alpha:
-            alpha = joined([to_alpha(frame.pixels, self.width, self.height, self.model.device) for frame in frames])
+            alpha = cat_batch([to_alpha(frame.pixels, self.width, self.height, self.model.device) for frame in frames])
         taken = self.optics.taken(pictures, alpha, self._beside())
-        return Taken(self.hooks.run("before", taken.pictures, self.snapshot, frames[-1].captured_at), taken.mask)
+        return PreparedInput(
+            self.hooks.run("before", taken.pictures, self.snapshot, frames[-1].captured_at), taken.mask
+        )
 
-    def _skips(self, taken: Taken | None) -> bool:
+    def _skips(self, taken: PreparedInput | None) -> bool:
         get = self.snapshot
         moving = get.real("/feedback") > 0.0 or get.real("/seed/travel") > 0.0 or self.hooks.moving
         if taken is None or moving or not get.flag("/similarity"):
@@ -207,7 +177,7 @@ class Stream:
         threshold, most = get.real("/similarity/threshold"), get.whole("/similarity/max_skip")
         return self.similarity.skips(newest, threshold, most, get.text("/similarity/measure"))
 
-    def _enter(self, frames: Sequence[Frame], taken: Taken | None) -> None:
+    def _enter(self, frames: Sequence[Frame], taken: PreparedInput | None) -> None:
         """x₁ = a·z + b·ε₁; in text mode there is no z, and x₁ = ε₁."""
         if taken is None:
             return
@@ -230,13 +200,18 @@ class Stream:
     def _denoise(self) -> Tensor:
         """D for every row in flight, (rows, C, h, w) float32: one denoiser call, guided, with the model's boundary."""
         sizes = tuple(len(slot.frames) for slot in self.slots)
-        x = joined([slot.x for slot in self.slots])
+        x = cat_batch([slot.x for slot in self.slots])
         # The rows that also need the negative prompt are the last ones: the frames that have just entered, or all.
         negatives = self._negative_rows(sizes)
         rows = self._tables.rows(tuple(slot.step for slot in self.slots), sizes, negatives)
-        self.adapters.begin(self.memory, tuple((slot.position, len(slot.plan.steps), len(slot.frames)) for slot in self.slots), negatives)
+        self.adapters.begin(
+            self.memory,
+            tuple((slot.position, len(slot.plan.steps), len(slot.frames)) for slot in self.slots),
+            negatives,
+        )
         steering = controls(
-            self.adapters.nets, [(s.maps, self.adapters.weights(s.position, len(s.plan.steps)), len(s.frames)) for s in self.slots]
+            self.adapters.nets,
+            [(s.maps, self.adapters.weights(s.position, len(s.plan.steps)), len(s.frames)) for s in self.slots],
         )
         output = self.model.denoise(
             x[rows.index],
@@ -263,7 +238,7 @@ class Stream:
             return guidance.full(F, negative, self.gamma)
         if self.mode == "onetime" and len(negative):
             self.slots[-1].reference = negative
-        reference = joined([slot.z if self.mode == "self" else slot.reference for slot in self.slots])
+        reference = cat_batch([slot.z if self.mode == "self" else slot.reference for slot in self.slots])
         return guidance.residual(F, reference, x, a, self.gamma, self.delta)
 
     def _advance(self, denoised: Tensor) -> list[tuple[Slot, Tensor]]:
@@ -280,16 +255,18 @@ class Stream:
             if len(slot.plan.steps) == len(self.plan.steps):
                 slot.plan = self.plan
             slot.position += 1
-            slot.x = moved(slot.x, D, was, slot.step, slot.plan.noises[slot.position])
+            slot.x = advance(slot.x, D, was, slot.step, slot.plan.noises[slot.position])
             staying.append(slot)
         self.slots = staying
         return finished
 
-    def _decode(self, finished: list[tuple[Slot, Tensor]]) -> Finished:
+    def _decode(self, finished: list[tuple[Slot, Tensor]]) -> PendingOutput:
         if not finished:
             return NONE
         now = finished[-1][0].frames[-1].captured_at
-        latents = self.hooks.run("latent", joined([self._steadied(slot.z, D) for slot, D in finished]), self.snapshot, now)
+        latents = self.hooks.run(
+            "latent", cat_batch([self._steadied(slot.z, D) for slot, D in finished]), self.snapshot, now
+        )
         decoded = self.model.decode(latents)
         total = latents.sum() + decoded.sum()
         if self.hooks.moving and not isfinite(total):
@@ -297,7 +274,9 @@ class Stream:
         pictures = self.hooks.run("after", decoded, self.snapshot, now)
         pictures = pictures if pictures is decoded else pictures.clamp(0, 1)
         pixels = to_pixels(self.optics.given(pictures, [slot.taken for slot, _ in finished]))
-        return Finished([(frame, slot.number) for slot, _ in finished for frame in slot.frames], pixels, total, (finished, latents))
+        return PendingOutput(
+            [(frame, slot.number) for slot, _ in finished for frame in slot.frames], pixels, total, (finished, latents)
+        )
 
     def _steadied(self, z: Tensor, D: Tensor) -> Tensor:
         """D with a share of the latent before it, frame by frame, in the cells where the input's latent z has not moved."""

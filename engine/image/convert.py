@@ -39,7 +39,7 @@ def to_pixels(pictures: Tensor) -> Tensor:
     return opaque
 
 
-def joined(rows: Sequence[Tensor]) -> Tensor:
+def cat_batch(rows: Sequence[Tensor]) -> Tensor:
     """Batches as one; a single one as it is, not copied."""
     return torch.cat(list(rows)) if len(rows) > 1 else rows[0]
 

@@ -23,8 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.runtime.threads import step_aside
-from engine.shared.table import HOOK_NAME, BadValue, Snapshot
+from engine.runtime.threads import limit_to_one_thread
+from engine.shared.parameter import InvalidValue
+from engine.shared.snapshot import Snapshot
+from engine.shared.table import HOOK_NAME
 
 log = logging.getLogger(__name__)
 STAGES = ("before", "latent", "after")
@@ -105,7 +107,7 @@ class Hooks:
         self._stop.set()
 
     def _watch(self) -> None:
-        step_aside()
+        limit_to_one_thread()
         while not self._stop.wait(EVERY):
             self.look()
 
@@ -115,8 +117,8 @@ class Hooks:
             exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), namespace)
             functions = {stage: namespace[stage] for stage in STAGES if callable(namespace.get(stage))}
             if not functions:
-                raise BadValue(f"hook {path.stem}: it has none of the functions {', '.join(STAGES)}")
-        except BadValue as error:
+                raise InvalidValue(f"hook {path.stem}: it has none of the functions {', '.join(STAGES)}")
+        except InvalidValue as error:
             self.notes.append(str(error))
             return Hook(path.stem, stamp, broken=True)
         except Exception as error:  # whatever a user's code may do

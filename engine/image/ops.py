@@ -13,7 +13,7 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
-class Grade:
+class ColorGrade:
     """Gain, contrast about mid grey, saturation, and a turn of the hue in degrees. The defaults change nothing."""
 
     gain: float = 1.0
@@ -23,7 +23,7 @@ class Grade:
 
     def __call__(self, pictures: Tensor) -> Tensor:
         """Graded ``pictures``, clamped to 0..1."""
-        if self == Grade():
+        if self == ColorGrade():
             return pictures
         matrix = self._matrix().to(pictures.device, pictures.dtype)
         mixed = torch.einsum("oc,bchw->bohw", matrix, pictures)
@@ -38,7 +38,11 @@ class Grade:
             c, s = math.cos(angle), math.sin(angle)
             third, root = (1 - c) / 3, s / math.sqrt(3)
             plain = torch.tensor(
-                [[c + third, third - root, third + root], [third + root, c + third, third - root], [third - root, third + root, c + third]]
+                [
+                    [c + third, third - root, third + root],
+                    [third + root, c + third, third - root],
+                    [third - root, third + root, c + third],
+                ]
             )
             # A turn about the grey axis changes luminance: what it adds is taken from all three channels alike.
             turned = plain + (luma - luma @ plain)
@@ -50,7 +54,7 @@ def luminance(pictures: Tensor) -> Tensor:
     return (pictures * pictures.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True).expand(-1, 3, -1, -1)
 
 
-def mirrored(pictures: Tensor, side: str) -> Tensor:
+def mirror(pictures: Tensor, side: str) -> Tensor:
     """One half shown on both sides: ``left`` and its mirror image, ``top``, or the top left quarter in all four."""
     height, width = pictures.shape[-2:]
     if side in ("left", "both"):
@@ -73,7 +77,9 @@ def kaleidoscope(pictures: Tensor, segments: int) -> Tensor:
     wedge = math.pi / segments
     folded = (angle.remainder(2 * wedge) - wedge).abs()
     grid = torch.stack([radius * folded.cos() / aspect, radius * folded.sin()], -1)
-    return F.grid_sample(pictures, grid.expand(len(pictures), -1, -1, -1), padding_mode="reflection", align_corners=False)
+    return F.grid_sample(
+        pictures, grid.expand(len(pictures), -1, -1, -1), padding_mode="reflection", align_corners=False
+    )
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ class Feedback:
         """``pictures`` with ``last`` (1, 3, H, W) mixed in. At amount 0, or without a last one, as they are."""
         if self.amount <= 0.0 or last is None or last.shape[-2:] != pictures.shape[-2:]:
             return pictures
-        return torch.lerp(pictures, Grade(hue=self.hue)(self.moved(last)), self.amount)
+        return torch.lerp(pictures, ColorGrade(hue=self.hue)(self.moved(last)), self.amount)
 
     def moved(self, last: Tensor) -> Tensor:
         """``last`` zoomed in by ``zoom``, turned by ``rotate`` degrees clockwise and moved by shares of its size."""
@@ -100,7 +106,10 @@ class Feedback:
         angle, aspect = math.radians(self.rotate), width / height
         c, s = math.cos(angle) / self.zoom, math.sin(angle) / self.zoom
         theta = last.new_tensor(
-            [[c, s / aspect, -2 * self.x * c - 2 * self.y * s / aspect], [-s * aspect, c, 2 * self.x * s * aspect - 2 * self.y * c]]
+            [
+                [c, s / aspect, -2 * self.x * c - 2 * self.y * s / aspect],
+                [-s * aspect, c, 2 * self.x * s * aspect - 2 * self.y * c],
+            ]
         )
         grid = F.affine_grid(theta[None], list(last.shape), align_corners=False)
         if self.edge == "wrap":
@@ -109,7 +118,7 @@ class Feedback:
         return F.grid_sample(last, grid, padding_mode=padding, align_corners=False)
 
 
-def feathered(mask: Tensor, share: float) -> Tensor:
+def feather(mask: Tensor, share: float) -> Tensor:
     """A mask (B, 1, H, W) in 0..1 with its edges softened over ``share`` of the height."""
     radius = round(share * mask.shape[-2] / 2)
     if radius < 1:

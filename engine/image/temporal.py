@@ -26,7 +26,7 @@ CUT = 0.4
 CRISP = 0.5
 
 
-class Motion:
+class TemporalAccumulator:
     """The last output and the input it was made of."""
 
     def __init__(self) -> None:
@@ -57,11 +57,17 @@ class Motion:
             shares = back * np.array([2 / eight.shape[1], 2 / eight.shape[0]], np.float32)
             both = torch.from_numpy(np.dstack([shares, astray])).permute(2, 0, 1)[None].to(picture.device)
             both = F.interpolate(both, (height, width), mode="bilinear", align_corners=False)
-            still = F.affine_grid(picture.new_tensor([[[1.0, 0, 0], [0, 1, 0]]]), list(picture.shape), align_corners=False)
+            still = F.affine_grid(
+                picture.new_tensor([[[1.0, 0, 0], [0, 1, 0]]]), list(picture.shape), align_corners=False
+            )
             grid = still + both[:, :2].permute(0, 2, 3, 1)
-            then = F.grid_sample(torch.cat([last, old], 1), grid, mode="bicubic", padding_mode="border", align_corners=False).clamp(0, 1)
+            then = F.grid_sample(
+                torch.cat([last, old], 1), grid, mode="bicubic", padding_mode="border", align_corners=False
+            ).clamp(0, 1)
             doubt = F.avg_pool2d((then[:, 3:] - grey).abs(), 5, 1, 2)
-            sure = torch.exp(-((doubt / DOUBT) ** 2) - (both[:, 2:] / ASTRAY) ** 2) * (grid.abs().amax(-1)[:, None] <= 1)
+            sure = torch.exp(-((doubt / DOUBT) ** 2) - (both[:, 2:] / ASTRAY) ** 2) * (
+                grid.abs().amax(-1)[:, None] <= 1
+            )
             # After a cut there is always something that looks alike; that it also lies where it came from is rare.
             cut = (torch.exp(-((doubt / 0.06) ** 2) - (both[:, 2:] / 2) ** 2).mean() < CUT).to(sure.dtype)
             weight = share * sure * (1 - cut)
@@ -76,5 +82,7 @@ class Motion:
         """Where each pixel was in the picture before, (H, W, 2) in pixels, and how far from home the way there and back ends, (H, W)."""
         back, there = (np.asarray(self._flow.calc(a, b, None)) for a, b in ((present, before), (before, present)))
         y, x = np.mgrid[: present.shape[0], : present.shape[1]].astype(np.float32)
-        returned = cv2.remap(there, x + back[..., 0], y + back[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        returned = cv2.remap(
+            there, x + back[..., 0], y + back[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
         return back, np.asarray(np.linalg.norm(back + returned, axis=2), np.float32)

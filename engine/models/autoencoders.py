@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from engine.compile.dispatch import Part
+from engine.compile.dispatch import CompiledModule
 from engine.compile.fusions import fuse_doubling, fuse_neighbours
 
 
@@ -17,13 +17,13 @@ class Encoder(nn.Module):
 
     def __init__(self, autoencoder: Any) -> None:
         super().__init__()
-        self.autoencoder = autoencoder
+        self.wrapped = autoencoder
         if autoencoder.device.type == "cpu":
             fuse_neighbours(autoencoder.encoder)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        pictures = (pictures * 2 - 1).to(self.autoencoder.dtype, memory_format=torch.channels_last)
-        return _latents(self.autoencoder.encode(pictures)).float()
+        pictures = (pictures * 2 - 1).to(self.wrapped.dtype, memory_format=torch.channels_last)
+        return _latents(self.wrapped.encode(pictures)).float()
 
 
 class Decoder(nn.Module):
@@ -31,14 +31,14 @@ class Decoder(nn.Module):
 
     def __init__(self, autoencoder: Any) -> None:
         super().__init__()
-        self.autoencoder = autoencoder
+        self.wrapped = autoencoder
         if autoencoder.device.type == "cpu":
             fuse_doubling(autoencoder.decoder)
             fuse_neighbours(autoencoder.decoder)
 
     def forward(self, latents: Tensor) -> Tensor:
-        latents = latents.to(self.autoencoder.dtype, memory_format=torch.channels_last)
-        pictures = self.autoencoder.decode(latents, return_dict=False)[0]
+        latents = latents.to(self.wrapped.dtype, memory_format=torch.channels_last)
+        pictures = self.wrapped.decode(latents, return_dict=False)[0]
         return (pictures.float() * 0.5 + 0.5).clamp(0, 1)
 
 
@@ -49,7 +49,10 @@ class Codec:
     """
 
     def __init__(self, autoencoder: Any) -> None:
-        self.encoder, self.decoder = Part("encoder", Encoder(autoencoder)), Part("decoder", Decoder(autoencoder))
+        self.encoder, self.decoder = (
+            CompiledModule("encoder", Encoder(autoencoder)),
+            CompiledModule("decoder", Decoder(autoencoder)),
+        )
         config = autoencoder.config
         self.channels = int(config.latent_channels)
         blocks = config.get("block_out_channels") or config.get("encoder_block_out_channels") or ()
@@ -67,7 +70,7 @@ class Codec:
 
     def widen(self) -> bool:
         """Goes on in float32; False where it is in float32 already."""
-        autoencoder: Any = self.encoder.module.autoencoder
+        autoencoder: Any = self.encoder.module.wrapped
         if autoencoder.dtype == torch.float32:
             return False
         autoencoder.float()
@@ -92,7 +95,9 @@ class PatchedCodec(Codec):
         super().__init__(autoencoder)
         self.channels, self.factor = self.channels * 4, self.factor * 2
         self._mean = autoencoder.bn.running_mean.float().view(1, -1, 1, 1)
-        self._deviation = (autoencoder.bn.running_var.float().view(1, -1, 1, 1) + autoencoder.config.batch_norm_eps).sqrt()
+        self._deviation = (
+            autoencoder.bn.running_var.float().view(1, -1, 1, 1) + autoencoder.config.batch_norm_eps
+        ).sqrt()
 
     def normalised(self, latents: Tensor) -> Tensor:
         return (pixel_unshuffle(latents, 2) - self._mean) / self._deviation

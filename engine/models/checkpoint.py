@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from engine.shared.table import BadValue, Options
+from engine.shared.options import EngineOptions
+from engine.shared.parameter import InvalidValue
 
 log = logging.getLogger(__name__)
 #: Told how far a download is: bytes so far and in all.
 Progress = Callable[[int, int], None]
 POCKET = Path(__file__).parent.parent / "pocket" / "model"
-PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+COMPONENTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 #: Class of the family → the tiny autoencoder that was distilled for its latents (github.com/madebyollin/taesd).
 TINY = {
@@ -31,11 +32,11 @@ FETCHED = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
 PICKLES = ["*.bin", "*.ckpt", "*.pt", "*.pth"]
 
 
-class ModelError(BadValue):
+class ModelError(InvalidValue):
     """A checkpoint that cannot be loaded; the text names it and the mend."""
 
 
-def located(name: str, options: Options, progress: Progress | None = None) -> Path:
+def resolve(name: str, options: EngineOptions, progress: Progress | None = None) -> Path:
     """The folder or file that ``name`` stands for, downloaded where it is a hub name. Raises ModelError where there is none."""
     path = POCKET if name == "pocket" else Path(name).expanduser()
     if path.is_file() and path.suffix != ".safetensors":
@@ -47,18 +48,20 @@ def located(name: str, options: Options, progress: Progress | None = None) -> Pa
     raise ModelError(f"model {name!r}: no such folder or file; give pocket, a path or a hub name such as owner/name")
 
 
-def parts_of(path: Path, dtype: torch.dtype, options: Options) -> dict[str, Any]:
+def load_components(path: Path, dtype: torch.dtype, options: EngineOptions) -> dict[str, Any]:
     """The checkpoint's components by their diffusers names, with ``scheduler`` and ``index`` as plain settings."""
     return _from_folder(path, dtype, options) if path.is_dir() else _from_single_file(path, dtype, options)
 
 
-def autoencoder_of(name: str, family: str, dtype: torch.dtype, options: Options, progress: Progress | None = None) -> Any:
+def load_autoencoder(
+    name: str, family: str, dtype: torch.dtype, options: EngineOptions, progress: Progress | None = None
+) -> Any:
     """The autoencoder called ``name``; ``tiny`` is the one that was distilled for a family of that class. Raises ModelError."""
     import diffusers
 
     if name == "tiny" and family not in TINY:
         raise ModelError(f"autoencoder tiny: none is known for {family}; give a folder or a hub name")
-    folder = located(TINY[family] if name == "tiny" else name, options, progress)
+    folder = resolve(TINY[family] if name == "tiny" else name, options, progress)
     config = folder / "config.json"
     if not config.is_file():
         raise ModelError(f"autoencoder {name!r}: no config.json, so this is no diffusers folder of one")
@@ -68,16 +71,16 @@ def autoencoder_of(name: str, family: str, dtype: torch.dtype, options: Options,
     return getattr(diffusers, kind).from_pretrained(folder, **_arguments(folder, "diffusers", dtype, options))
 
 
-def weights_of(path: Path) -> list[Path]:
+def weight_files(path: Path) -> list[Path]:
     """The weight files that loading ``path`` would read, the plain ones where there are several variants."""
     if path.is_file():
         return [path]
-    files = [file for part in PARTS for file in sorted((path / part).glob("*.safetensors"))]
+    files = [file for part in COMPONENTS for file in sorted((path / part).glob("*.safetensors"))]
     plain = [file for file in files if ".fp16." not in file.name]
     return plain or files
 
 
-def _downloaded(name: str, options: Options, progress: Progress | None) -> Path:
+def _downloaded(name: str, options: EngineOptions, progress: Progress | None) -> Path:
     """The local copy of a hub repository, fetched where it is not cached; ``--offline`` takes the cache alone."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -117,7 +120,7 @@ def _bar(progress: Progress | None) -> Any:
     return Bar
 
 
-def _from_folder(folder: Path, dtype: torch.dtype, options: Options) -> dict[str, Any]:
+def _from_folder(folder: Path, dtype: torch.dtype, options: EngineOptions) -> dict[str, Any]:
     """The components that ``model_index.json`` names, each loaded by its own class: no pipeline is built."""
     import diffusers
     import transformers
@@ -128,7 +131,7 @@ def _from_folder(folder: Path, dtype: torch.dtype, options: Options) -> dict[str
     index = json.loads(index_file.read_text(encoding="utf-8"))
     libraries = {"diffusers": diffusers, "transformers": transformers}
     parts: dict[str, Any] = {"index": index}
-    for part in (*PARTS, *TOKENIZERS):
+    for part in (*COMPONENTS, *TOKENIZERS):
         library, name = index.get(part) or ("", "")
         if library not in libraries:
             continue
@@ -141,7 +144,7 @@ def _from_folder(folder: Path, dtype: torch.dtype, options: Options) -> dict[str
     return parts
 
 
-def _arguments(folder: Path, library: str, dtype: torch.dtype, options: Options) -> dict[str, Any]:
+def _arguments(folder: Path, library: str, dtype: torch.dtype, options: EngineOptions) -> dict[str, Any]:
     """How one part is loaded: its dtype, the half-precision files where there are no others, and no pickles unless allowed."""
     if folder.name.startswith("tokenizer"):
         return {}
@@ -162,7 +165,7 @@ def _arguments(folder: Path, library: str, dtype: torch.dtype, options: Options)
     return arguments | {"use_safetensors": True}
 
 
-def _from_single_file(path: Path, dtype: torch.dtype, options: Options) -> dict[str, Any]:
+def _from_single_file(path: Path, dtype: torch.dtype, options: EngineOptions) -> dict[str, Any]:
     """The components of an original-format checkpoint, recognised from its weights.
 
     Their settings and tokenizers come from a folder of the same name beside the file where there is one, else from the hub.
@@ -180,7 +183,9 @@ def _from_single_file(path: Path, dtype: torch.dtype, options: Options) -> dict[
     }
     found = next((kind for start, kind in kinds.items() if any(key.startswith(start) for key in keys)), None)
     if found is None:
-        raise ModelError(f"model {path}: not recognised as SD, SDXL or SD3; give a diffusers folder (an adapter goes to /lora)")
+        raise ModelError(
+            f"model {path}: not recognised as SD, SDXL or SD3; give a diffusers folder (an adapter goes to /lora)"
+        )
     beside = path.with_suffix("")
     settings: dict[str, Any] = {"config": str(beside)} if beside.is_dir() else {}
     settings["local_files_only"] = beside.is_dir() or options.offline
@@ -188,7 +193,9 @@ def _from_single_file(path: Path, dtype: torch.dtype, options: Options) -> dict[
         pipeline = getattr(diffusers, found).from_single_file(str(path), torch_dtype=dtype, **settings)
     except SingleFileComponentError as error:
         absent = str(error).split(".from_pretrained")[0].split("\n")[-1].split(" ")[0]
-        raise ModelError(f"model {path}: its {absent} is not in the file; give the diffusers folder of this model instead") from None
+        raise ModelError(
+            f"model {path}: its {absent} is not in the file; give the diffusers folder of this model instead"
+        ) from None
     parts = {name: part for name, part in pipeline.components.items() if part is not None}
     for name, part in parts.items():
         if isinstance(part, torch.nn.Module) and any(tensor.is_meta for tensor in part.parameters()):

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 
-def quiet() -> None:
+def import_quietly() -> None:
     """Imports both. One clear line of ours is enough: the libraries' bars and hints stay off the terminal."""
-    _unread("transformers.models")  # it would read the sources of all its models, as transformers itself has just done
+    _import_lazily(
+        "transformers.models"
+    )  # it would read the sources of all its models, as transformers itself has just done
     import diffusers
     import transformers
 
@@ -21,7 +23,7 @@ def quiet() -> None:
         library.utils.logging.disable_progress_bar()
 
 
-def imported() -> Iterator[Path]:
+def imported_files() -> Iterator[Path]:
     """The files that this process has read to import what it has, in that order."""
     for name, module in list(sys.modules.items()):
         file, bytecode = getattr(module, "__file__", None), getattr(getattr(module, "__spec__", None), "cached", None)
@@ -33,7 +35,7 @@ def imported() -> Iterator[Path]:
                     yield source
 
 
-def _unread(name: str) -> None:
+def _import_lazily(name: str) -> None:
     """Has the package's modules found without running its own ``__init__``, which is run when a name is asked for that no module has."""
     if name in sys.modules or (spec := importlib.util.find_spec(name)) is None or spec.loader is None:
         return

@@ -13,13 +13,22 @@ import psutil
 import torch
 from safetensors import SafetensorError
 
-from engine.models.architectures import Family, family_of
+from engine.models.architectures import Architecture, architecture_for
 from engine.models.autoencoders import codec
-from engine.models.checkpoint import PARTS, ModelError, Progress, autoencoder_of, located, parts_of, weights_of
-from engine.models.hf_imports import quiet
+from engine.models.checkpoint import (
+    COMPONENTS,
+    ModelError,
+    Progress,
+    load_autoencoder,
+    load_components,
+    resolve,
+    weight_files,
+)
+from engine.models.hf_imports import import_quietly
 from engine.models.model import Model
-from engine.models.noise_schedule import noising
-from engine.shared.table import BadValue, Options
+from engine.models.noise_schedule import read_noise_schedule
+from engine.shared.options import EngineOptions
+from engine.shared.parameter import InvalidValue
 
 log = logging.getLogger(__name__)
 #: Held by whoever builds a model: diffusers and transformers do it under settings of the whole process, so two at once spoil each other.
@@ -55,7 +64,7 @@ def load(
     name: str,
     device: torch.device,
     dtype: torch.dtype,
-    options: Options | None = None,
+    options: EngineOptions | None = None,
     progress: Progress | None = None,
     autoencoder: str = "",
 ) -> Model:
@@ -63,18 +72,20 @@ def load(
 
     Raises ModelError where it is missing, incomplete, too large, damaged or of a kind that is not supported.
     """
-    options = options or Options()
-    quiet()
+    options = options or EngineOptions()
+    import_quietly()
     try:
-        path = located(name, options, progress)
+        path = resolve(name, options, progress)
         _check_memory(name, path, device, dtype)
         with ONE_AT_A_TIME:
-            parts = parts_of(path, dtype, options)
+            parts = load_components(path, dtype, options)
             found = _family(name, parts)
             if autoencoder:
-                parts["vae"] = _matching(autoencoder, parts["vae"], autoencoder_of(autoencoder, found.__name__, dtype, options, progress))
+                parts["vae"] = _matching(
+                    autoencoder, parts["vae"], load_autoencoder(autoencoder, found.__name__, dtype, options, progress)
+                )
             return _assemble(name, found, parts, autoencoder, device, dtype)
-    except BadValue:
+    except InvalidValue:
         raise
     except (OSError, ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -96,7 +107,7 @@ def memory_free(device: torch.device) -> int:
 def memory_needed(path: Path, dtype: torch.dtype) -> int:
     """Bytes that the weights of ``path`` take in ``dtype``, by the headers of its files. Raises ValueError for one that has none."""
     size, total = torch.empty(0, dtype=dtype).element_size(), 0
-    for file in weights_of(path):
+    for file in weight_files(path):
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             header = json.loads(stream.read(min(length, LONGEST_HEADER)))
@@ -124,13 +135,13 @@ def _matching(name: str, own: Any, other: Any) -> Any:
     return other
 
 
-def _family(name: str, parts: dict[str, Any]) -> type[Family]:
+def _family(name: str, parts: dict[str, Any]) -> type[Architecture]:
     """The family of a checkpoint's parts, all of which are there."""
     denoiser = parts.get("unet") or parts.get("transformer")
     if denoiser is None:
         raise ModelError(f"model {name!r} has no unet and no transformer of a class that is known here")
     kind = type(denoiser).__name__
-    found = family_of(kind, "text_encoder_2" in parts)
+    found = architecture_for(kind, "text_encoder_2" in parts)
     if found is None:
         raise ModelError(f"model {name!r}: a denoiser of class {kind} is not supported")
     missing = [part for part in ("vae", *found.needs) if part not in parts]
@@ -139,14 +150,25 @@ def _family(name: str, parts: dict[str, Any]) -> type[Family]:
     return found
 
 
-def _assemble(name: str, family: type[Family], parts: dict[str, Any], autoencoder: str, device: torch.device, dtype: torch.dtype) -> Model:
-    schedule = noising(parts["scheduler"], type(parts[family.part]).__name__)
-    for part in PARTS:
+def _assemble(
+    name: str,
+    family: type[Architecture],
+    parts: dict[str, Any],
+    autoencoder: str,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Model:
+    schedule = read_noise_schedule(parts["scheduler"], type(parts[family.part]).__name__)
+    for part in COMPONENTS:
         if part in parts:
             parts[part].to(device).requires_grad_(False).eval()
-            broken = next((key for key, tensor in parts[part].named_parameters() if not bool(tensor.isfinite().all())), None)
+            broken = next(
+                (key for key, tensor in parts[part].named_parameters() if not bool(tensor.isfinite().all())), None
+            )
             if broken is not None:
-                raise ModelError(f"model {name!r}: {part} holds values that are not numbers ({broken}); the file is damaged")
+                raise ModelError(
+                    f"model {name!r}: {part} holds values that are not numbers ({broken}); the file is damaged"
+                )
     for part in ("unet", "vae"):
         if part in parts:
             parts[part].to(memory_format=torch.channels_last)

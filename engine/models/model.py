@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.adapters.controlnet import Controls
-from engine.compile.dispatch import Part
-from engine.diffusion.schedule import Noising
-from engine.models.architectures import Condition, Family
+from engine.compile.dispatch import CompiledModule
+from engine.models.architectures import Architecture, Condition
 from engine.models.autoencoders import codec
+from engine.models.controls import Controls
+from engine.models.noise_schedule import NoiseSchedule
 
 
 class Model:
@@ -20,7 +20,9 @@ class Model:
     ``autoencoder_name`` is that of another autoencoder than its own.
     """
 
-    def __init__(self, name: str, family: Family, autoencoder: Any, noising: Noising, autoencoder_name: str = "") -> None:
+    def __init__(
+        self, name: str, family: Architecture, autoencoder: Any, noising: NoiseSchedule, autoencoder_name: str = ""
+    ) -> None:
         self.name, self.family, self.noising, self.autoencoder_name = name, family, noising, autoencoder_name
         self.device, self.dtype = family.device, family.dtype
         self.denoiser, self.autoencoder, self.encode_prompt = family.denoiser, autoencoder, family.encode_prompt
@@ -29,7 +31,7 @@ class Model:
         self.latent_channels, self.factor = self.codec.channels, self.codec.factor
 
     @property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[CompiledModule]:
         """What an accelerator may run, the slowest first."""
         return [self.family.run, self.codec.decoder, self.codec.encoder]
 
@@ -46,7 +48,9 @@ class Model:
         """How many tokens a transformer sees of a picture; some schedules bend with it."""
         return (width // self.multiple) * (height // self.multiple)
 
-    def denoise(self, x: Tensor, t: Tensor, condition: Condition, guidance: float = 0.0, controls: Controls | None = None) -> Tensor:
+    def denoise(
+        self, x: Tensor, t: Tensor, condition: Condition, guidance: float = 0.0, controls: Controls | None = None
+    ) -> Tensor:
         """One denoiser call: x (rows, C, h, w), t (rows,), a condition of one row or ``rows`` → the raw output, float32.
 
         ``guidance`` is the scale for a model that has it built in; 0 takes the one that it was made for.

@@ -3,22 +3,66 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from engine.diffusion.schedule import Noising
 from engine.models.checkpoint import ModelError
 
 
-def noising(config: dict[str, Any], denoiser: str = "") -> Noising:
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """What a model's scheduler config says. ``prediction``: epsilon, v or flow.
+
+    ``alphas`` is ᾱ for each training timestep, (T,) float64; a flow model and TrigFlow (``trigonometric``) have none.
+    ``consistency`` turns the LCM boundary on, with ``timestep_scaling`` s and ``sigma_data`` σ. ``shift`` bends a flow's
+    schedule, or ``bend`` does, a function of the number of a picture's tokens and of steps.
+    """
+
+    prediction: str
+    alphas: Tensor | None = None
+    consistency: bool = False
+    timestep_scaling: float = 10.0
+    sigma_data: float = 0.5
+    shift: float = 1.0
+    bend: Callable[[int, int], float] | None = None
+    trigonometric: bool = False
+
+    @property
+    def last(self) -> int:
+        """The timestep of most noise."""
+        return 1000 if self.alphas is None else len(self.alphas) - 1
+
+    def ab(self, t: float) -> tuple[float, float]:
+        """a and b at timestep ``t``."""
+        if self.alphas is None:
+            sigma = min(max(t / 1000.0, 0.0), 1.0)
+            return (
+                (math.cos(sigma * math.pi / 2), math.sin(sigma * math.pi / 2))
+                if self.trigonometric
+                else (1.0 - sigma, sigma)
+            )
+        alpha = float(self.alphas[min(max(round(t), 0), len(self.alphas) - 1)])
+        return math.sqrt(alpha), math.sqrt(1.0 - alpha)
+
+    def boundary(self, t: float) -> tuple[float, float]:
+        """c_skip and c_out at timestep ``t``; 0 and 1 for a model without the boundary."""
+        if not self.consistency:
+            return 0.0, 1.0
+        scaled, sigma = t * self.timestep_scaling, self.sigma_data
+        return sigma**2 / (scaled**2 + sigma**2), scaled / math.sqrt(scaled**2 + sigma**2)
+
+
+def read_noise_schedule(config: dict[str, Any], denoiser: str = "") -> NoiseSchedule:
     """The noise schedule of a scheduler's config; ``denoiser`` is the model's class. Raises ModelError for a kind that is not supported."""
     kind = str(config.get("_class_name", ""))
     if kind.startswith("FlowMatch"):
         return _flow(config, denoiser)
     if kind == "SCMScheduler":
-        return Noising("v", trigonometric=True)
+        return NoiseSchedule("v", trigonometric=True)
     prediction = {"epsilon": "epsilon", "v_prediction": "v"}.get(str(config.get("prediction_type", "epsilon")))
     named = kind or "nameless scheduler"
     if prediction is None:
@@ -28,15 +72,17 @@ def noising(config: dict[str, Any], denoiser: str = "") -> Noising:
     alphas = torch.cumprod(1.0 - _betas(config), 0)
     if config.get("rescale_betas_zero_snr"):
         alphas = _zero_terminal(alphas)
-    return Noising(prediction, alphas, kind == "LCMScheduler", timestep_scaling=float(config.get("timestep_scaling", 10.0)))
+    return NoiseSchedule(
+        prediction, alphas, kind == "LCMScheduler", timestep_scaling=float(config.get("timestep_scaling", 10.0))
+    )
 
 
-def _flow(config: dict[str, Any], denoiser: str) -> Noising:
+def _flow(config: dict[str, Any], denoiser: str) -> NoiseSchedule:
     """A flow's schedule: its shift is fixed, or bends with the number of tokens as the checkpoint's pipeline has it."""
     if not config.get("use_dynamic_shifting"):
-        return Noising("flow", shift=float(config.get("shift", 1.0)))
+        return NoiseSchedule("flow", shift=float(config.get("shift", 1.0)))
     if denoiser == "Flux2Transformer2DModel":
-        return Noising("flow", bend=_empirical)
+        return NoiseSchedule("flow", bend=_empirical)
     low, high = int(config.get("base_image_seq_len", 256)), int(config.get("max_image_seq_len", 4096))
     start, end = float(config.get("base_shift", 0.5)), float(config.get("max_shift", 1.15))
     linear = config.get("time_shift_type") == "linear"
@@ -45,7 +91,7 @@ def _flow(config: dict[str, Any], denoiser: str) -> Noising:
         mu = start + (end - start) * (tokens - low) / (high - low)
         return mu if linear else math.exp(mu)
 
-    return Noising("flow", bend=bend)
+    return NoiseSchedule("flow", bend=bend)
 
 
 def _empirical(tokens: int, steps: int) -> float:

@@ -10,7 +10,7 @@ import sys
 _MAPPED, _TRIMMED = (-3, 32 << 20), (-1, 256 << 20)
 
 
-def keep_freed() -> bool:
+def retain_freed_memory() -> bool:
     """Lets this process keep up to 256 MiB that it has freed, where the C library is glibc; whether it is.
 
     Every frame frees the tensors that it made and makes them again. Left to itself glibc hands them back to the system in between, or not,
@@ -20,7 +20,7 @@ def keep_freed() -> bool:
     return library is not None and bool(library.mallopt(*_MAPPED) and library.mallopt(*_TRIMMED))
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Hands what is freed back to the system once, after something large went; where the C library is glibc."""
     library = _glibc()
     if library is not None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engine.shared.mailbox import Frame
+from engine.shared.frame import Frame
 
 
 class NotFinite(ArithmeticError):
@@ -24,7 +24,7 @@ class NotFinite(ArithmeticError):
         super().__init__("the model gave no picture, but numbers that are none (NaN)")
 
 
-class Lanes:
+class CudaStreams:
     """The two lanes of a device beside the current stream, on which it denoises. All Streams there share them, as they share models."""
 
     def __init__(self, device: torch.device) -> None:
@@ -33,7 +33,9 @@ class Lanes:
         self._in: torch.cuda.Stream | None = torch.cuda.Stream(device) if cuda else None
         self._out: torch.cuda.Stream | None = torch.cuda.Stream(device) if cuda else None
 
-    def entering(self, after_main: bool = False, after_output: bool = False) -> contextlib.AbstractContextManager[object]:
+    def entering(
+        self, after_main: bool = False, after_output: bool = False
+    ) -> contextlib.AbstractContextManager[object]:
         """On the lane of the inputs; once all that is under way is done, or the last output, where what is computed depends on those."""
         if self._in is None:
             return contextlib.nullcontext()
@@ -62,12 +64,12 @@ class Lanes:
 
 
 @functools.cache
-def lanes_of(device: torch.device) -> Lanes:
+def cuda_streams_of(device: torch.device) -> CudaStreams:
     """The lanes of ``device``."""
-    return Lanes(device)
+    return CudaStreams(device)
 
 
-class Finished:
+class PendingOutput:
     """Frames that a tick has finished, perhaps still on their way out of the device; none while the batch fills.
 
     ``pixels`` are (B, H, W, 4) uint8, made on the lane of the outputs, ``total`` the sum of all that the model gave, which tells if all
@@ -79,7 +81,9 @@ class Finished:
         self._frames, self._kept = frames, kept
         self._event: torch.cuda.Event | None = None
         if pixels.device.type == "cuda":
-            pixels, total = (torch.empty_like(t, device="cpu", pin_memory=True).copy_(t, non_blocking=True) for t in (pixels, total))
+            pixels, total = (
+                torch.empty_like(t, device="cpu", pin_memory=True).copy_(t, non_blocking=True) for t in (pixels, total)
+            )
             self._event = torch.cuda.Event()
             self._event.record()
         self._pixels, self._total = pixels, total
@@ -97,4 +101,6 @@ class Finished:
         if not math.isfinite(self._total):
             raise NotFinite
         pictures = self._pixels.cpu().numpy()
-        return [Frame(p, f.sequence, f.captured_at, number) for p, (f, number) in zip(pictures, self._frames, strict=True)]
+        return [
+            Frame(p, f.sequence, f.captured_at, number) for p, (f, number) in zip(pictures, self._frames, strict=True)
+        ]

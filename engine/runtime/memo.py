@@ -11,7 +11,7 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
+class Memo(Generic[T]):
     """The last ``most`` results by what they were made of: tensors count by identity, and are never changed in place; all else by value."""
 
     def __init__(self, most: int = 64) -> None:
@@ -23,7 +23,10 @@ class Kept(Generic[T]):
         key = tuple((Tensor, id(one)) if isinstance(one, Tensor) else one for one in of)
         found = self._kept.get(key)
         if found is None:
-            found = self._kept[key] = of, make()  # ``of`` is held on to: a tensor that is gone leaves its identity to another
+            found = self._kept[key] = (
+                of,
+                make(),
+            )  # ``of`` is held on to: a tensor that is gone leaves its identity to another
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
         return found[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 
-def step_aside() -> None:
+def limit_to_one_thread() -> None:
     """To be called first by every thread that computes beside the frame loop.
 
     OpenMP keeps a pool of workers for each thread that ever computed on several, for as long as that thread lives. As soon as there are

@@ -9,42 +9,21 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from engine.shared.frame import MAX_SIDE, Frame
+
 SLOTS = 4
-MAX_SIDE = 2048
 _HEADER = np.dtype(
     [
         ("version", "<u8"), ("index", "<u8"), ("sequence", "<i8"), ("snapshot", "<i8"),
         ("captured_at", "<f8"), ("width", "<u4"), ("height", "<u4"),
     ]
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A picture: RGBA, uint8, (height, width, 4), top row first, sRGB.
-
-    ``sequence`` counts the source's frames, ``captured_at`` is monotonic seconds at the texture's arrival,
-    ``snapshot`` the number of the parameters it was made with (0 for an input).
-    """
-
-    pixels: Pixels
-    sequence: int = 0
-    captured_at: float = field(default_factory=time.monotonic)
-    snapshot: int = 0
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height)."""
-        return self.pixels.shape[1], self.pixels.shape[0]
 
 
 class Boxes(NamedTuple):
@@ -74,7 +53,9 @@ class Mailbox:
         self._latest = np.frombuffer(buffer, "<u8", 1, 0)
         self._slots = np.frombuffer(buffer, _HEADER, SLOTS, 64)
         start = 64 + SLOTS * _HEADER.itemsize
-        self._pixels = [np.frombuffer(buffer, np.uint8, self._capacity, start + i * self._capacity) for i in range(SLOTS)]
+        self._pixels = [
+            np.frombuffer(buffer, np.uint8, self._capacity, start + i * self._capacity) for i in range(SLOTS)
+        ]
         self._fence_lock = threading.Lock()
         self._seen = 0
         self.dropped = 0

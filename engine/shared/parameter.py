@@ -16,7 +16,7 @@ _SIZE = re.compile(r"\s*(\d{1,5})\s*(?:[x×*,]\s*(\d{1,5}))?\s*", re.IGNORECASE)
 _TRUE, _FALSE = {"1", "on", "true", "yes"}, {"0", "off", "false", "no"}
 
 
-class BadValue(ValueError):
+class InvalidValue(ValueError):
     """A value that a parameter cannot take; the text names the parameter, the value and what is accepted."""
 
 
@@ -58,7 +58,7 @@ class Parameter:
         """
         if len(arguments) != 1:
             wanted = "no argument or one" if self.kind in ("bool", "trigger") else "one argument"
-            raise BadValue(f"{self.name} takes {wanted}, got {len(arguments)}")
+            raise InvalidValue(f"{self.name} takes {wanted}, got {len(arguments)}")
         return _COERCE[self.kind](self, arguments[0])
 
     def range_text(self) -> str:
@@ -67,7 +67,13 @@ class Parameter:
             return f"{self.low:g}–{self.high:g}{' ' + self.unit if self.unit else ''}"
         if self.kind == "choice":
             return ", ".join(self.choices)
-        texts = {"bool": "on, off", "size": "WxH", "schedule": "falling timesteps", "trigger": "no argument", "command": "text or a number"}
+        texts = {
+            "bool": "on, off",
+            "size": "WxH",
+            "schedule": "falling timesteps",
+            "trigger": "no argument",
+            "command": "text or a number",
+        }
         return texts.get(self.kind, "text")
 
 
@@ -76,13 +82,13 @@ def _number(p: Parameter, value: object) -> float:
         try:
             value = float(value)
         except ValueError:
-            raise BadValue(f"{p.name} takes a number, got {shown(value)}") from None
+            raise InvalidValue(f"{p.name} takes a number, got {abbreviate(value)}") from None
     if not isinstance(value, int | float):
-        raise BadValue(f"{p.name} takes a number, got {shown(value)}")
+        raise InvalidValue(f"{p.name} takes a number, got {abbreviate(value)}")
     if isinstance(value, int):
         return min(max(value, p.low), p.high)
     if not math.isfinite(value):
-        raise BadValue(f"{p.name} takes a finite number, got {value}")
+        raise InvalidValue(f"{p.name} takes a finite number, got {value}")
     return min(max(value, p.low), p.high)
 
 
@@ -91,19 +97,19 @@ def _bool(p: Parameter, value: object) -> bool:
         word = value.strip().lower()
         if word in _TRUE | _FALSE:
             return word in _TRUE
-        raise BadValue(f"{p.name} takes on or off, got {shown(value)}")
+        raise InvalidValue(f"{p.name} takes on or off, got {abbreviate(value)}")
     if not isinstance(value, int | float) or not math.isfinite(value):
-        raise BadValue(f"{p.name} takes on or off, got {shown(value)}")
+        raise InvalidValue(f"{p.name} takes on or off, got {abbreviate(value)}")
     return bool(value)
 
 
 def _text(p: Parameter, value: object) -> str:
     if not isinstance(value, str):
-        raise BadValue(f"{p.name} takes text, got {shown(value)}")
+        raise InvalidValue(f"{p.name} takes text, got {abbreviate(value)}")
     if len(value) > MAX_TEXT:
-        raise BadValue(f"{p.name} takes at most {MAX_TEXT} characters, got {len(value)}")
+        raise InvalidValue(f"{p.name} takes at most {MAX_TEXT} characters, got {len(value)}")
     if "\x00" in value:
-        raise BadValue(f"{p.name} takes text without NUL characters")
+        raise InvalidValue(f"{p.name} takes text without NUL characters")
     return value
 
 
@@ -122,7 +128,7 @@ def _choice(p: Parameter, value: object) -> str:
         return p.choices[value]
     if isinstance(value, str) and value.strip().lower() in p.choices:
         return value.strip().lower()
-    raise BadValue(f"{p.name} takes one of {', '.join(p.choices)}, got {shown(value)}")
+    raise InvalidValue(f"{p.name} takes one of {', '.join(p.choices)}, got {abbreviate(value)}")
 
 
 def _size(p: Parameter, value: object) -> str:
@@ -130,12 +136,12 @@ def _size(p: Parameter, value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
-        raise BadValue(f"{p.name} takes a size such as 512x512, got {shown(value)}")
+        raise InvalidValue(f"{p.name} takes a size such as 512x512, got {abbreviate(value)}")
     if not value.strip() and p.default == "":
         return ""
     match = _SIZE.fullmatch(value)
     if match is None:
-        raise BadValue(f"{p.name} takes a size such as 512x512, got {shown(value)}")
+        raise InvalidValue(f"{p.name} takes a size such as 512x512, got {abbreviate(value)}")
     sides = [int(match[1]), int(match[2] or match[1])]
     width, height = (int(min(max(round(s / 8) * 8, p.low), p.high)) for s in sides)
     return f"{width}x{height}"
@@ -150,11 +156,13 @@ def _schedule(p: Parameter, value: object) -> str:
         steps = [math.nan]
     falling = all(a > b for a, b in itertools.pairwise(steps))
     if len(steps) > 8 or not falling or not all(0 <= s <= 1000 for s in steps):
-        raise BadValue(f"{p.name} takes up to 8 falling timesteps from 1000 to 0, such as 699 399, got {shown(value)}")
+        raise InvalidValue(
+            f"{p.name} takes up to 8 falling timesteps from 1000 to 0, such as 699 399, got {abbreviate(value)}"
+        )
     return " ".join(f"{s:g}" for s in steps)
 
 
-def shown(value: object) -> str:
+def abbreviate(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "…"
 

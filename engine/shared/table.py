@@ -7,35 +7,14 @@ README's reference all read this table; nothing lists the parameters a second ti
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from engine.shared.parameter import BadValue, Parameter, Value, parse_size, shown
-
-__all__ = ["TABLE", "BadValue", "Options", "Parameter", "Snapshot", "Value", "canonical", "changed", "declare", "lookup", "parse_size"]
+from engine.shared.parameter import InvalidValue, Parameter, abbreviate
 
 ROOT = "/phosphene"
 #: What a file of the user's own effects and its parameters may be called.
 HOOK_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
-
-
-#: What may make a model fast: compiling it where that can be done, nothing, compiling it, or TensorRT.
-ACCELERATORS = ("auto", "eager", "compile", "tensorrt")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What holds for the life of an engine process and is no parameter.
-
-    ``device``; how models are read; the folder of ``hooks``; what makes the model fast, ``accelerate``, one of ACCELERATORS.
-    """
-
-    device: str = "auto"
-    offline: bool = False
-    allow_pickle: bool = False
-    hooks: str = ""
-    accelerate: str = "eager"
 
 
 _LAST_SEED = 2**31 - 1
@@ -68,34 +47,106 @@ _ADAPTERS = [
 _TIME = [
     Parameter("/feedback", "float", 0.0, "Share of the last output in the input"),
     Parameter("/feedback/zoom", "float", 1.0, "How the last output grows each frame", low=0.5, high=2.0),
-    Parameter("/feedback/rotate", "float", 0.0, "How the last output turns each frame, clockwise", low=-180.0, high=180.0, unit="degrees"),
-    Parameter("/feedback/x", "float", 0.0, "How far the last output moves to the right each frame, in widths", low=-1.0, high=1.0),
-    Parameter("/feedback/y", "float", 0.0, "How far the last output moves down each frame, in heights", low=-1.0, high=1.0),
-    Parameter("/feedback/hue", "float", 0.0, "How the hue of the last output drifts each frame", low=-180.0, high=180.0, unit="degrees"),
-    Parameter("/feedback/edge", "choice", "mirror", "What shows beyond the last output", choices=("mirror", "wrap", "hold", "black")),
-    Parameter("/smoothing", "float", 0.0, "How much of the last latent stays in the next, where the input stands still"),
+    Parameter(
+        "/feedback/rotate",
+        "float",
+        0.0,
+        "How the last output turns each frame, clockwise",
+        low=-180.0,
+        high=180.0,
+        unit="degrees",
+    ),
+    Parameter(
+        "/feedback/x",
+        "float",
+        0.0,
+        "How far the last output moves to the right each frame, in widths",
+        low=-1.0,
+        high=1.0,
+    ),
+    Parameter(
+        "/feedback/y", "float", 0.0, "How far the last output moves down each frame, in heights", low=-1.0, high=1.0
+    ),
+    Parameter(
+        "/feedback/hue",
+        "float",
+        0.0,
+        "How the hue of the last output drifts each frame",
+        low=-180.0,
+        high=180.0,
+        unit="degrees",
+    ),
+    Parameter(
+        "/feedback/edge",
+        "choice",
+        "mirror",
+        "What shows beyond the last output",
+        choices=("mirror", "wrap", "hold", "black"),
+    ),
+    Parameter(
+        "/smoothing", "float", 0.0, "How much of the last latent stays in the next, where the input stands still"
+    ),
     Parameter("/consistency", "float", 0.0, "How much the frames before are attended to"),
     Parameter("/consistency/motion", "float", 0.0, "How much of the last output is carried along the input's motion"),
     Parameter("/consistency/frames", "int", 1, "How many frames before are remembered", low=1, high=4, unit="frames"),
-    Parameter("/consistency/merge", "choice", "recent", "What is remembered: the last frames, or their mean", choices=("recent", "mean")),
-    Parameter("/seed/travel", "float", 0.0, "Seeds that the noise walks through in a unit of time; 0 stands still", high=8.0),
+    Parameter(
+        "/consistency/merge",
+        "choice",
+        "recent",
+        "What is remembered: the last frames, or their mean",
+        choices=("recent", "mean"),
+    ),
+    Parameter(
+        "/seed/travel", "float", 0.0, "Seeds that the noise walks through in a unit of time; 0 stands still", high=8.0
+    ),
     Parameter("/seed/travel/unit", "choice", "beats", "Unit of the walk", choices=("beats", "seconds")),
-    Parameter("/tempo", "float", 120.0, "Tempo of everything that counts in beats", low=20.0, high=300.0, unit="bpm", in_look=False),
+    Parameter(
+        "/tempo",
+        "float",
+        120.0,
+        "Tempo of everything that counts in beats",
+        low=20.0,
+        high=300.0,
+        unit="bpm",
+        in_look=False,
+    ),
     Parameter("/tempo/tap", "trigger", False, "A beat is now; several in a row set the tempo", where="bridge"),
     Parameter("/tempo/sync", "trigger", False, "The first beat of a bar is now", where="bridge"),
 ]
 _SHOW = [
     Parameter("/preset", "command", "", "Recalls a preset, by name or number", where="bridge"),
     Parameter("/preset/save", "command", "", "Keeps the present look as a preset of that name", where="bridge"),
-    Parameter("/preset/fade", "float", -1.0, "Length of a recall's fade; below 0 the preset's own", low=-1.0, high=600.0, where="bridge"),
+    Parameter(
+        "/preset/fade",
+        "float",
+        -1.0,
+        "Length of a recall's fade; below 0 the preset's own",
+        low=-1.0,
+        high=600.0,
+        where="bridge",
+    ),
     Parameter("/preset/unit", "choice", "seconds", "Unit of that length", choices=("seconds", "beats"), where="bridge"),
     Parameter("/cue/list", "string", "", "The cue list that is played, by name; empty: none", where="bridge"),
     Parameter("/cue/go", "trigger", False, "Starts the next cue, or lets a paused one go on", where="bridge"),
     Parameter("/cue/back", "trigger", False, "Starts the cue before", where="bridge"),
     Parameter("/cue/goto", "command", "", "Starts the cue of that number", where="bridge"),
-    Parameter("/cue/pause", "bool", False, "Holds the cue where it is: its fade, its delay and what follows", where="bridge"),
-    Parameter("/cue/release", "trigger", False, "Lets go of the cue list: what was before its first cue comes back", where="bridge"),
-    Parameter("/learn", "command", "", "Binds the next message of a desk to the parameter of that name; off ends it", where="bridge"),
+    Parameter(
+        "/cue/pause", "bool", False, "Holds the cue where it is: its fade, its delay and what follows", where="bridge"
+    ),
+    Parameter(
+        "/cue/release",
+        "trigger",
+        False,
+        "Lets go of the cue list: what was before its first cue comes back",
+        where="bridge",
+    ),
+    Parameter(
+        "/learn",
+        "command",
+        "",
+        "Binds the next message of a desk to the parameter of that name; off ends it",
+        where="bridge",
+    ),
     Parameter("/panic", "trigger", False, "Stops everything and shows the safe look at once", where="bridge"),
     Parameter("/panic/preset", "string", "", "The safe look, a preset; empty: all defaults", where="bridge"),
 ]
@@ -237,56 +288,5 @@ def lookup(name: str) -> Parameter:
     """The parameter called ``name``; BadValue where there is none."""
     found = TABLE.get(canonical(name))
     if found is None:
-        raise BadValue(f"no parameter is called {shown(name)}")
+        raise InvalidValue(f"no parameter is called {abbreviate(name)}")
     return found
-
-
-#: What a crossfade mixes for what it means: prompts by their embeddings, seeds by their noises.
-MIXED = (
-    "/prompt", *(f"/prompt/{i}" for i in (2, 3, 4)), *(f"/prompt/{i}/weight" for i in (1, 2, 3, 4)), "/prompt/blend", "/negative",
-    "/seed", "/seed/2", "/seed/mix",
-)  # fmt: skip
-#: Looks, each by its values of MIXED, with their shares of the whole, which add up to 1.
-Mixture = tuple[tuple[Mapping[str, Value], float], ...]
-
-
-class Snapshot(Mapping[str, Value]):
-    """Every parameter's value at one moment: immutable and numbered. Missing names take their defaults.
-
-    ``mixture`` stands for the values of MIXED while a crossfade is on; it is empty otherwise.
-    """
-
-    def __init__(self, values: Mapping[str, Value] | None = None, number: int = 0, mixture: Mixture = ()) -> None:
-        self._values = {name: p.default for name, p in TABLE.items() if p.holds} | dict(values or {})
-        self.number, self.mixture = number, mixture
-
-    def __getitem__(self, name: str) -> Value:
-        return self._values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def text(self, name: str) -> str:
-        return str(self._values[name])
-
-    def real(self, name: str) -> float:
-        return float(self._values[name])
-
-    def whole(self, name: str) -> int:
-        return int(self._values[name])
-
-    def flag(self, name: str) -> bool:
-        return bool(self._values[name])
-
-    @property
-    def looks(self) -> Mixture:
-        """The mixture, or the values of MIXED as the only look."""
-        return self.mixture or (({name: self._values[name] for name in MIXED}, 1.0),)
-
-
-def changed(values: Mapping[str, str]) -> dict[str, Value]:
-    """Checked values from texts, as ``--set NAME=VALUE`` gives them. Raises BadValue."""
-    return {canonical(name): lookup(name).coerce([text]) for name, text in values.items()}

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 
 from engine.diffusion.stream import Stream
-from engine.shared.mailbox import Frame
+from engine.shared.frame import Frame
 
 
-class Fade:
+class StreamCrossfade:
     """``old`` goes on beside the stream that has taken its place, for ``seconds``; then it is let go of."""
 
     def __init__(self, old: Stream, seconds: float) -> None:
@@ -35,10 +35,10 @@ class Fade:
         if not finished:
             return finished if self._begun else [self._last]
         self._begun = True
-        return [over(self._last, frame, self.share) for frame in finished]
+        return [blend_frames(self._last, frame, self.share) for frame in finished]
 
 
-def over(old: Frame, new: Frame, share: float) -> Frame:
+def blend_frames(old: Frame, new: Frame, share: float) -> Frame:
     """``new`` over ``old`` at ``share``, in the new one's size and under its numbers."""
     before = old.pixels if old.size == new.size else cv2.resize(old.pixels, new.size, interpolation=cv2.INTER_AREA)
     mixed = np.asarray(cv2.addWeighted(before, 1.0 - share, new.pixels, share, 0.0))

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import gc
 import logging
-import signal
 import time
-from collections import deque
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from engine.compile import Accelerator
 from engine.image.hooks import Hooks
 from engine.models import pick_device
-from engine.models.hf_imports import quiet
-from engine.runtime.allocator import keep_freed
-from engine.runtime.cuda_streams import Finished, NotFinite
-from engine.runtime.threads import step_aside
-from engine.shared.mailbox import Boxes, Frame
-from engine.shared.table import BadValue, Options, Snapshot
-from engine.worker.crossfade import Fade
-from engine.worker.reload import Reloader, described, device_lost, free_memory, make_stream, out_of_memory, reload_values
+from engine.runtime.cuda_streams import NotFinite, PendingOutput
+from engine.shared.frame import Frame
+from engine.shared.mailbox import Boxes
+from engine.shared.options import EngineOptions
+from engine.shared.parameter import InvalidValue
+from engine.shared.snapshot import Snapshot
+from engine.worker.crossfade import StreamCrossfade
+from engine.worker.metrics import Metrics
+from engine.worker.reload import (
+    ModelReloader,
+    describe,
+    free_memory,
+    is_device_lost,
+    is_out_of_memory,
+    make_stream,
+    reload_values,
+)
 
 log = logging.getLogger(__name__)
 #: Seconds without an input after which text mode paints on a clock of its own.
@@ -33,43 +38,6 @@ PATIENCE = 0.25
 CLOCK = 1 / 60
 #: Ticks that may fail one after another before the process gives up and is started afresh; and before something is done about it.
 FAILURES, SEVERAL = 20, 3
-
-
-def prepare() -> None:
-    """Does once what every start does, with the built-in model: the real start finds everything imported. Beside another stream."""
-    threads = torch.get_num_threads()
-    step_aside()
-    make_stream(Snapshot({"/size": "64x64", "/steps": 1}), torch.device("cpu"), Options("cpu")).close()
-    free_memory()
-    torch.set_num_threads(threads)
-
-
-def run(pipe: Connection, boxes: Boxes, options: Options, snapshot: Snapshot) -> None:
-    """The whole life of the process. Sends ("ready" | "refused" | "status" | "note" | "reloaded" | "kept" | "error", payload)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the bridge's to handle
-    keep_freed()
-    try:
-        quiet()
-        gc.freeze()  # the libraries: a collection that looked at them all would cost a frame
-        worker = Worker(pipe, boxes, options, snapshot)
-    except BadValue as error:
-        pipe.send(("refused", str(error)))
-        return
-    except Exception as error:  # whatever it is: the next process may fare better
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        pipe.send(("error", f"the engine could not begin: {lines[0]}"))
-        raise SystemExit(1) from None
-    gc.collect()
-    gc.freeze()  # and the model
-    gc.enable()
-    try:
-        worker.loop()
-        worker.accelerator.close()
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the bridge is gone, and so are we
-    except Failed as error:
-        pipe.send(("error", f"giving up after {worker.failures} failed frames: {error}"))
-        raise SystemExit(1) from None
 
 
 class Failed(Exception):
@@ -81,13 +49,13 @@ class Leaving(NamedTuple):
 
     start: float
     frames: list[Frame]
-    finished: Finished | None
+    finished: PendingOutput | None
 
 
 class Worker:
     """One stream, its mailboxes, and the pipe to the bridge."""
 
-    def __init__(self, pipe: Connection, boxes: Boxes, options: Options, snapshot: Snapshot) -> None:
+    def __init__(self, pipe: Connection, boxes: Boxes, options: EngineOptions, snapshot: Snapshot) -> None:
         self.pipe, self.snapshot = pipe, snapshot
         self.inbox, self.second, self.outbox = boxes
         for box in (self.inbox, self.second):
@@ -98,10 +66,10 @@ class Worker:
         self.values = reload_values(snapshot)
         self.accelerator = Accelerator(options.accelerate, device)
         self.accelerator.expect()  # not before: the first frame would be later
-        self.reloader = Reloader(device, options)
+        self.reloader = ModelReloader(device, options)
         self.metrics = Metrics()
         self.waiting: list[Frame] = []
-        self.fade: Fade | None = None
+        self.fade: StreamCrossfade | None = None
         self.leaving: Leaving | None = None
         self.last_input = time.monotonic()
         self.failures = 0
@@ -179,13 +147,13 @@ class Worker:
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if self.failures == 1:
             self._send("error", f"a frame failed: {text}")
-        if device_lost(error) or self.failures >= FAILURES:
+        if is_device_lost(error) or self.failures >= FAILURES:
             raise Failed(text) from error
         if self.failures % SEVERAL:
             return
         if isinstance(error, NotFinite) and self.stream.model.widen():
             self._send("error", "the autoencoder's precision does not suffice: it goes on in float32")
-        elif out_of_memory(error) and dict(self.good) != dict(self.snapshot):
+        elif is_out_of_memory(error) and dict(self.good) != dict(self.snapshot):
             self._send("kept", ("out of memory: back to what fitted", dict(self.good), dict(self.snapshot)))
 
     def _next_frame(self) -> Frame | None:
@@ -208,7 +176,7 @@ class Worker:
         if newest is not None:
             try:
                 self.stream.apply(newest)
-            except BadValue as error:
+            except InvalidValue as error:
                 self._send("error", str(error))
             self.snapshot = newest
         return True
@@ -225,13 +193,13 @@ class Worker:
         old, self.stream, self.values = self.stream, outcome.stream, outcome.values
         self.stream.leads, self.stream.second = True, old.second
         old.leads = old.leads and old.adapters is not self.stream.adapters
-        self.fade = Fade(old, self.snapshot.real("/model/fade"))
+        self.fade = StreamCrossfade(old, self.snapshot.real("/model/fade"))
         self.waiting = []
         try:
             self.stream.apply(self.snapshot)
-        except BadValue as error:
+        except InvalidValue as error:
             self._send("error", str(error))
-        self._send("reloaded", f"{described(outcome.values)} in {outcome.seconds:.1f} s")
+        self._send("reloaded", f"{describe(outcome.values)} in {outcome.seconds:.1f} s")
 
     def _end_fade(self) -> None:
         """Lets go of the stream before, and of its model where nothing else uses it."""
@@ -266,41 +234,3 @@ class Worker:
 
     def _send(self, kind: str, payload: object) -> None:
         self.pipe.send((kind, payload))
-
-
-class Metrics:
-    """Ticks, times and rates of the last seconds."""
-
-    def __init__(self, every: float = 0.5) -> None:
-        self._every, self._next = every, time.monotonic() + every
-        self._ticks: deque[tuple[float, float, int]] = deque(maxlen=240)
-        self.frames = self.ticks = 0
-
-    def tick(self, start: float, finished: list[Frame] | None) -> None:
-        """One tick that began at ``start`` and gave ``finished`` (None: skipped)."""
-        now, count = time.monotonic(), len(finished or ())
-        self.ticks += 1
-        self.frames += count
-        if finished is not None:
-            self._ticks.append((now, now - start, count))
-
-    def due(self) -> bool:
-        """True once every ``every`` seconds."""
-        now = time.monotonic()
-        if now < self._next:
-            return False
-        self._next = now + self._every
-        return True
-
-    def report(self) -> dict[str, Any]:
-        """fps over the last 2 s, the median tick in milliseconds, and totals."""
-        now = time.monotonic()
-        recent = [entry for entry in self._ticks if now - entry[0] < 2.0]
-        times = sorted(entry[1] for entry in recent)
-        return {
-            "fps": sum(entry[2] for entry in recent) / 2.0,
-            "tick_ms": times[len(times) // 2] * 1000 if times else 0.0,
-            "frames": self.frames,
-            "ticks": self.ticks,
-            "cpu_s": time.process_time(),
-        }

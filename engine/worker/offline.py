@@ -10,12 +10,15 @@ import torch
 from engine.compile import Accelerator
 from engine.image.hooks import Hooks
 from engine.models import pick_device
-from engine.shared.mailbox import Frame
-from engine.shared.table import Options, Snapshot
+from engine.shared.frame import Frame
+from engine.shared.options import EngineOptions
+from engine.shared.snapshot import Snapshot
 from engine.worker.reload import make_stream
 
 
-def render(frames: Iterable[Frame], snapshot: Snapshot, options: Options, second: Iterable[Frame] = ()) -> Iterator[Frame]:
+def render(
+    frames: Iterable[Frame], snapshot: Snapshot, options: EngineOptions, second: Iterable[Frame] = ()
+) -> Iterator[Frame]:
     """The transformed ``frames``, one for one and in order. Their ``sequence`` must count up from 0.
 
     ``second`` are control pictures and masks, one for each frame; where they end before the frames do, the last one stays.

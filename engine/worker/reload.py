@@ -15,11 +15,14 @@ import torch
 from engine.diffusion.stream import Stream
 from engine.image.hooks import Hooks
 from engine.models import load, pick_dtype
-from engine.runtime.allocator import give_back
+from engine.runtime.allocator import trim_heap
 from engine.runtime.cuda_streams import NotFinite
-from engine.runtime.threads import step_aside
-from engine.shared.mailbox import Frame
-from engine.shared.table import TABLE, BadValue, Options, Snapshot, Value, parse_size
+from engine.runtime.threads import limit_to_one_thread
+from engine.shared.frame import Frame
+from engine.shared.options import EngineOptions
+from engine.shared.parameter import InvalidValue, Value, parse_size
+from engine.shared.snapshot import Snapshot
+from engine.shared.table import TABLE
 
 log = logging.getLogger(__name__)
 NAMES = tuple(name for name, p in TABLE.items() if not p.live)
@@ -33,7 +36,7 @@ def reload_values(snapshot: Snapshot) -> dict[str, Value]:
 def make_stream(
     snapshot: Snapshot,
     device: torch.device,
-    options: Options,
+    options: EngineOptions,
     spare: Stream | None = None,
     tell: Callable[[str], None] = lambda _text: None,
     hooks: Hooks | None = None,
@@ -44,14 +47,20 @@ def make_stream(
     """
     name, dtype = snapshot.text("/model"), pick_dtype(snapshot.text("/dtype"), device)
     autoencoder = snapshot.text("/autoencoder")
-    if spare is not None and (spare.model.name, spare.model.dtype, spare.model.autoencoder_name) != (name, dtype, autoencoder):
+    if spare is not None and (spare.model.name, spare.model.dtype, spare.model.autoencoder_name) != (
+        name,
+        dtype,
+        autoencoder,
+    ):
         spare = None
     tell(f"reading {name}")
-    model = spare.model if spare is not None else load(name, device, dtype, options, _downloading(name, tell), autoencoder)
+    model = (
+        spare.model if spare is not None else load(name, device, dtype, options, _downloading(name, tell), autoencoder)
+    )
     tell(f"warming {name} up")
     width, height = parse_size(snapshot.text("/size"))
     if width % model.multiple or height % model.multiple:
-        raise BadValue(f"/size {width}x{height}: both sides must be multiples of {model.multiple} for this model")
+        raise InvalidValue(f"/size {width}x{height}: both sides must be multiples of {model.multiple} for this model")
     stream = Stream(model, width, height, spare.adapters if spare is not None else None, hooks)
     stream.apply(snapshot, wait=True)
     try:
@@ -76,7 +85,7 @@ def _downloading(name: str, tell: Callable[[str], None]) -> Callable[[int, int],
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ReloadResult:
     """How a reload ended: a stream, or the reason why there is none."""
 
     values: dict[str, Value]
@@ -85,13 +94,13 @@ class Outcome:
     error: str = ""
 
 
-class Reloader:
+class ModelReloader:
     """Loads at most one stream at a time on a thread; the newest wish is loaded next. ``progress`` says where it is."""
 
-    def __init__(self, device: torch.device, options: Options) -> None:
+    def __init__(self, device: torch.device, options: EngineOptions) -> None:
         self._device, self._options = device, options
         self._thread: threading.Thread | None = None
-        self._outcome: Outcome | None = None
+        self._outcome: ReloadResult | None = None
         self._refused: dict[str, Value] = {}
         self.progress = ""
 
@@ -100,7 +109,7 @@ class Reloader:
         """Whether something is being loaded."""
         return self._thread is not None
 
-    def poll(self, running: Stream, current: dict[str, Value], snapshot: Snapshot) -> Outcome | None:
+    def poll(self, running: Stream, current: dict[str, Value], snapshot: Snapshot) -> ReloadResult | None:
         """Starts a load where ``snapshot`` wishes for other than ``current``; returns an outcome once, when there is one."""
         if self._thread is not None:
             if self._thread.is_alive():
@@ -114,22 +123,24 @@ class Reloader:
         if wish == current:
             self._refused = {}
         elif wish != self._refused:
-            self._thread = threading.Thread(target=self._load, args=(snapshot, wish, running), name="reload", daemon=True)
+            self._thread = threading.Thread(
+                target=self._load, args=(snapshot, wish, running), name="reload", daemon=True
+            )
             self._thread.start()
         return None
 
     def _load(self, snapshot: Snapshot, wish: dict[str, Value], spare: Stream) -> None:
-        step_aside()
+        limit_to_one_thread()
         start = time.monotonic()
         try:
             stream = make_stream(snapshot, self._device, self._options, spare, self._tell, spare.hooks)
-            self._outcome = Outcome(wish, time.monotonic() - start, stream)
-        except BadValue as error:
-            self._outcome = Outcome(wish, time.monotonic() - start, error=str(error))
+            self._outcome = ReloadResult(wish, time.monotonic() - start, stream)
+        except InvalidValue as error:
+            self._outcome = ReloadResult(wish, time.monotonic() - start, error=str(error))
         except Exception as error:  # whatever it is, the running stream goes on
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            text = f"out of memory for {described(wish)}" if out_of_memory(error) else f"{described(wish)}: {lines[0]}"
-            self._outcome = Outcome(wish, time.monotonic() - start, error=text)
+            text = f"out of memory for {describe(wish)}" if is_out_of_memory(error) else f"{describe(wish)}: {lines[0]}"
+            self._outcome = ReloadResult(wish, time.monotonic() - start, error=text)
         finally:
             self.progress = ""
             free_memory()
@@ -138,25 +149,27 @@ class Reloader:
         self.progress = text
 
 
-def described(values: dict[str, Value]) -> str:
+def describe(values: dict[str, Value]) -> str:
     """``model pocket, size 512x512, dtype auto``."""
     return ", ".join(f"{name.strip('/')} {value}" for name, value in values.items() if value != "")
 
 
-def out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether there was not enough memory, of the device or of the machine."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or ("memory" in str(error) and "alloc" in str(error))
 
 
-def device_lost(error: Exception) -> bool:
+def is_device_lost(error: Exception) -> bool:
     """Whether the device does not answer this process any more: only a new process gets it back."""
-    told = type(error).__name__ == "AcceleratorError" or any(word in str(error) for word in ("CUDA error", "cuDNN error", "HIP error"))
-    return told and not out_of_memory(error)
+    told = type(error).__name__ == "AcceleratorError" or any(
+        word in str(error) for word in ("CUDA error", "cuDNN error", "HIP error")
+    )
+    return told and not is_out_of_memory(error)
 
 
 def free_memory() -> None:
     """Gives what nothing uses any more back to the device and to the system."""
     gc.collect()
-    give_back()
+    trim_heap()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -31,7 +31,9 @@ except KeyboardInterrupt:
 
 @pytest.mark.skipif(os.name == "nt", reason="a signal to a group")
 def test_what_ctrl_c_ends_is_waited_for() -> None:
-    starter = subprocess.Popen([sys.executable, "-c", STARTER, SHOW], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTER, SHOW], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert starter.stdout is not None
     try:
         assert starter.stdout.readline() == "running\n"

@@ -16,7 +16,8 @@ from bridge.osc.coalesce import latest
 from bridge.osc.dispatch import OscControl
 from bridge.osc.packet import Bundle, read
 from bridge.osc.subscriptions import encoded
-from engine.shared.table import ROOT, TABLE, Parameter
+from engine.shared.parameter import Parameter
+from engine.shared.table import ROOT, TABLE
 from tests.fuzz.__main__ import counted
 from tests.fuzz.targets import CORPUS, TARGETS, bundled, seeds
 
@@ -65,7 +66,9 @@ def test_a_number_arrives_as_it_was_meant(data: st.DataObject) -> None:
     state = State()
     control = OscControl(state)
     parameter: Parameter = data.draw(st.sampled_from(NUMBERS))
-    value: Any = data.draw(st.floats(-1e9, 1e9, width=32) if parameter.kind == "float" else st.integers(-(2**31), 2**31 - 1))
+    value: Any = data.draw(
+        st.floats(-1e9, 1e9, width=32) if parameter.kind == "float" else st.integers(-(2**31), 2**31 - 1)
+    )
     control.packet(encoded(ROOT + parameter.name, value), "test")
     assert state.snapshot()[parameter.name] == pytest.approx(min(max(value, parameter.low), parameter.high), rel=1e-6)
     assert state.refused == 0
@@ -73,7 +76,9 @@ def test_a_number_arrives_as_it_was_meant(data: st.DataObject) -> None:
 
 
 @PLENTY
-@given(st.lists(st.tuples(st.sampled_from(NUMBERS[:4]), st.floats(0, 1, width=32), st.sampled_from([1, 2])), max_size=30))
+@given(
+    st.lists(st.tuples(st.sampled_from(NUMBERS[:4]), st.floats(0, 1, width=32), st.sampled_from([1, 2])), max_size=30)
+)
 def test_of_a_flood_the_last_value_of_each_sender_is_kept_in_order(sent: list[tuple[Parameter, float, int]]) -> None:
     came = [(encoded(ROOT + parameter.name, value), ("127.0.0.1", port)) for parameter, value, port in sent]
     kept = latest(came)
@@ -109,7 +114,9 @@ def test_what_is_no_number_is_never_left_out() -> None:
 
 
 @PLENTY
-@given(st.lists(st.tuples(st.sampled_from(NUMBERS[:4]), st.floats(0, 1, width=32)), max_size=30), st.binary(max_size=12))
+@given(
+    st.lists(st.tuples(st.sampled_from(NUMBERS[:4]), st.floats(0, 1, width=32)), max_size=30), st.binary(max_size=12)
+)
 def test_a_bundle_is_thinned_and_does_the_same(sent: list[tuple[Parameter, float]], odd: bytes) -> None:
     packets = [encoded(ROOT + parameter.name, value) for parameter, value in sent]
     whole = bundled(*packets)

@@ -17,7 +17,9 @@ from bridge.logs import KEPT, Log
 
 
 def entry(log: Log, text: str, **extra: object) -> None:
-    record = logging.makeLogRecord({"name": "bridge.show.show", "levelno": logging.INFO, "levelname": "INFO", "msg": text, **extra})
+    record = logging.makeLogRecord(
+        {"name": "bridge.show.show", "levelno": logging.INFO, "levelname": "INFO", "msg": text, **extra}
+    )
     log.handle(record)
 
 
@@ -74,7 +76,9 @@ def test_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     for folder in ("state", "log"):
         (tmp_path / folder).mkdir()
     (tmp_path / "state" / "journal-9000.json").write_text('{"values": {"/prompt": "fire"}}', encoding="utf-8")
-    (tmp_path / "log" / "show-9000.jsonl").write_text("\n".join(f'{{"event": "{n} token=secret"}}' for n in range(9)), encoding="utf-8")
+    (tmp_path / "log" / "show-9000.jsonl").write_text(
+        "\n".join(f'{{"event": "{n} token=secret"}}' for n in range(9)), encoding="utf-8"
+    )
     monkeypatch.setattr(report.journal, "usual_path", lambda port: tmp_path / "state" / f"journal-{port}.json")
     monkeypatch.setattr(report.logs, "usual_path", lambda port: tmp_path / "log" / f"show-{port}.jsonl")
     monkeypatch.setattr(report, "doctor", lambda: print("ok   Python"))

@@ -14,14 +14,22 @@ KINDS = ("peft", "kohya")
 
 
 def save_lora(
-    path: Path, parts: dict[str, nn.Module], kind: str = "peft", rank: int = 4, seed: int = 0, alpha: float = 2.0, scale: float = 1.0
+    path: Path,
+    parts: dict[str, nn.Module],
+    kind: str = "peft",
+    rank: int = 4,
+    seed: int = 0,
+    alpha: float = 2.0,
+    scale: float = 1.0,
 ) -> Path:
     """A LoRA on every attention projection of ``parts`` ("unet", "text_encoder" …), under the names of ``kind``."""
     torch.manual_seed(seed)
     weights: dict[str, torch.Tensor] = {}
     for part, module in parts.items():
         for name, layer in module.named_modules():
-            if not isinstance(layer, nn.Linear) or not name.endswith(("to_q", "to_k", "to_v", "to_out.0", "q_proj", "v_proj")):
+            if not isinstance(layer, nn.Linear) or not name.endswith(
+                ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "v_proj")
+            ):
                 continue
             down, up = torch.randn(rank, layer.in_features) * 0.2, torch.randn(layer.out_features, rank) * 0.2
             if kind == "peft":
@@ -30,7 +38,11 @@ def save_lora(
             else:
                 within = name if part == "unet" else f"text_model.{name.removeprefix('text_model.')}"
                 start = {"unet": "lora_unet_", "text_encoder": "lora_te_"}[part] + within.replace(".", "_")
-                weights |= {f"{start}.lora_down.weight": down, f"{start}.lora_up.weight": up, f"{start}.alpha": torch.tensor(alpha)}
+                weights |= {
+                    f"{start}.lora_down.weight": down,
+                    f"{start}.lora_up.weight": up,
+                    f"{start}.alpha": torch.tensor(alpha),
+                }
     save_file(weights, path)
     return path
 
@@ -38,7 +50,9 @@ def save_lora(
 def save_controlnet(folder: Path, unet: UNet2DConditionModel, seed: int = 0) -> Path:
     """A ControlNet for ``unet`` whose zero convolutions are not zero, as after training."""
     torch.manual_seed(seed)
-    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 16, 16), load_weights_from_unet=False)
+    net = ControlNetModel.from_unet(
+        unet, conditioning_embedding_out_channels=(8, 8, 16, 16), load_weights_from_unet=False
+    )
     for parameter in net.parameters():
         # As strong as what comes in: the control picture must be heard behind eight convolutions.
         nn.init.normal_(parameter, std=(parameter.shape[0] / parameter.numel()) ** 0.5 if parameter.dim() > 1 else 0.05)
@@ -46,16 +60,26 @@ def save_controlnet(folder: Path, unet: UNet2DConditionModel, seed: int = 0) -> 
     return folder
 
 
-def save_image_adapter(folder: Path, unet: UNet2DConditionModel, seed: int = 0, tokens: int = 4, plus: bool = False) -> tuple[Path, Path]:
+def save_image_adapter(
+    folder: Path, unet: UNet2DConditionModel, seed: int = 0, tokens: int = 4, plus: bool = False
+) -> tuple[Path, Path]:
     """An IP-Adapter of the plain or the "plus" kind for ``unet``, in its published layout, and the folder of its image encoder."""
     torch.manual_seed(seed)
     encoder = CLIPVisionModelWithProjection(
         CLIPVisionConfig(
-            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8, projection_dim=24
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=8,
+            projection_dim=24,
         )
     )
     encoder.save_pretrained(folder / "encoder")
-    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder / "encoder")
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
+        folder / "encoder"
+    )
     width = int(unet.config["cross_attention_dim"])
     weights = {
         "image_proj.proj.weight": torch.randn(tokens * width, 24) * 0.3,
@@ -74,7 +98,11 @@ def save_image_adapter(folder: Path, unet: UNet2DConditionModel, seed: int = 0, 
             shapes |= {f"{root}0.to_q.weight": (inner, inner), f"{root}0.to_kv.weight": (2 * inner, inner)}
             shapes |= {f"{root}0.to_out.weight": (inner, inner), f"{root}1.1.weight": (4 * inner, inner)}
             shapes |= {f"{root}1.3.weight": (inner, 4 * inner)}
-            shapes |= {f"{root}{norm}.{side}": (inner,) for norm in ("0.norm1", "0.norm2", "1.0") for side in ("weight", "bias")}
+            shapes |= {
+                f"{root}{norm}.{side}": (inner,)
+                for norm in ("0.norm1", "0.norm2", "1.0")
+                for side in ("weight", "bias")
+            }
         weights = {f"image_proj.{name}": torch.randn(shape) * 0.2 for name, shape in shapes.items()}
     names = [name.removesuffix(".processor") for name in unet.attn_processors]
     for number, name in enumerate(name for name in names if name.endswith("attn2")):

@@ -6,7 +6,14 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, EulerDiscreteScheduler, LCMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from engine.models import POCKET
@@ -45,7 +52,13 @@ def unet(channels: int = 4, cross: int = WIDTH, **options: object) -> UNet2DCond
     )
 
 
-def save_sd(folder: Path, scheduler: str = "DDIMScheduler", prediction: str = "epsilon", tiny: bool = False, embedded: bool = True) -> Path:
+def save_sd(
+    folder: Path,
+    scheduler: str = "DDIMScheduler",
+    prediction: str = "epsilon",
+    tiny: bool = False,
+    embedded: bool = True,
+) -> Path:
     """A Stable Diffusion folder: one text encoder, a KL autoencoder (or a tiny one), ε- or v-prediction."""
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(POCKET / "tokenizer")
@@ -53,7 +66,11 @@ def save_sd(folder: Path, scheduler: str = "DDIMScheduler", prediction: str = "e
     CLIPTextModel(text_config(tokenizer)).save_pretrained(folder / "text_encoder")
     unet(time_cond_proj_dim=16 if scheduler == "LCMScheduler" and embedded else None).save_pretrained(folder / "unet")
     _autoencoder(tiny).save_pretrained(folder / "vae")
-    kind = {"DDIMScheduler": DDIMScheduler, "LCMScheduler": LCMScheduler, "EulerDiscreteScheduler": EulerDiscreteScheduler}[scheduler]
+    kind = {
+        "DDIMScheduler": DDIMScheduler,
+        "LCMScheduler": LCMScheduler,
+        "EulerDiscreteScheduler": EulerDiscreteScheduler,
+    }[scheduler]
     kind(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction).save_pretrained(
         folder / "scheduler"
     )
@@ -93,7 +110,9 @@ def save_sdxl(folder: Path) -> Path:
 
 def _autoencoder(tiny: bool) -> torch.nn.Module:
     if tiny:
-        return AutoencoderTiny(encoder_block_out_channels=(16,) * 4, decoder_block_out_channels=(16,) * 4, latent_channels=4)
+        return AutoencoderTiny(
+            encoder_block_out_channels=(16,) * 4, decoder_block_out_channels=(16,) * 4, latent_channels=4
+        )
     blocks = 4
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * blocks,

@@ -89,12 +89,17 @@ def save(folder: Path, pipeline: str, parts: dict[str, Any]) -> Path:
 
 def _clips() -> dict[str, Any]:
     tokenizer = CLIPTokenizer.from_pretrained(POCKET / "tokenizer")
-    one, two = CLIPTextModelWithProjection(text_config(tokenizer)), CLIPTextModelWithProjection(text_config(tokenizer, 48))
+    one, two = (
+        CLIPTextModelWithProjection(text_config(tokenizer)),
+        CLIPTextModelWithProjection(text_config(tokenizer, 48)),
+    )
     return {"tokenizer": tokenizer, "tokenizer_2": tokenizer, "text_encoder": one, "text_encoder_2": two}
 
 
 def _t5(tokenizer: PreTrainedTokenizerFast, width: int) -> T5EncoderModel:
-    return T5EncoderModel(T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=16, d_ff=64, num_layers=1, num_heads=2))
+    return T5EncoderModel(
+        T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=16, d_ff=64, num_layers=1, num_heads=2)
+    )
 
 
 def save_sd3(folder: Path, t5: bool = True, channels: int = 8, vae: torch.nn.Module | None = None) -> Path:
@@ -113,7 +118,9 @@ def save_sd3(folder: Path, t5: bool = True, channels: int = 8, vae: torch.nn.Mod
 
 def save_sd3_tiny(folder: Path) -> Path:
     """With 16 channels and the tiny autoencoder for them, as TAESD3 is."""
-    tiny = AutoencoderTiny(encoder_block_out_channels=(16,) * 4, decoder_block_out_channels=(16,) * 4, latent_channels=16, shift_factor=0.0)
+    tiny = AutoencoderTiny(
+        encoder_block_out_channels=(16,) * 4, decoder_block_out_channels=(16,) * 4, latent_channels=16, shift_factor=0.0
+    )
     return save_sd3(folder, channels=16, vae=tiny)
 
 
@@ -149,7 +156,13 @@ def save_flux2(folder: Path) -> Path:
     )  # fmt: skip
     encoder = Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), num_hidden_layers=28, **LANGUAGE))
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-    parts = {"tokenizer": tokenizer, "text_encoder": encoder, "transformer": transformer, "vae": vae, "scheduler": scheduler}
+    parts = {
+        "tokenizer": tokenizer,
+        "text_encoder": encoder,
+        "transformer": transformer,
+        "vae": vae,
+        "scheduler": scheduler,
+    }
     return save(folder, "Flux2KleinPipeline", parts)
 
 
@@ -173,7 +186,13 @@ def save_lumina2(folder: Path) -> Path:
     )  # fmt: skip
     encoder = Gemma2Model(Gemma2Config(vocab_size=len(tokenizer), num_hidden_layers=2, **LANGUAGE))
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-    parts = {"tokenizer": tokenizer, "text_encoder": encoder, "transformer": transformer, "vae": kl(8), "scheduler": scheduler}
+    parts = {
+        "tokenizer": tokenizer,
+        "text_encoder": encoder,
+        "transformer": transformer,
+        "vae": kl(8),
+        "scheduler": scheduler,
+    }
     return save(folder, "Lumina2Pipeline", parts)
 
 
@@ -191,7 +210,13 @@ def save_sana(folder: Path) -> Path:
         qk_norm="rms_norm_across_heads",
     )  # fmt: skip
     encoder = Gemma2Model(Gemma2Config(vocab_size=len(tokenizer), num_hidden_layers=2, **LANGUAGE))
-    parts = {"tokenizer": tokenizer, "text_encoder": encoder, "transformer": transformer, "vae": vae, "scheduler": SCMScheduler()}
+    parts = {
+        "tokenizer": tokenizer,
+        "text_encoder": encoder,
+        "transformer": transformer,
+        "vae": vae,
+        "scheduler": SCMScheduler(),
+    }
     return save(folder, "SanaSprintPipeline", parts)
 
 

@@ -60,7 +60,11 @@ def unet_key(key: str, layers: int) -> str:
     if side == "mid_block":
         place = f"middle_block.{1 if kind == 'attentions' else 2 * j}"
     elif side == "down_blocks":
-        place = f"input_blocks.{(i + 1) * (layers + 1)}.0.op" if kind == "downsamplers" else f"input_blocks.{1 + i * (layers + 1) + j}"
+        place = (
+            f"input_blocks.{(i + 1) * (layers + 1)}.0.op"
+            if kind == "downsamplers"
+            else f"input_blocks.{1 + i * (layers + 1) + j}"
+        )
     else:
         place = f"output_blocks.{i * (layers + 1) + (layers if kind == 'upsamplers' else j)}"
     if kind == "downsamplers":
@@ -100,7 +104,9 @@ def as_one_file(folder: Path, path: Path) -> Path:
         for part, text in texts.items():
             weights |= {f"text_encoders.{starts[part]}.transformer.{key}": tensor for key, tensor in text.items()}
     elif "text_encoder_2" in texts:
-        weights |= {f"conditioner.embedders.0.transformer.{_within(key)}": t for key, t in texts["text_encoder"].items()}
+        weights |= {
+            f"conditioner.embedders.0.transformer.{_within(key)}": t for key, t in texts["text_encoder"].items()
+        }
         weights |= _open_clip(texts["text_encoder_2"])
     else:
         weights |= {f"cond_stage_model.transformer.{_within(key)}": t for key, t in texts["text_encoder"].items()}
@@ -167,9 +173,14 @@ def _sd3_transformer(ours: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for index in range(count):
         for kind, (*names, side, theirs) in _SD3_QKV.items():
             for tail in ("weight", "bias"):
-                keys = [f"transformer_blocks.{index}.{'attn2' if kind == 'attn2' else 'attn'}.{name}.{tail}" for name in names]
+                keys = [
+                    f"transformer_blocks.{index}.{'attn2' if kind == 'attn2' else 'attn'}.{name}.{tail}"
+                    for name in names
+                ]
                 if keys[0] in ours:
-                    weights[f"joint_blocks.{index}.{side}_block.{theirs}.qkv.{tail}"] = torch.cat([ours[key] for key in keys])
+                    weights[f"joint_blocks.{index}.{side}_block.{theirs}.qkv.{tail}"] = torch.cat(
+                        [ours[key] for key in keys]
+                    )
     return {f"model.diffusion_model.{key}": tensor for key, tensor in weights.items()}
 
 

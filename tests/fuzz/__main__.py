@@ -45,7 +45,9 @@ def wrong_packet(rng: random.Random) -> bytes:
         return text(address) + text("," + "f" * count) + rng.randbytes(4 * count)
     if kind == 3:  # nonsense where a choice or a number is expected
         other = rng.choice([parameter for parameter in holds if parameter.kind in ("float", "int", "choice", "bool")])
-        return text(ROOT + other.name) + text(",s") + text("#" + "".join(rng.choices("abc!?ÄÖ", k=rng.randrange(1, 20))))
+        return (
+            text(ROOT + other.name) + text(",s") + text("#" + "".join(rng.choices("abc!?ÄÖ", k=rng.randrange(1, 20))))
+        )
     if kind == 4:  # cut off
         whole = text(number) + text(",f") + struct.pack(">f", rng.random())
         return whole[: rng.randrange(0, len(whole) - 4)]
@@ -94,7 +96,14 @@ def counted(packets: int, documents: int, seed: int = 1) -> bool:
     ]
     for kind in ("preset", "cue", "map"):
         sources = seeds(kind)
-        makers.append((f"{kind} documents", -(-documents // 3), lambda sources=sources: mutated(rng.choice(sources), rng), TARGETS[kind]))
+        makers.append(
+            (
+                f"{kind} documents",
+                -(-documents // 3),
+                lambda sources=sources: mutated(rng.choice(sources), rng),
+                TARGETS[kind],
+            )
+        )
     for name, count, make, take in makers:
         middle, start = 0, time.perf_counter()
         refused, read = state.refused, READ[0]
@@ -108,7 +117,8 @@ def counted(packets: int, documents: int, seed: int = 1) -> bool:
         told = f", {state.refused - refused} refused" if name == "OSC packets" else f", {READ[0] - read} still readable"
         values, seconds = "unchanged" if same else "CHANGED", time.perf_counter() - start
         print(
-            f"{count} {name}{told}: no crash, values {values}, memory {grown:+.1f} MiB after the first tenth, {seconds:.0f} s", flush=True
+            f"{count} {name}{told}: no crash, values {values}, memory {grown:+.1f} MiB after the first tenth, {seconds:.0f} s",
+            flush=True,
         )
     control.close()
     return good
@@ -124,7 +134,9 @@ def guided(target: str, seconds: int) -> None:
     kept = CORPUS / target
     kept.mkdir(exist_ok=True)
     small = sorted(
-        (path for path in found.iterdir() if path.stat().st_size <= LARGEST), key=lambda path: path.stat().st_mtime, reverse=True
+        (path for path in found.iterdir() if path.stat().st_size <= LARGEST),
+        key=lambda path: path.stat().st_mtime,
+        reverse=True,
     )
     for path in small[:MOST]:
         (kept / path.name[:16]).write_bytes(path.read_bytes())

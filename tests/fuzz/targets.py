@@ -24,8 +24,10 @@ from bridge.panel.server import PanelServer
 from bridge.performance import presets
 from bridge.performance import session as journal
 from bridge.performance.cue_list import read_list
-from engine.shared.mailbox import SLOTS, Frame, Mailbox
-from engine.shared.table import ROOT, TABLE, BadValue, canonical
+from engine.shared.frame import Frame
+from engine.shared.mailbox import SLOTS, Mailbox
+from engine.shared.parameter import InvalidValue
+from engine.shared.table import ROOT, TABLE, canonical
 
 #: How many documents were accepted.
 READ = [0]
@@ -143,7 +145,7 @@ def _read(reader: Callable[[], object]) -> None:
     try:
         reader()
         READ[0] += 1
-    except BadValue as error:
+    except InvalidValue as error:
         if not str(error):
             raise AssertionError("a refusal without a word") from error
 

@@ -33,16 +33,18 @@ def test_the_engine_knows_nothing_of_the_bridge() -> None:
 
 
 def test_the_bridge_takes_only_the_light_modules_of_the_engine() -> None:
-    allowed = {"engine.shared"}
     for path in (ROOT / "bridge").rglob("*.py"):
         names = imported(path)
         assert not [name for name in names if name.split(".")[0] in HEAVY], path
         taken = {name for name in names if name.split(".")[0] == "engine" and not name.startswith("engine.shared.")}
-        assert not taken or path.parts[-2:] in (("commands", "render.py"), ("commands", "bench.py")), f"{path} imports {taken}"
+        assert not taken or path.parts[-2:] in (("commands", "render.py"), ("commands", "bench.py")), (
+            f"{path} imports {taken}"
+        )
 
 
 @pytest.mark.parametrize(
-    "module", ["bridge.show.show", "bridge.commands.run", "bridge.panel.server", "bridge.textures.ndi", "engine.shared.mailbox"]
+    "module",
+    ["bridge.show.show", "bridge.commands.run", "bridge.panel.server", "bridge.textures.ndi", "engine.shared.mailbox"],
 )
 def test_nothing_heavy_is_loaded_by_the_live_side(module: str) -> None:
     code = f"import sys, {module}; print(sorted({HEAVY!r} & set(sys.modules)))"
@@ -58,7 +60,10 @@ def test_every_dependency_is_locked_at_a_version_that_is_admitted() -> None:
             assert str(requirement.specifier).startswith("=="), line
             locked.setdefault(canonicalize_name(requirement.name), []).append(requirement)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]
+    wanted = [
+        *project["dependencies"],
+        *(text for extra in project["optional-dependencies"].values() for text in extra),
+    ]
     for text in wanted:
         requirement = Requirement(text)
         pins = locked.get(canonicalize_name(requirement.name))

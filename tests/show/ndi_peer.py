@@ -72,7 +72,9 @@ def receive(name: str, seconds: float) -> None:
             stamps.add(stamp)
             del view
         if time.monotonic() >= report:
-            print(json.dumps({"frames": len(stamps), "pictures": len(kinds), "colour": colour, "size": size}), flush=True)
+            print(
+                json.dumps({"frames": len(stamps), "pictures": len(kinds), "colour": colour, "size": size}), flush=True
+            )
             stamps.clear()
             kinds.clear()
             report += 1

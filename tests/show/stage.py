@@ -20,8 +20,9 @@ from bridge.control.state import State
 from bridge.osc.udp import UdpServer
 from bridge.show.show import Show
 from bridge.textures import Sink, open_source
-from engine.shared.mailbox import Frame
-from engine.shared.table import Options, changed
+from engine.shared.frame import Frame
+from engine.shared.options import EngineOptions
+from engine.shared.snapshot import parse_settings
 from tests.waiting import until
 
 
@@ -61,10 +62,10 @@ class Stage:
         **values: str,
     ) -> None:
         names = {name.replace("_", "/"): value for name, value in values.items()}
-        self.state = State(changed({"size": "256x256", "steps": "1"} | names))
+        self.state = State(parse_settings({"size": "256x256", "steps": "1"} | names))
         self.audience = Audience()
         second = open_source(control) if control else None
-        options = Options("cpu", accelerate=accelerate)
+        options = EngineOptions("cpu", accelerate=accelerate)
         self.show = Show(self.state, open_source(source), [self.audience], options, second, presets, desks, spare)
         self.server = UdpServer(self.show.osc, "127.0.0.1", 0)
         self.desk = SimpleUDPClient("127.0.0.1", self.server.port)

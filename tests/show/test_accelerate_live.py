@@ -17,7 +17,9 @@ from tests.waiting import until
 
 
 @pytest.mark.skipif(bool(missing(torch.device("cpu"))), reason="needs a C++ compiler")
-def test_a_show_is_compiled_while_it_runs_and_at_once_the_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_show_is_compiled_while_it_runs_and_at_once_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PHOSPHENE_CACHE", str(tmp_path))
     with Stage(source="pattern:bars", accelerate="compile", steps="2", prompt="red plasma") as stage:
         stage.live()
@@ -29,7 +31,9 @@ def test_a_show_is_compiled_while_it_runs_and_at_once_the_next_time(tmp_path: Pa
         end = time.monotonic()
         gaps, fresh = stage.audience.gaps(start, end), stage.audience.fresh(start)
         rate = fresh / (end - start)
-        print(f"compiled in {seconds:.0f} s; {rate:.1f} new frames a second meanwhile, longest gap {gaps.max() * 1000:.0f} ms")
+        print(
+            f"compiled in {seconds:.0f} s; {rate:.1f} new frames a second meanwhile, longest gap {gaps.max() * 1000:.0f} ms"
+        )
         assert gaps.max() < 0.25
         assert rate > 3
         assert len(list(tmp_path.rglob("*.json"))) == 3

@@ -44,7 +44,18 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 def of_this_page(name: str) -> bool:
     """Whether the minute changes it: what models, adapters, time and picture have, live, that is no file."""
-    roots = ("/lora", "/control", "/reference", "/feedback", "/smoothing", "/consistency", "/seed/travel", "/tempo", "/input", "/output")
+    roots = (
+        "/lora",
+        "/control",
+        "/reference",
+        "/feedback",
+        "/smoothing",
+        "/consistency",
+        "/seed/travel",
+        "/tempo",
+        "/input",
+        "/output",
+    )
     roots += ("/mask", "/mix", "/eta", "/guidance/embedded")
     return name.startswith(roots) and TABLE[name].kind in ("float", "int", "bool", "choice") and name != "/output/rate"
 
@@ -66,7 +77,10 @@ def test_a_minute_of_random_changes_leaves_no_gap(stage: Stage) -> None:
         else:
             # Mostly near the default, as a hand on a fader is; at times anywhere in the range.
             low, high = parameter.low, parameter.high
-            stage.send(parameter.name, rng.uniform(low, high) if parameter.kind == "float" else rng.randint(int(low), int(high)))
+            stage.send(
+                parameter.name,
+                rng.uniform(low, high) if parameter.kind == "float" else rng.randint(int(low), int(high)),
+            )
         sizes.append(process.memory_info().rss)
         due += 0.05
         time.sleep(max(0.0, due - time.monotonic()))

@@ -56,7 +56,9 @@ def _difference(page: str) -> float:
 
 def test_ctrl_c_ends_the_engine_and_a_recording_plays(tmp_path: Path) -> None:
     take = tmp_path / "take.mp4"
-    with Command("--sink", f"file:{take}", "--sink", "null:", "--source", "pattern:ball", "--size", "128x128") as command:
+    with Command(
+        "--sink", f"file:{take}", "--sink", "null:", "--source", "pattern:ball", "--size", "128x128"
+    ) as command:
         command.found("first transformed frame", 30)
         engine = psutil.Process(command.status()["engine_pid"])
         time.sleep(1.5)
@@ -69,7 +71,18 @@ def test_ctrl_c_ends_the_engine_and_a_recording_plays(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="a pipe that nobody reads is told otherwise there")
 def test_a_show_goes_on_when_nobody_reads_what_it_prints(tmp_path: Path) -> None:
-    arguments = ["--seconds", "8", "--size", "64x64", "--steps", "1", "--source", "pattern:ball", "--sink", f"file:{tmp_path / 'take.mp4'}"]
+    arguments = [
+        "--seconds",
+        "8",
+        "--size",
+        "64x64",
+        "--steps",
+        "1",
+        "--source",
+        "pattern:ball",
+        "--sink",
+        f"file:{tmp_path / 'take.mp4'}",
+    ]
     command = [*RUN, *arguments, "--journal", "none", "--log", "none"]
     with (tmp_path / "errors").open("wb") as errors:
         show = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
@@ -85,7 +98,9 @@ def test_a_show_goes_on_when_nobody_reads_what_it_prints(tmp_path: Path) -> None
 
 @pytest.mark.skipif(os.name == "nt", reason="a pipe that nobody reads is told otherwise there")
 def test_a_listing_ends_quietly_when_nobody_reads_on() -> None:
-    listing = subprocess.Popen([sys.executable, "-m", "bridge", "sources"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    listing = subprocess.Popen(
+        [sys.executable, "-m", "bridge", "sources"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     assert listing.stdout is not None
     listing.stdout.close()
     assert listing.wait(30) == 1
@@ -112,7 +127,11 @@ def test_everything_ends_when_the_bridge_is_killed() -> None:
         children = engines(bridge)
         assert engine in {child.pid for child in children}
         command.process.kill()
-        until(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children), 10, "their end")
+        until(
+            lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children),
+            10,
+            "their end",
+        )
     until(lambda: shared_memory() <= before, 10, "the end of the shared memory")
 
 
@@ -143,14 +162,18 @@ def test_a_port_that_is_taken_names_the_option() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
         port = str(taken.getsockname()[1])
-        result = subprocess.run([sys.executable, "-m", "bridge", "run", "--osc-port", port], capture_output=True, text=True, timeout=60)
+        result = subprocess.run(
+            [sys.executable, "-m", "bridge", "run", "--osc-port", port], capture_output=True, text=True, timeout=60
+        )
     assert result.returncode == 2
     assert "--osc-port" in result.stderr
 
 
 def ndi_environment(folder: Path) -> dict[str, str]:
     """Discovery over loopback, without a daemon."""
-    (folder / "ndi-config.v1.json").write_text(json.dumps({"ndi": {"networks": {"ips": "127.0.0.1"}}}), encoding="utf-8")
+    (folder / "ndi-config.v1.json").write_text(
+        json.dumps({"ndi": {"networks": {"ips": "127.0.0.1"}}}), encoding="utf-8"
+    )
     return dict(os.environ) | {"NDI_CONFIG_DIR": str(folder)}
 
 
@@ -161,7 +184,18 @@ def test_a_minute_from_ndi_to_ndi_under_oscsend(tmp_path: Path) -> None:
     seconds = int(MINUTE)
     length = seconds // 4
     try:
-        options = ["--source", "ndi:test-in", "--sink", "ndi:test-out", "--steps", "1", "--strength", "0.9", "--prompt", "red plasma"]
+        options = [
+            "--source",
+            "ndi:test-in",
+            "--sink",
+            "ndi:test-out",
+            "--steps",
+            "1",
+            "--strength",
+            "0.9",
+            "--prompt",
+            "red plasma",
+        ]
         with Command(*options, environment=environment) as command:
             command.found("first transformed frame", 30)
             port = str(command.osc_port())
@@ -170,7 +204,10 @@ def test_a_minute_from_ndi_to_ndi_under_oscsend(tmp_path: Path) -> None:
                 subprocess.run(["oscsend", "127.0.0.1", port, *arguments], check=True)
 
             peer = subprocess.Popen(
-                [sys.executable, str(PEER), "receive", "test-out", str(seconds)], env=environment, stdout=subprocess.PIPE, text=True
+                [sys.executable, str(PEER), "receive", "test-out", str(seconds)],
+                env=environment,
+                stdout=subprocess.PIPE,
+                text=True,
             )
             assert peer.stdout is not None
             reports: list[dict[str, object]] = []
@@ -213,9 +250,7 @@ def test_a_minute_from_ndi_to_ndi_under_oscsend(tmp_path: Path) -> None:
 
 
 def test_an_ndi_sender_that_leaves_and_returns_larger_is_found_again(tmp_path: Path) -> None:
-    code = (
-        "import sys; sys.path.insert(0, {0!r}); import ndi_peer; ndi_peer.WIDTH, ndi_peer.HEIGHT = {1}, {2}; ndi_peer.send('coming-back')"
-    )
+    code = "import sys; sys.path.insert(0, {0!r}); import ndi_peer; ndi_peer.WIDTH, ndi_peer.HEIGHT = {1}, {2}; ndi_peer.send('coming-back')"
 
     def peer(width: int, height: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-c", code.format(str(PEER.parent), width, height)], env=environment)
@@ -223,7 +258,9 @@ def test_an_ndi_sender_that_leaves_and_returns_larger_is_found_again(tmp_path: P
     environment = ndi_environment(tmp_path)
     sender = peer(160, 120)
     try:
-        with Command("--source", "ndi:coming-back", "--sink", "null:", "--size", "64x64", environment=environment) as command:
+        with Command(
+            "--source", "ndi:coming-back", "--sink", "null:", "--size", "64x64", environment=environment
+        ) as command:
             command.found("first transformed frame", 30)
             sender.kill()
             sender.wait()
@@ -265,7 +302,12 @@ def test_a_killed_show_goes_on_where_it_was(tmp_path: Path) -> None:
     with Command(*arguments) as command:
         command.found("first transformed frame", 30)
         port = str(command.osc_port())
-        wishes = (("/cue/go", "i", "1"), ("/prompt", "s", "green aurora"), ("/strength", "f", "0.35"), ("/freeze", "i", "1"))
+        wishes = (
+            ("/cue/go", "i", "1"),
+            ("/prompt", "s", "green aurora"),
+            ("/strength", "f", "0.35"),
+            ("/freeze", "i", "1"),
+        )
         for name, kind, value in wishes:
             subprocess.run(["oscsend", "127.0.0.1", port, f"/phosphene{name}", kind, value], check=True)
         until(lambda: command.status()["parameters"]["/freeze"] is True, 5)

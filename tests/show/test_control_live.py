@@ -108,7 +108,11 @@ def light(found: float) -> bool:
 
 @pytest.mark.skipif(shutil.which("oscsend") is None, reason="needs liblo-tools")
 def test_oscsend_is_seen_everywhere(run: Run) -> None:
-    for name, kind, value, bright in (("/master", "f", 0.0, dark), ("/master", "f", 1.0, light), ("/prompt", "s", "orange fire", light)):
+    for name, kind, value, bright in (
+        ("/master", "f", 0.0, dark),
+        ("/master", "f", 1.0, light),
+        ("/prompt", "s", "orange fire", light),
+    ):
         subprocess.run(["oscsend", "127.0.0.1", str(run.port), f"/phosphene{name}", kind, str(value)], check=True)
         run.shows(name, value, bright)
 
@@ -136,7 +140,13 @@ def test_qlcplus_is_seen_everywhere(run: Run, tmp_path: Path) -> None:
             cue = run.stage.show.conductor.player
             for channel, level, name, value, bright in (
                 (2, 51, "/strength", 0.2, light),
-                (1, 204, "/master", 0.8, light),  # a change, so waited for: QLC+ sends none that is undone before its next tick
+                (
+                    1,
+                    204,
+                    "/master",
+                    0.8,
+                    light,
+                ),  # a change, so waited for: QLC+ sends none that is undone before its next tick
                 (1, 0, "/master", 0.0, dark),
                 (1, 255, "/master", 1.0, light),
                 (6, 255, "/blackout", True, dark),
@@ -147,7 +157,9 @@ def test_qlcplus_is_seen_everywhere(run: Run, tmp_path: Path) -> None:
             await desk.send_str("CH|5|255")
             await asyncio.to_thread(until, lambda: cue.status()["current"] == "1", 5, "GO")
             await asyncio.to_thread(until, lambda: "now 1" in text(run.page, "#now"), 5, "GO on the panel")
-            await asyncio.to_thread(until, lambda: run.told.get("/phosphene/status/cue") == "1", 5, "GO in the feedback")
+            await asyncio.to_thread(
+                until, lambda: run.told.get("/phosphene/status/cue") == "1", 5, "GO in the feedback"
+            )
 
     try:
         asyncio.run(play())

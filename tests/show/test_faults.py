@@ -8,19 +8,20 @@ from collections.abc import Iterator
 import pytest
 
 from bridge.stress.faults import FAULTS, Fault, tried
-from bridge.stress.harness import Rehearsal
-from engine.shared.table import Options, declare
+from bridge.stress.harness import StressShow
+from engine.shared.options import EngineOptions
+from engine.shared.table import declare
 
 
 @pytest.fixture(scope="module")
-def rehearsal() -> Iterator[Rehearsal]:
-    with Rehearsal(Options("cpu"), {}) as made:
+def rehearsal() -> Iterator[StressShow]:
+    with StressShow(EngineOptions("cpu"), {}) as made:
         yield made
     declare([])
 
 
 @pytest.mark.parametrize("fault", [pytest.param(fault, id=fault.name) for fault in FAULTS])
-def test_a_show_survives(rehearsal: Rehearsal, fault: Fault) -> None:
+def test_a_show_survives(rehearsal: StressShow, fault: Fault) -> None:
     if fault.posix and sys.platform == "win32":
         pytest.xfail("signals and limits of POSIX")
     found = tried(rehearsal, fault)
@@ -30,7 +31,7 @@ def test_a_show_survives(rehearsal: Rehearsal, fault: Fault) -> None:
     assert not found.lost
 
 
-def test_a_recording_that_was_cut_off_plays_and_another_goes_on(rehearsal: Rehearsal) -> None:
+def test_a_recording_that_was_cut_off_plays_and_another_goes_on(rehearsal: StressShow) -> None:
     import av
 
     fault = next(fault for fault in FAULTS if fault.name == "disk full while recording")

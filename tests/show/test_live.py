@@ -59,7 +59,10 @@ def test_a_minute_of_random_changes_leaves_no_gap(stage: Stage) -> None:
     rng = random.Random(4)
     changes = [
         lambda: ("/strength", rng.random()),
-        lambda: ("/prompt", f"{rng.choice(['red', 'blue', 'green'])} {rng.choice(['fire', 'tunnel', 'waves'])} {rng.randrange(1000)}"),
+        lambda: (
+            "/prompt",
+            f"{rng.choice(['red', 'blue', 'green'])} {rng.choice(['fire', 'tunnel', 'waves'])} {rng.randrange(1000)}",
+        ),
         lambda: ("/prompt/2", rng.choice(["", "violet smoke"])),
         lambda: ("/prompt/2/weight", rng.random()),
         lambda: ("/seed", rng.randrange(2**31)),
@@ -154,7 +157,12 @@ def test_a_still_input_is_skipped_and_motion_comes_back_at_once(stage: Stage) ->
     def load(seconds: float) -> tuple[float, int, int]:
         """CPU seconds a second, ticks and skips."""
         until(lambda: stage.engine("ticks") is not None, 5)
-        cpu, ticks, skipped, start = sum(engine.cpu_times()[:2]), stage.engine("ticks"), stage.engine("skipped"), time.monotonic()
+        cpu, ticks, skipped, start = (
+            sum(engine.cpu_times()[:2]),
+            stage.engine("ticks"),
+            stage.engine("skipped"),
+            time.monotonic(),
+        )
         time.sleep(seconds)
         rate = (sum(engine.cpu_times()[:2]) - cpu) / (time.monotonic() - start)
         time.sleep(0.6)
@@ -174,7 +182,9 @@ def test_a_still_input_is_skipped_and_motion_comes_back_at_once(stage: Stage) ->
     until(lambda: time.monotonic() - start > 5.0, 6)
     rate = stage.audience.fresh(start) / (time.monotonic() - start)
     first = next(s for s in stage.audience.seen[seen:] if s[2] > 0 and s[0] >= start)
-    print(f"still: {skipped} of {ticks} ticks skipped, CPU {full:.2f} → {still:.2f} of a core; moving again: {rate:.1f} a second")
+    print(
+        f"still: {skipped} of {ticks} ticks skipped, CPU {full:.2f} → {still:.2f} of a core; moving again: {rate:.1f} a second"
+    )
     assert skipped / ticks >= 0.9
     assert still < 0.35 * full
     assert first[0] - start < 20 / 30 + 1.0, "motion is seen within max_skip frames"

@@ -28,7 +28,19 @@ def looks(engine: float = 0.0, bridge: float = 0.0, p99: float = 0.0, threads: i
         hours, life = i / 60, 1 + (i >= 12)
         warm = 30.0 if i - (12 if life == 2 else 0) < WARM_UP else 0.0
         late = 100.0 * (1 + p99 * i / 19)
-        made.append(Look(hours, life, 200 + bridge * hours, 500 * life + engine * hours - warm, 40, 20 + threads * (i == 19), 15, late, 85))
+        made.append(
+            Look(
+                hours,
+                life,
+                200 + bridge * hours,
+                500 * life + engine * hours - warm,
+                40,
+                20 + threads * (i == 19),
+                15,
+                late,
+                85,
+            )
+        )
     return made
 
 

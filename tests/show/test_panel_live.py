@@ -62,10 +62,16 @@ def test_a_click_on_go_is_seen_and_a_second_browser_follows(stage: tuple[Stage, 
     before = brightness(laptop)
     click(phone, "[data-toggle='/blackout']")
     until(lambda: brightness(laptop) < 3 < before, 5, "the blackout on the other's picture")
-    until(lambda: "on" in laptop.find_element("css selector", "[data-toggle='/blackout']").get_attribute("class"), 5, "its button")
+    until(
+        lambda: "on" in laptop.find_element("css selector", "[data-toggle='/blackout']").get_attribute("class"),
+        5,
+        "its button",
+    )
     click(laptop, "[data-fire='/panic']")
     until(lambda: brightness(phone) > 10, 5, "light")
-    errors = [line for page in (laptop, phone) for line in page.get_log("browser") if "thumbnails" not in line["message"]]
+    errors = [
+        line for page in (laptop, phone) for line in page.get_log("browser") if "thumbnails" not in line["message"]
+    ]
     assert [line["message"] for line in errors] == []
 
 
@@ -80,7 +86,9 @@ def test_every_parameter_has_its_control(stage: tuple[Stage, str], browser: Open
     assert sorted(shown) == sorted(TABLE)
     page.find_element("css selector", "#filter").send_keys("feedback/zoom")
     time.sleep(0.2)
-    visible = page.execute_script("return [...document.querySelectorAll('[data-row]')].filter(r => r.offsetParent).map(r => r.dataset.row)")
+    visible = page.execute_script(
+        "return [...document.querySelectorAll('[data-row]')].filter(r => r.offsetParent).map(r => r.dataset.row)"
+    )
     assert visible == ["/feedback/zoom"]
 
 
@@ -116,7 +124,11 @@ def test_eight_panels_cost_the_stream_little(stage: tuple[Stage, str]) -> None:
     work: dict[bool, list[float]] = {True: [], False: []}
     for turn in range(6):
         watched = turn % 2 == 1
-        process = subprocess.Popen([sys.executable, WATCHERS, url, "8"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) if watched else None
+        process = (
+            subprocess.Popen([sys.executable, WATCHERS, url, "8"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            if watched
+            else None
+        )
         if process is not None:
             assert process.stdout is not None
             assert process.stdout.readline() == b"watching\n"

@@ -16,7 +16,9 @@ from tests.waiting import until
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("presets")
     (folder / "cold.toml").write_text('prompt = "blue waves"\nsteps = 1\nseed = 3\nstrength = 0.7\n')
-    (folder / "hot.toml").write_text('prompt = "orange fire"\nsteps = 1\nseed = 8\nstrength = 0.9\n[preset]\nfade = 4\nunit = "beats"\n')
+    (folder / "hot.toml").write_text(
+        'prompt = "orange fire"\nsteps = 1\nseed = 8\nstrength = 0.9\n[preset]\nfade = 4\nunit = "beats"\n'
+    )
     (folder / "cues").mkdir()
     (folder / "cues" / "night.toml").write_text(
         '[[cue]]\nnumber = 1\npreset = "cold"\n[[cue]]\nnumber = 2\npreset = "hot"\n'
@@ -63,7 +65,9 @@ def faded(stage: Stage) -> float:
     until(lambda: any(seen[2] >= number for seen in stage.audience.seen[-3:]), 2, "a picture of the whole look")
     gaps = stage.audience.gaps(start) * 1000
     late = (beat - round(beat)) * 500
-    print(f"crossfade: ended {late:.0f} ms after the beat, longest gap {gaps.max():.0f} ms, median {np.median(gaps):.0f} ms")
+    print(
+        f"crossfade: ended {late:.0f} ms after the beat, longest gap {gaps.max():.0f} ms, median {np.median(gaps):.0f} ms"
+    )
     return float(gaps.max())
 
 

@@ -30,12 +30,27 @@ def test_render_makes_every_frame_and_repeats_itself(tmp_path: Path, capfd: pyte
         cv2.imwrite(str(source / f"{i:03d}.png"), picture)
 
     def rendered(name: str, prompt: str, *more: str) -> np.ndarray:
-        arguments = ["render", str(source), str(tmp_path / name), "--prompt", prompt, "--seed", "3", "--steps", "2", "--size", "128x128"]
+        arguments = [
+            "render",
+            str(source),
+            str(tmp_path / name),
+            "--prompt",
+            prompt,
+            "--seed",
+            "3",
+            "--steps",
+            "2",
+            "--size",
+            "128x128",
+        ]
         assert main([*arguments, "--device", "cpu", *more]) == 0
         with av.open(str(tmp_path / name)) as container:
             return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
-    first, again = rendered("a.mp4", "neon tunnel, magenta and cyan"), rendered("b.mp4", "neon tunnel, magenta and cyan")
+    first, again = (
+        rendered("a.mp4", "neon tunnel, magenta and cyan"),
+        rendered("b.mp4", "neon tunnel, magenta and cyan"),
+    )
     other = rendered("c.mp4", "green fire")
     assert first.shape == (12, 128, 128, 3)
     assert np.array_equal(first, again)
@@ -43,8 +58,19 @@ def test_render_makes_every_frame_and_repeats_itself(tmp_path: Path, capfd: pyte
     assert "12 frames" in capfd.readouterr().out
     hooks = tmp_path / "hooks"
     hooks.mkdir()
-    (hooks / "pulse.py").write_text("def after(pictures, values, seconds):\n    return pictures * (0.5 + seconds % 0.5)\n")
-    moving = ("--set", "seed/travel=2", "--set", "feedback=0.3", "--set", "consistency/motion=0.7", "--hooks", str(hooks))
+    (hooks / "pulse.py").write_text(
+        "def after(pictures, values, seconds):\n    return pictures * (0.5 + seconds % 0.5)\n"
+    )
+    moving = (
+        "--set",
+        "seed/travel=2",
+        "--set",
+        "feedback=0.3",
+        "--set",
+        "consistency/motion=0.7",
+        "--hooks",
+        str(hooks),
+    )
     one, two = (rendered(name, "green fire", *moving) for name in ("d.mp4", "e.mp4"))
     assert np.array_equal(one, two), "time is the video's own"
     assert np.abs(one.astype(int) - other).mean() > 3
@@ -55,7 +81,22 @@ def test_render_into_a_folder_is_lossless_and_numbered(tmp_path: Path) -> None:
     cv2.imwrite(str(source), np.full((64, 64, 3), 90, np.uint8))
     out = f"{tmp_path}/frames/"
     for output_size, side in (("", 64), ("96x96", 96)):
-        assert main(["render", str(source), out, "--size", "64x64", "--set", f"output/size={output_size}", "--device", "cpu"]) == 0
+        assert (
+            main(
+                [
+                    "render",
+                    str(source),
+                    out,
+                    "--size",
+                    "64x64",
+                    "--set",
+                    f"output/size={output_size}",
+                    "--device",
+                    "cpu",
+                ]
+            )
+            == 0
+        )
         assert [path.name for path in Path(out).iterdir()] == ["00000.png"]
         assert cv2.imread(out + "00000.png").shape == (side, side, 3)
 
@@ -70,7 +111,12 @@ def test_render_into_a_folder_is_lossless_and_numbered(tmp_path: Path) -> None:
     ],
 )
 def test_render_tells_mistakes_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], source: str, out: str, told: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    source: str,
+    out: str,
+    told: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if source == "text.mp4":

@@ -32,13 +32,16 @@ def test_start_play_and_stop(built: tuple[TouchDesigner, Operator], tmp_path: Pa
     wire = Wire(touch, component, free_port())
     program = tmp_path / "phosphene"
     program.write_text(
-        f"#!{sys.executable}\nimport sys\nfrom bridge.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n", encoding="utf-8"
+        f"#!{sys.executable}\nimport sys\nfrom bridge.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n",
+        encoding="utf-8",
     )
     program.chmod(0o755)
     component.par.Program = str(program)
     component.par.Httpport = free_port()
     component.par.Transport = "ndi"
-    component.par.Arguments = "--source pattern:plasma --sink null: --accelerate eager --size 128x128 --set cue/list=demo"
+    component.par.Arguments = (
+        "--source pattern:plasma --sink null: --accelerate eager --size 128x128 --set cue/list=demo"
+    )
     extension = component.ext.PhospheneExt
     extension.logPath = str(tmp_path / "log")
     try:
@@ -56,11 +59,17 @@ def test_start_play_and_stop(built: tuple[TouchDesigner, Operator], tmp_path: Pa
         process = psutil.Process(extension.process.pid)
         family = [process, *process.children(recursive=True)]
         par(component, "Stop").pulse()
-        wire.pass_time(until=lambda: all(not each.is_running() or each.status() == psutil.STATUS_ZOMBIE for each in family), patience=15)
+        wire.pass_time(
+            until=lambda: all(not each.is_running() or each.status() == psutil.STATUS_ZOMBIE for each in family),
+            patience=15,
+        )
         wire.pass_time(until=lambda: not par(component, "Connected").val)
         assert par(component, "Error").val == ""
     except AssertionError:
-        print((tmp_path / "log").read_text(), {name: par(component, name).val for name in ("Status", "Error", "Connected")})
+        print(
+            (tmp_path / "log").read_text(),
+            {name: par(component, name).val for name in ("Status", "Error", "Connected")},
+        )
         raise
     finally:
         extension.Stop()

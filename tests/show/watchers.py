@@ -32,7 +32,11 @@ async def main() -> None:
     timeout, connector = aiohttp.ClientTimeout(total=None), aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
         work = [asyncio.create_task(talk(session)) for _ in range(count)]
-        work += [asyncio.create_task(film(session, what, 2 * i + k)) for i in range(count) for k, what in enumerate(("input", "output"))]
+        work += [
+            asyncio.create_task(film(session, what, 2 * i + k))
+            for i in range(count)
+            for k, what in enumerate(("input", "output"))
+        ]
         while not all(got):
             await asyncio.sleep(0.05)
         print("watching", flush=True)

@@ -55,7 +55,19 @@ class Par(Strict):
     """One parameter."""
 
     ALLOWED = frozenset(
-        {"val", "expr", "default", "min", "max", "clampMin", "clampMax", "normMin", "normMax", "menuNames", "menuLabels"}
+        {
+            "val",
+            "expr",
+            "default",
+            "min",
+            "max",
+            "clampMin",
+            "clampMax",
+            "normMin",
+            "normMax",
+            "menuNames",
+            "menuLabels",
+        }
         | {"help", "readOnly", "label", "startSection", "enable"}
     )
 
@@ -219,7 +231,10 @@ class Operator(Strict):
         self._sent: list[tuple[str, list[Any]]] = []
         self._extension: Any = None
         self._module: Any = None
-        self._inputs = [Connector(self, False) for _ in range(3 if kind == "switchTOP" else 0 if kind.endswith(("inTOP", "inDAT")) else 1)]
+        self._inputs = [
+            Connector(self, False)
+            for _ in range(3 if kind == "switchTOP" else 0 if kind.endswith(("inTOP", "inDAT")) else 1)
+        ]
         self._outputs = [] if kind.endswith("DAT") else [Connector(self, True)]
         self._text = ""
         self._par = Pars(self)

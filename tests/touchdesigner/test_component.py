@@ -31,7 +31,11 @@ class Engine(Wire):
     def __init__(self, touch: TouchDesigner, component: Operator) -> None:
         self.state = State()
         self.status: dict[str, Any] = {"fps": 24.5, "latency": 41.0, "state": "live", "cue": "2", "cue/next": "3"}
-        self.status |= {"version": described.release(), "presets": ("lava", "my-look"), "cues": ("1 In", "2 Up", "3 Out")}
+        self.status |= {
+            "version": described.release(),
+            "presets": ("lava", "my-look"),
+            "cues": ("1 In", "2 Up", "3 Out"),
+        }
         self.control = OscControl(self.state, lambda: self.status)
         self.server = UdpServer(self.control, "127.0.0.1", 0)
         super().__init__(touch, component, self.server.port)
@@ -50,10 +54,14 @@ def engine(built: tuple[TouchDesigner, Operator]) -> Iterator[Engine]:
 
 
 def test_the_kept_pages_are_the_tables() -> None:
-    assert (FOLDER / "parameters.json").read_text(encoding="utf-8") == described.text(), "run `python -m bridge.commands.generate_docs`"
+    assert (FOLDER / "parameters.json").read_text(encoding="utf-8") == described.text(), (
+        "run `python -m bridge.commands.generate_docs`"
+    )
 
 
-def test_every_parameter_has_the_same_name_for_osc_panel_and_touchdesigner(built: tuple[TouchDesigner, Operator]) -> None:
+def test_every_parameter_has_the_same_name_for_osc_panel_and_touchdesigner(
+    built: tuple[TouchDesigner, Operator],
+) -> None:
     _, component = built
     about = json.loads((FOLDER / "parameters.json").read_text(encoding="utf-8"))
     rows = {row["address"]: row for rows in about["pages"].values() for row in rows}
@@ -64,7 +72,9 @@ def test_every_parameter_has_the_same_name_for_osc_panel_and_touchdesigner(built
 
     table = {ROOT + name for name in TABLE if not name.startswith("/hook/")}
     assert set(rows) == table
-    assert {path for path in leaves(tree({}, {})) if not path.startswith(f"{ROOT}/status/")} == {ROOT + name for name in TABLE}
+    assert {path for path in leaves(tree({}, {})) if not path.startswith(f"{ROOT}/status/")} == {
+        ROOT + name for name in TABLE
+    }
     assert {ROOT + panel_row(p)["name"] for p in TABLE.values()} == {ROOT + name for name in TABLE}
     for row in rows.values():
         made = par(component, row["name"])
@@ -79,7 +89,9 @@ def test_every_parameter_has_the_same_name_for_osc_panel_and_touchdesigner(built
     assert len({row["name"] for row in rows.values()}) == len(rows)
 
 
-def test_every_preset_and_cue_is_a_choice_and_every_preset_a_button(built: tuple[TouchDesigner, Operator], engine: Engine) -> None:
+def test_every_preset_and_cue_is_a_choice_and_every_preset_a_button(
+    built: tuple[TouchDesigner, Operator], engine: Engine
+) -> None:
     _, component = built
     shipped = [preset.name for preset in Library([]).ordered]
     assert par(component, "Preset").menuNames == ["", *shipped]
@@ -104,13 +116,19 @@ def test_every_preset_and_cue_is_a_choice_and_every_preset_a_button(built: tuple
 def test_the_network_is_wired_from_in_to_out(built: tuple[TouchDesigner, Operator]) -> None:
     _, component = built
     inner = {name: component.op(name) for name in ("in1", "share", "ndi_out", "shared", "ndi_in", "choose", "out1")}
-    wired = {(name, c.owner.name) for name, op in inner.items() if op for out in op.outputConnectors for c in out.connections}
+    wired = {
+        (name, c.owner.name) for name, op in inner.items() if op for out in op.outputConnectors for c in out.connections
+    }
     out_of = {"in1": ("share", "ndi_out", "choose"), "shared": ("choose",), "ndi_in": ("choose",), "choose": ("out1",)}
     assert wired == {(start, end) for start, ends in out_of.items() for end in ends}
     share, ndi = inner["share"], inner["ndi_out"]
     assert share is not None
     assert ndi is not None
-    assert (share.par.active.eval(), share.par.sendername.eval(), ndi.par.active.eval()) == (True, "phosphene-in", False)
+    assert (share.par.active.eval(), share.par.sendername.eval(), ndi.par.active.eval()) == (
+        True,
+        "phosphene-in",
+        False,
+    )
     component.par.Transport = "ndi"
     component.par.Sendername = "other"
     assert (share.par.active.eval(), ndi.par.active.eval(), ndi.par.name.eval()) == (False, True, "other")
@@ -119,7 +137,9 @@ def test_the_network_is_wired_from_in_to_out(built: tuple[TouchDesigner, Operato
     assert source.par.name.eval() == f"{socket.gethostname().upper()} (phosphene-out)"
 
 
-def test_the_component_and_the_engine_are_in_step_both_ways(built: tuple[TouchDesigner, Operator], engine: Engine) -> None:
+def test_the_component_and_the_engine_are_in_step_both_ways(
+    built: tuple[TouchDesigner, Operator], engine: Engine
+) -> None:
     _, component = built
     engine.state.set("/prompt", ["of the engine"], "test")
     engine.pass_time(until=lambda: bool(par(component, "Connected").val))
@@ -135,14 +155,18 @@ def test_the_component_and_the_engine_are_in_step_both_ways(built: tuple[TouchDe
     assert (snapshot.text("/prompt"), snapshot.text("/guidance/mode")) == ("of the component", "full")
     engine.state.set("/strength", [0.2], "a desk")
     engine.state.set("/freeze", [0], "a desk")
-    engine.pass_time(until=lambda: abs(par(component, "Strength").val - 0.2) < 1e-6 and not par(component, "Freeze").val)
+    engine.pass_time(
+        until=lambda: abs(par(component, "Strength").val - 0.2) < 1e-6 and not par(component, "Freeze").val
+    )
     before = engine.state.accepted
     engine.pass_time(1.0)
     assert engine.state.accepted == before, "an echo goes round and round"
     assert engine.state.refused == 0
 
 
-def test_a_fader_that_is_held_is_not_moved_back_by_older_values(built: tuple[TouchDesigner, Operator], engine: Engine) -> None:
+def test_a_fader_that_is_held_is_not_moved_back_by_older_values(
+    built: tuple[TouchDesigner, Operator], engine: Engine
+) -> None:
     _, component = built
     engine.pass_time(until=lambda: bool(par(component, "Connected").val))
     engine.pass_time(0.5)
@@ -158,13 +182,21 @@ def test_a_fader_that_is_held_is_not_moved_back_by_older_values(built: tuple[Tou
 def test_read_outs_and_the_version_check(built: tuple[TouchDesigner, Operator], engine: Engine) -> None:
     _, component = built
     engine.pass_time(until=lambda: par(component, "Status").val == "live")
-    assert [par(component, name).val for name in ("Fps", "Latency", "Cue", "Nextcue", "Error")] == [24.5, 41.0, "2", "3", ""]
+    assert [par(component, name).val for name in ("Fps", "Latency", "Cue", "Nextcue", "Error")] == [
+        24.5,
+        41.0,
+        "2",
+        "3",
+        "",
+    ]
     engine.status["version"] = "9.1.0"
     engine.pass_time(until=lambda: "build it again" in par(component, "Error").val)
     assert "9.1.0" in par(component, "Error").val
 
 
-def test_it_finds_the_engine_again_and_shows_the_input_meanwhile(built: tuple[TouchDesigner, Operator], engine: Engine) -> None:
+def test_it_finds_the_engine_again_and_shows_the_input_meanwhile(
+    built: tuple[TouchDesigner, Operator], engine: Engine
+) -> None:
     _, component = built
     choose = component.op("choose")
     assert choose is not None
@@ -196,7 +228,9 @@ def test_send_all_gives_a_fresh_engine_everything(built: tuple[TouchDesigner, Op
     assert engine.state.refused == 0
 
 
-def test_start_and_stop_of_the_engines_process(built: tuple[TouchDesigner, Operator], engine: Engine, tmp_path: Path) -> None:
+def test_start_and_stop_of_the_engines_process(
+    built: tuple[TouchDesigner, Operator], engine: Engine, tmp_path: Path
+) -> None:
     _, component = built
     extension = component.ext.PhospheneExt
     extension.logPath = str(tmp_path / "log")

@@ -178,11 +178,20 @@ class PhospheneExt:
 
     def _status(self, name, args):
         value = args[0] if args else ""
-        shown = {"fps": "Fps", "latency": "Latency", "state": "Status", "cue": "Cue", "cue/next": "Nextcue", "version": "Engineversion"}
+        shown = {
+            "fps": "Fps",
+            "latency": "Latency",
+            "state": "Status",
+            "cue": "Cue",
+            "cue/next": "Nextcue",
+            "version": "Engineversion",
+        }
         if name in shown:
             self._put(shown[name], value)
         if name == "version" and str(value).split(".")[:2] != self.version.split(".")[:2]:
-            self.errors["version"] = f"this component is of Phosphene {self.version}, the engine is {value}: build it again"
+            self.errors["version"] = (
+                f"this component is of Phosphene {self.version}, the engine is {value}: build it again"
+            )
         elif name == "version":
             self.errors.pop("version", None)
         elif name == "presets":

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.adapters.controlnet import Controls
-from engine.compile.dispatch import Part
-from engine.runtime.memo import Kept
+from engine.compile.dispatch import CompiledModule
+from engine.models.controls import Controls
+from engine.runtime.memo import Memo
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Condition:
         return Condition(tokens, torch.cat(pooled) if pooled else None, torch.cat(masks) if masks else None)
 
 
-class Family(ABC):
+class Architecture(ABC):
     """An architecture with its parts loaded. ``denoise`` answers in the terms of its schedule's ``prediction``.
 
     ``patch`` is the side of the latent square that one token holds, ``built_in`` the guidance scale that a model distilled
@@ -68,15 +68,17 @@ class Family(ABC):
     def __init__(self, parts: dict[str, Any], device: torch.device, dtype: torch.dtype) -> None:
         self.parts, self.device, self.dtype = parts, device, dtype
         self.denoiser = parts[self.part]
-        self.run = Part("denoiser", self.denoiser)
-        self.kept: Kept[Tensor] = Kept()
+        self.run = CompiledModule("denoiser", self.denoiser)
+        self.kept: Memo[Tensor] = Memo()
 
     @abstractmethod
     def encode_prompt(self, text: str) -> Condition:
         """A text as one row of condition: padded and truncated to the tokenizer's length."""
 
     @abstractmethod
-    def denoise(self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None) -> Tensor:
+    def denoise(
+        self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None
+    ) -> Tensor:
         """One denoiser call: x (rows, C, h, w), t (rows,), a condition of as many rows → the raw output (rows, C, h, w).
 
         ``controls`` only where the family is ``controllable``.

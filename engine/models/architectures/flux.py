@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.adapters.controlnet import Controls
-from engine.models.architectures.base import Condition, Family
+from engine.models.architectures.base import Architecture, Condition
+from engine.models.controls import Controls
 
 #: Hidden layers of FLUX.2's text encoder that make the condition, side by side.
 LAYERS = (9, 18, 27)
 
 
-class Flux(Family):
+class Flux(Architecture):
     """CLIP's pooled text steers the layers, T5's tokens stand beside the picture's. Latents stay (rows, 16, h, w) outside."""
 
     title, patch, lora_mixin = "FLUX.1", 2, "FluxLoraLoaderMixin"
@@ -29,7 +29,9 @@ class Flux(Family):
         pooled = self.parts["text_encoder"](self.tokens("tokenizer", text).input_ids).pooler_output
         return Condition(self.parts["text_encoder_2"](self.tokens("tokenizer_2", text).input_ids)[0], pooled)
 
-    def denoise(self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None) -> Tensor:
+    def denoise(
+        self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None
+    ) -> Tensor:
         rows, _, height, width = x.shape
         packed = torch.nn.functional.pixel_unshuffle(x, 2).flatten(2).transpose(1, 2)
         output = self.run(
@@ -54,7 +56,7 @@ class Flux(Family):
         return self.kept.get(made, "places", height, width)
 
 
-class Flux2(Family):
+class Flux2(Architecture):
     """FLUX.2 klein: three layers of a Qwen3 encoder as text, latents patched and normalised by the autoencoder's side."""
 
     title, needs, lora_mixin = "FLUX.2 klein", ("text_encoder", "tokenizer"), "Flux2LoraLoaderMixin"
@@ -68,13 +70,19 @@ class Flux2(Family):
     @torch.inference_mode()
     def encode_prompt(self, text: str) -> Condition:
         said = [{"role": "user", "content": text}]
-        whole = self.parts["tokenizer"].apply_chat_template(said, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+        whole = self.parts["tokenizer"].apply_chat_template(
+            said, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
         found = self.tokens("tokenizer", whole, self.length)
         encoder = self.parts["text_encoder"]
-        states = encoder(input_ids=found.input_ids, attention_mask=found.attention_mask, output_hidden_states=True, use_cache=False)
+        states = encoder(
+            input_ids=found.input_ids, attention_mask=found.attention_mask, output_hidden_states=True, use_cache=False
+        )
         return Condition(torch.cat([states.hidden_states[layer] for layer in LAYERS], -1))
 
-    def denoise(self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None) -> Tensor:
+    def denoise(
+        self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None
+    ) -> Tensor:
         rows, _, height, width = x.shape
         output = self.run(
             hidden_states=x.flatten(2).transpose(1, 2),

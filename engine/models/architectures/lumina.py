@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.adapters.controlnet import Controls
-from engine.models.architectures.base import Condition, Family
+from engine.models.architectures.base import Architecture, Condition
+from engine.models.controls import Controls
 
 
-class LuminaNext(Family):
+class LuminaNext(Architecture):
     """Lumina-Next-DiT: the penultimate Gemma layer under a mask, rotary places made for the picture's size."""
 
     title, needs, patch = "Lumina-Next", ("text_encoder", "tokenizer"), 2
@@ -33,10 +33,14 @@ class LuminaNext(Family):
     def penultimate(self, text: str) -> Condition:
         """The text encoder's last hidden layer but one, with its mask."""
         found = self.tokens("tokenizer", text, self.length)
-        states = self.parts["text_encoder"](found.input_ids, attention_mask=found.attention_mask, output_hidden_states=True)
+        states = self.parts["text_encoder"](
+            found.input_ids, attention_mask=found.attention_mask, output_hidden_states=True
+        )
         return Condition(states.hidden_states[-2], mask=found.attention_mask)
 
-    def denoise(self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None) -> Tensor:
+    def denoise(
+        self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None
+    ) -> Tensor:
         output = self.run(
             hidden_states=x,
             timestep=self.kept.get(lambda: 1 - t / 1000, "t", t),
@@ -55,7 +59,9 @@ class LuminaNext(Family):
         def made() -> Tensor:
             from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
 
-            places = get_2d_rotary_pos_embed_lumina(self.denoiser.head_dim, 384, 384, linear_factor=stretch, ntk_factor=1.0)
+            places = get_2d_rotary_pos_embed_lumina(
+                self.denoiser.head_dim, 384, 384, linear_factor=stretch, ntk_factor=1.0
+            )
             return places.to(self.device)
 
         return self.kept.get(made, "places", stretch)
@@ -71,14 +77,16 @@ class Lumina2(LuminaNext):
     )
 
     def __init__(self, parts: dict[str, Any], device: torch.device, dtype: torch.dtype) -> None:
-        Family.__init__(self, parts, device, dtype)
+        Architecture.__init__(self, parts, device, dtype)
         parts["tokenizer"].padding_side = "right"
         self.encode_negative = self.penultimate  # without the instruction
 
     def encode_prompt(self, text: str) -> Condition:
         return self.penultimate(self.instruction + text)
 
-    def denoise(self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None) -> Tensor:
+    def denoise(
+        self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None
+    ) -> Tensor:
         return -self.run(
             hidden_states=x,
             timestep=self.kept.get(lambda: 1 - t / 1000, "t", t),

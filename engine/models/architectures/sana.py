@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.adapters.controlnet import Controls
-from engine.models.architectures.base import Condition, Family
+from engine.models.architectures.base import Architecture, Condition
+from engine.models.controls import Controls
 
 #: Tokens of a prompt that the denoiser sees.
 LENGTH = 300
 
 
-class SanaSprint(Family):
+class SanaSprint(Architecture):
     """A linear-attention transformer over DC-AE latents (factor 32), Gemma tokens under a mask, guidance built in."""
 
     title, needs, lora_mixin = "SANA-Sprint", ("text_encoder", "tokenizer"), "SanaLoraLoaderMixin"
@@ -44,12 +44,16 @@ class SanaSprint(Family):
         seen = torch.tensor([0, *range(self._length - LENGTH + 1, self._length)], device=self.device)
         return Condition(states[:, seen], mask=found.attention_mask[:, seen])
 
-    def denoise(self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None) -> Tensor:
+    def denoise(
+        self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None
+    ) -> Tensor:
         time = self.kept.get(lambda: _flow_time(t), "t", t)
         s = time.view(-1, 1, 1, 1)
         scale = (s**2 + (1 - s) ** 2).sqrt()
         scaled = x.float() * scale
-        strength = self.scale((guidance or self.built_in) * float(self.denoiser.config["guidance_embeds_scale"]), len(x))
+        strength = self.scale(
+            (guidance or self.built_in) * float(self.denoiser.config["guidance_embeds_scale"]), len(x)
+        )
         output = self.run(
             scaled.to(self.dtype),
             encoder_hidden_states=condition.tokens,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.adapters.controlnet import Controls
-from engine.models.architectures.base import Condition, Family
+from engine.models.architectures.base import Architecture, Condition
+from engine.models.controls import Controls
 
 #: T5 tokens of a prompt.
 LENGTH = 256
 
 
-class StableDiffusion3(Family):
+class StableDiffusion3(Architecture):
     """Two CLIP encoders side by side, then T5; without a T5 its tokens are zeros, as the checkpoint was trained to take."""
 
     title, patch = "Stable Diffusion 3", 2
@@ -23,7 +23,9 @@ class StableDiffusion3(Family):
     def encode_prompt(self, text: str) -> Condition:
         length = self.parts["tokenizer"].model_max_length
         sides = [
-            self.parts["text_encoder" + n](self.tokens("tokenizer" + n, text, length).input_ids, output_hidden_states=True)
+            self.parts["text_encoder" + n](
+                self.tokens("tokenizer" + n, text, length).input_ids, output_hidden_states=True
+            )
             for n in ("", "_2")
         ]
         clip = torch.cat([side.hidden_states[-2] for side in sides], -1)
@@ -35,7 +37,9 @@ class StableDiffusion3(Family):
         clip = torch.nn.functional.pad(clip, (0, width - clip.shape[-1]))
         return Condition(torch.cat([clip, t5], 1), torch.cat([side[0] for side in sides], -1))
 
-    def denoise(self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None) -> Tensor:
+    def denoise(
+        self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None
+    ) -> Tensor:
         return self.run(
             hidden_states=x,
             timestep=t,

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.adapters.controlnet import Controls
-from engine.models.architectures.base import Condition, Family
+from engine.models.architectures.base import Architecture, Condition
+from engine.models.controls import Controls
 
 
-class StableDiffusion(Family):
+class StableDiffusion(Architecture):
     """A U-Net with cross attention to one text encoder's last hidden state (Rombach et al., arXiv 2112.10752)."""
 
     title, part = "Stable Diffusion", "unet"
@@ -28,13 +28,17 @@ class StableDiffusion(Family):
     def encode_prompt(self, text: str) -> Condition:
         return Condition(self.parts["text_encoder"](self.tokens("tokenizer", text).input_ids).last_hidden_state)
 
-    def denoise(self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None) -> Tensor:
+    def denoise(
+        self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None
+    ) -> Tensor:
         extra: dict[str, Any] = self.added(x, condition)
         if controls is not None:
             extra |= controls.residuals(x, t, condition.tokens, dict(extra))
         if self.built_in:
             scale = guidance or self.built_in
-            extra["timestep_cond"] = self.kept.get(lambda: self._embedded(scale).expand(len(x), -1), "scale", scale, len(x))
+            extra["timestep_cond"] = self.kept.get(
+                lambda: self._embedded(scale).expand(len(x), -1), "scale", scale, len(x)
+            )
         return self.run(x, t, condition.tokens, return_dict=False, **extra)[0]
 
     def added(self, x: Tensor, condition: Condition) -> dict[str, Any]:
@@ -79,4 +83,9 @@ class StableDiffusionXL(StableDiffusion):
             told = torch.tensor([[height, width, 0, 0, height, width]], device=self.device, dtype=self.dtype)
             return told.expand(len(x), -1)
 
-        return {"added_cond_kwargs": {"text_embeds": condition.pooled, "time_ids": self.kept.get(size, "size", height, width, len(x))}}
+        return {
+            "added_cond_kwargs": {
+                "text_embeds": condition.pooled,
+                "time_ids": self.kept.get(size, "size", height, width, len(x)),
+            }
+        }

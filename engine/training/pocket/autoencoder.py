@@ -129,7 +129,11 @@ def train(
             y = model.decoder(decoded + 0.03 * torch.randn_like(z))
         z = z.float()
         if theirs is None:
-            moments = z.mean((0, 2, 3)).square().mean() + (z.std((0, 2, 3)) - 1).square().mean() + 0.02 * F.relu(z.abs() - 3).mean()
+            moments = (
+                z.mean((0, 2, 3)).square().mean()
+                + (z.std((0, 2, 3)) - 1).square().mean()
+                + 0.02 * F.relu(z.abs() - 3).mean()
+            )
             latents = 0.01 * moments
         else:
             latents = 0.5 * F.mse_loss(z, theirs.float())

@@ -21,7 +21,7 @@ from engine.training.pocket.patterns import FAMILIES
 WAVES = (0.5, 1, 2, 4)  # periods over half the picture
 
 
-class Places(nn.Module):
+class PositionHeads(nn.Module):
     """1×1 heads on the lower blocks: sines and cosines of each cell's place, and the latent there, made small."""
 
     def __init__(self, denoiser: UNet2DConditionModel) -> None:
@@ -56,7 +56,7 @@ class Places(nn.Module):
             hook.remove()
 
 
-class Words(nn.Module):
+class CaptionHead(nn.Module):
     """A head on the text's part of the time embedding that must tell family, colours and mood: so they can steer every layer at once."""
 
     def __init__(self, denoiser: UNet2DConditionModel) -> None:
@@ -72,7 +72,9 @@ class Words(nn.Module):
         """Cross entropy of what each caption of the last forward pass names; empty captions count nothing."""
         told = torch.tensor([bool(text) for text in captions], device=self._seen.device)
         families = torch.tensor([list(FAMILIES).index(look.family) for look in looks], device=told.device)
-        colours = torch.tensor([[float(name in look.colours) for name in COLOURS] for look in looks], device=told.device)
+        colours = torch.tensor(
+            [[float(name in look.colours) for name in COLOURS] for look in looks], device=told.device
+        )
         moods = torch.tensor([["", *MOODS].index(look.mood) for look in looks], device=told.device)
         family, colour, mood = self.head(self._seen.float())[told].split(self.parts, 1)
         of_colour = F.binary_cross_entropy_with_logits(colour, colours[told])
@@ -87,5 +89,7 @@ def _waves(cells: int, device: torch.device) -> Tensor:
     """(2 · waves, cells): sines and cosines along one axis; those that the cells cannot show are 0."""
     axis = (torch.arange(cells, device=device) + 0.5) / cells * 2 - 1
     shown = [k for k in WAVES if 2 * k < cells]
-    rows = [f(math.pi * k * axis) if k in shown else torch.zeros_like(axis) for k in WAVES for f in (torch.sin, torch.cos)]
+    rows = [
+        f(math.pi * k * axis) if k in shown else torch.zeros_like(axis) for k in WAVES for f in (torch.sin, torch.cos)
+    ]
     return torch.stack(rows)

@@ -34,8 +34,30 @@ MOODS: dict[str, tuple[str, ...]] = {
     "neon": ("neon", "glowing", "electric"),
 }
 
-_OPENINGS = ("", "", "", "a ", "an abstract ", "a picture of ", "live visuals of ", "moving ", "abstract ", "a scene with ")
-_FILLERS = ("psychedelic", "hypnotic", "on stage", "vj loop", "detailed", "at night", "beautiful", "4k", "digital art", "retro")
+_OPENINGS = (
+    "",
+    "",
+    "",
+    "a ",
+    "an abstract ",
+    "a picture of ",
+    "live visuals of ",
+    "moving ",
+    "abstract ",
+    "a scene with ",
+)
+_FILLERS = (
+    "psychedelic",
+    "hypnotic",
+    "on stage",
+    "vj loop",
+    "detailed",
+    "at night",
+    "beautiful",
+    "4k",
+    "digital art",
+    "retro",
+)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,9 @@ def dataset(seed: int, count: int, chunk: int = 500) -> tuple[Tensor, Tensor]:
     """``count`` drawn pictures and their families."""
     with ProcessPoolExecutor(2) as pool:
         parts = list(pool.map(_drawn, [seed * 10_000 + i for i in range(count // chunk)], [chunk] * (count // chunk)))
-    return torch.from_numpy(np.concatenate([p for p, _ in parts])), torch.from_numpy(np.concatenate([n for _, n in parts]))
+    return torch.from_numpy(np.concatenate([p for p, _ in parts])), torch.from_numpy(
+        np.concatenate([n for _, n in parts])
+    )
 
 
 def train(seed: int = 100, epochs: int = 12, batch: int = 64) -> nn.Sequential:
@@ -80,7 +82,10 @@ def train(seed: int = 100, epochs: int = 12, batch: int = 64) -> nn.Sequential:
         with torch.inference_mode():
             accuracy = (model(unseen[:, None]).argmax(1) == truth).float().mean().item()
         log.info("classifier epoch %d: %.1f %% of unseen drawn pictures", epoch, accuracy * 100)
-    save_file({name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}, WEIGHTS)
+    save_file(
+        {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()},
+        WEIGHTS,
+    )
     return model
 
 

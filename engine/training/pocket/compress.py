@@ -57,7 +57,11 @@ def carry_over(larger: UNet2DConditionModel, smaller: UNet2DConditionModel) -> l
     if larger.time_proj.num_channels != smaller.time_proj.num_channels:
         given["time_embedding.linear_1.weight"] = _of_waves(larger, smaller)
     for name, value in own.items():
-        kept = [_kept(*sides, levels) for sides in zip(given[name].shape, value.shape, strict=True)] if name in given else [None]
+        kept = (
+            [_kept(*sides, levels) for sides in zip(given[name].shape, value.shape, strict=True)]
+            if name in given
+            else [None]
+        )
         if any(channels is None for channels in kept):
             raise ValueError(f"the larger denoiser has no {name} of that shape")
         taken[name] = given[name]
@@ -146,7 +150,9 @@ def train(
             goal = predicted(larger, x, t, condition)
         answer = (predicted(smaller, x, t, condition) - goal).square().mean()
         pairs = zip(widened, ours.taken(), theirs.taken(), strict=True)
-        features = torch.stack([(w(a.float()) - b.float()).square().mean() / b.float().square().mean() for w, a, b in pairs]).mean()
+        features = torch.stack(
+            [(w(a.float()) - b.float()).square().mean() / b.float().square().mean() for w, a, b in pairs]
+        ).mean()
         optimiser.zero_grad(set_to_none=True)
         (answer + of_features * features).backward()
         torch.nn.utils.clip_grad_norm_(smaller.parameters(), 1.0)

@@ -42,7 +42,9 @@ class Consistency(Noising):
         f = self.at(self.c_skip, t) * x + self.at(self.c_out, t) * self.clean(denoiser, x, t.clamp(min=0), condition)
         return torch.where((t < 0).view(-1, 1, 1, 1), x, f)
 
-    def teacher_step(self, denoiser: UNet2DConditionModel, x: Tensor, t: Tensor, pair: Tensor, guidance: Tensor) -> Tensor:
+    def teacher_step(
+        self, denoiser: UNet2DConditionModel, x: Tensor, t: Tensor, pair: Tensor, guidance: Tensor
+    ) -> Tensor:
         """One DDIM step from t to t − SKIP under classifier-free guidance. ``pair``: empty then real embeddings, (2B, L, D)."""
         empty, real = self.clean(denoiser, torch.cat([x, x]), torch.cat([t, t]), pair).chunk(2)
         z = empty + guidance.view(-1, 1, 1, 1) * (real - empty)

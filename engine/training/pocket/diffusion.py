@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from engine.training.pocket.auxiliary_heads import Places, Words
+from engine.training.pocket.auxiliary_heads import CaptionHead, PositionHeads
 from engine.training.pocket.dataset import Batch, Lessons
 from engine.training.pocket.text_encoder import MAX_LENGTH, WIDTH
 from engine.training.precision import mixed
@@ -53,7 +53,9 @@ class Encoder:
         self.tokenizer, self.model = tokenizer, model
 
     def __call__(self, captions: list[str]) -> Tensor:
-        tokens = self.tokenizer(captions, padding="max_length", truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
+        tokens = self.tokenizer(
+            captions, padding="max_length", truncation=True, max_length=MAX_LENGTH, return_tensors="pt"
+        )
         return self.model(tokens.input_ids.to(self.model.device)).last_hidden_state
 
 
@@ -125,14 +127,18 @@ def train(
     device = str(denoiser.device)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    noising, places, words = Noising(device), Places(denoiser).to(device), Words(denoiser).to(device)
+    noising, places, words = Noising(device), PositionHeads(denoiser).to(device), CaptionHead(denoiser).to(device)
     if device == "cpu":  # the plain products are faster to train through than the fused ones
         denoiser.set_attn_processor(AttnProcessor())
         encoder.model.set_attn_implementation("eager")
     modules: list[torch.nn.Module] = [denoiser, encoder.model]
     parameters = [p for m in modules for p in m.parameters()]
     optimiser = torch.optim.AdamW(
-        [*parameters, *places.heads.parameters(), *words.head.parameters()], lr=peak, weight_decay=1e-3, betas=(0.9, 0.99), fused=True
+        [*parameters, *places.heads.parameters(), *words.head.parameters()],
+        lr=peak,
+        weight_decay=1e-3,
+        betas=(0.9, 0.99),
+        fused=True,
     )
     average = Average(modules, 0.998)
     start, step, shown = time.monotonic(), 0, np.zeros(6)
@@ -153,9 +159,16 @@ def train(
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         average.update(step)
-        shown += (np.array([*_by_kind(errors, batch), place.item(), picture.item(), named.item()]) - shown) * max(0.02, 1 / (step + 1))
+        shown += (np.array([*_by_kind(errors, batch), place.item(), picture.item(), named.item()]) - shown) * max(
+            0.02, 1 / (step + 1)
+        )
         if step % 100 == 0:
-            log.info("diffusion step %d, %.0f %%: free %.4f coupled %.4f restyled %.4f, heads %.4f %.4f %.4f", step, done * 100, *shown)
+            log.info(
+                "diffusion step %d, %.0f %%: free %.4f coupled %.4f restyled %.4f, heads %.4f %.4f %.4f",
+                step,
+                done * 100,
+                *shown,
+            )
         step += 1
     places.remove()
     words.remove()

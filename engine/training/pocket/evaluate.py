@@ -19,15 +19,23 @@ import torch
 
 from engine.diffusion.stream import Stream
 from engine.models import Model, load, pick_device, pick_dtype
-from engine.shared.mailbox import Frame
-from engine.shared.table import Snapshot
+from engine.shared.frame import Frame
+from engine.shared.snapshot import Snapshot
 from engine.training.pocket import classifier
 from engine.training.pocket.captions import WORDS
 from engine.training.pocket.drawing import draw, look
 from engine.training.pocket.palette import COLOURS, dominant_colour
 
 SIZE = 256
-TEMPLATES = ("{c} {f}", "{f} in {c}", "a {c} {f}", "{c}, {f}, vj loop", "neon {c} {f}", "abstract {f}, {c}", "{c} {f} on stage")
+TEMPLATES = (
+    "{c} {f}",
+    "{f} in {c}",
+    "a {c} {f}",
+    "{c}, {f}, vj loop",
+    "neon {c} {f}",
+    "abstract {f}, {c}",
+    "{c} {f} on stage",
+)
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,9 @@ def painted_over(model: Model, prompts: list[Prompt], strength: float, steps: in
     """Each prompt painted over another pattern, RGB uint8."""
     stream, pictures = Stream(model, SIZE, SIZE), []
     for i, prompt in enumerate(prompts):
-        stream.apply(Snapshot({"/prompt": prompt.text, "/strength": strength, "/steps": steps, "/seed": 1000 + i}), wait=True)
+        stream.apply(
+            Snapshot({"/prompt": prompt.text, "/strength": strength, "/steps": steps, "/seed": 1000 + i}), wait=True
+        )
         outputs = stream.step([Frame(cv2.cvtColor(pattern(prompt, i), cv2.COLOR_RGB2RGBA))])
         while not outputs:
             outputs = stream.step([])
@@ -113,7 +123,9 @@ def shares(pictures: list[np.ndarray], prompts: list[Prompt]) -> tuple[list[bool
     judge = classifier.load()
     named = list(zip(pictures, prompts, strict=True))
     colours = [dominant_colour(picture) == prompt.colour for picture, prompt in named]
-    return colours, [classifier.family(judge, np.ascontiguousarray(picture)) == prompt.family for picture, prompt in named]
+    return colours, [
+        classifier.family(judge, np.ascontiguousarray(picture)) == prompt.family for picture, prompt in named
+    ]
 
 
 def edges(picture: np.ndarray) -> np.ndarray:
@@ -122,12 +134,16 @@ def edges(picture: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)), (0, 0), 2)
 
 
-def layout(model: Model, pictures: list[np.ndarray], prompts: list[str], strength: float, steps: int) -> tuple[float, float]:
+def layout(
+    model: Model, pictures: list[np.ndarray], prompts: list[str], strength: float, steps: int
+) -> tuple[float, float]:
     """Mean edge correlation of outputs with their own input, and with the other clip's frames (chance)."""
     stream = Stream(model, SIZE, SIZE)
     own, chance = [], []
     for i, picture in enumerate(pictures):
-        stream.apply(Snapshot({"/prompt": prompts[i % len(prompts)], "/strength": strength, "/steps": steps}), wait=True)
+        stream.apply(
+            Snapshot({"/prompt": prompts[i % len(prompts)], "/strength": strength, "/steps": steps}), wait=True
+        )
         outputs = stream.step([Frame(cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA))])
         while not outputs:
             outputs = stream.step([])
@@ -165,12 +181,19 @@ def main() -> None:
     for strength in (0.6, 0.8):
         over = shares(painted_over(model, prompts, strength, options.steps), prompts)
         colour, family = (np.mean(right) for right in over)
-        print(f"over another pattern at strength {strength}, {options.steps} steps: colour {colour:.1%}, family {family:.1%}")
+        print(
+            f"over another pattern at strength {strength}, {options.steps} steps: colour {colour:.1%}, family {family:.1%}"
+        )
     if frames:
-        shown, words = [p for clip in frames.values() for p in clip], ["neon tunnel, magenta and cyan", "orange fire", "blue ink"]
+        shown, words = (
+            [p for clip in frames.values() for p in clip],
+            ["neon tunnel, magenta and cyan", "orange fire", "blue ink"],
+        )
         for strength, steps in ((0.5, 2), (0.3, 2), (0.4, 2), (0.6, 2), (0.5, 1), (0.5, 4)):
             own, chance = layout(model, shown, words, strength, steps)
-            print(f"edge correlation at strength {strength}, steps {steps}: {own:.2f} with the own input, {chance:.2f} with another")
+            print(
+                f"edge correlation at strength {strength}, steps {steps}: {own:.2f} with the own input, {chance:.2f} with another"
+            )
     if options.sheet:
         rows = [np.concatenate(pictures[i : i + 8], 1) for i in range(0, 64, 8)]
         sheet = cv2.resize(np.concatenate(rows), (1024, 1024), interpolation=cv2.INTER_AREA)

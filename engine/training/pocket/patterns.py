@@ -44,7 +44,9 @@ def warp(field: Field, dy: Field, dx: Field, amount: float) -> Field:
     index = np.arange(size, dtype=np.float32)
     map_y = index[:, None] + dy * amount * size
     map_x = index[None, :] + dx * amount * size
-    return cv2.remap(field, map_x.astype(np.float32), map_y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    return cv2.remap(
+        field, map_x.astype(np.float32), map_y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+    )
 
 
 def _wave(v: Field) -> Field:
@@ -122,7 +124,9 @@ def rings(rng: np.random.Generator, g: Grid, t: float) -> Field:
 
 def smoke(rng: np.random.Generator, g: Grid, t: float) -> Field:
     size = g[0].shape[0]
-    v = warp(noise(rng, size, 2, 6, 0.55), noise(rng, size, 2) - 0.5, noise(rng, size, 2) - 0.5 + 0.2 * np.float32(t), 0.55)
+    v = warp(
+        noise(rng, size, 2, 6, 0.55), noise(rng, size, 2) - 0.5, noise(rng, size, 2) - 0.5 + 0.2 * np.float32(t), 0.55
+    )
     return np.clip((v - 0.3) * 1.7, 0, 1) ** 1.6
 
 

@@ -25,7 +25,11 @@ def new_tokenizer(seed: int, merges: int = 700) -> CLIPTokenizer:
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Punctuation(),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     bpe.decoder = decoders.BPEDecoder("</w>")
     trainer = trainers.BpeTrainer(
@@ -36,7 +40,13 @@ def new_tokenizer(seed: int, merges: int = 700) -> CLIPTokenizer:
     tokens = alphabet + [c + "</w>" for c in alphabet] + [a + b for a, b in learnt] + [START, END]
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     return CLIPTokenizer(
-        vocab=vocabulary, merges=learnt, model_max_length=MAX_LENGTH, bos_token=START, eos_token=END, unk_token=END, pad_token=END
+        vocab=vocabulary,
+        merges=learnt,
+        model_max_length=MAX_LENGTH,
+        bos_token=START,
+        eos_token=END,
+        unk_token=END,
+        pad_token=END,
     )
 
 

@@ -88,9 +88,13 @@ def train_distilled(work: Path, options: argparse.Namespace) -> None:
     """The few-step student of the trained denoiser."""
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     text = CLIPTextModel.from_pretrained(work / "text_encoder").to(options.device).eval()
-    denoiser = UNet2DConditionModel.from_pretrained(work / "teacher").to(options.device, memory_format=torch.channels_last)
+    denoiser = UNet2DConditionModel.from_pretrained(work / "teacher").to(
+        options.device, memory_format=torch.channels_last
+    )
     data = drawn(work, options)
-    distil.train(denoiser, diffusion.Encoder(tokenizer, text), data, options.minutes[3], options.seed + 2, rows=(6, 3, 3))
+    distil.train(
+        denoiser, diffusion.Encoder(tokenizer, text), data, options.minutes[3], options.seed + 2, rows=(6, 3, 3)
+    )
     denoiser.save_pretrained(work / "unet")
 
 
@@ -136,7 +140,9 @@ def save(work: Path, out: Path) -> None:
     shard = "3800KB"
     AutoencoderTiny.from_pretrained(work / "vae").half().save_pretrained(out / "vae", max_shard_size=shard)
     UNet2DConditionModel.from_pretrained(work / "unet").half().save_pretrained(out / "unet", max_shard_size=shard)
-    CLIPTextModel.from_pretrained(work / "text_encoder").half().save_pretrained(out / "text_encoder", max_shard_size=shard)
+    CLIPTextModel.from_pretrained(work / "text_encoder").half().save_pretrained(
+        out / "text_encoder", max_shard_size=shard
+    )
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     tokenizer.save_pretrained(out / "tokenizer")
     bpe = json.loads((out / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))["model"]
@@ -169,17 +175,28 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Trains the pocket model from scratch.")
     parser.add_argument("--from", dest="start", choices=STAGES, default=STAGES[0], help="the first stage to run")
     parser.add_argument(
-        "--resume", type=Path, help="an earlier model folder to go on from: text encoder and denoiser; with --slim what is slimmed"
+        "--resume",
+        type=Path,
+        help="an earlier model folder to go on from: text encoder and denoiser; with --slim what is slimmed",
     )
-    parser.add_argument("--slim", type=Path, help="a model folder of more layers to learn from, in place of the stages before saving")
     parser.add_argument(
-        "--slim-minutes", type=float, nargs=2, default=(40, 50), metavar=("AE", "DENOISER"), help="with --slim; 0 leaves one as it is"
+        "--slim", type=Path, help="a model folder of more layers to learn from, in place of the stages before saving"
+    )
+    parser.add_argument(
+        "--slim-minutes",
+        type=float,
+        nargs=2,
+        default=(40, 50),
+        metavar=("AE", "DENOISER"),
+        help="with --slim; 0 leaves one as it is",
     )
     parser.add_argument("--work", type=Path, default=Path("pocket-training"), help="folder for what the stages leave")
     parser.add_argument("--out", type=Path, default=POCKET, help="the model folder to write")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--pictures", type=int, default=4_500, help="pictures of each kind; half as many restyled pairs")
+    parser.add_argument(
+        "--pictures", type=int, default=4_500, help="pictures of each kind; half as many restyled pairs"
+    )
     parser.add_argument(
         "--minutes", type=float, nargs=4, default=(12, 30, 38, 8), metavar=("AE", "COUPLED", "MIXED", "DISTIL"),
         help="minutes for the autoencoder, the denoiser on coupled and on mixed rows, and the distillation",

@@ -17,7 +17,8 @@ import torch
 from bridge.commands.bench import TABLES, with_still_passages
 from engine.bench.diffusers_baseline import Peer
 from engine.bench.measure import TURN, Times, compared, in_turns
-from engine.shared.table import BadValue, Options
+from engine.shared.options import EngineOptions
+from engine.shared.parameter import InvalidValue
 
 
 def test_what_is_compared_runs_in_turns() -> None:
@@ -47,7 +48,19 @@ def test_the_clip_with_still_passages_moves_and_stands() -> None:
 
 
 def test_the_command_writes_every_table_it_was_asked_for(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bridge", "bench", "--quick", "--side", "64", "--accelerate", "eager", "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "bridge",
+        "bench",
+        "--quick",
+        "--side",
+        "64",
+        "--accelerate",
+        "eager",
+        "--device",
+        "cpu",
+    ]
     result = subprocess.run(
         [*command, "--only", ",".join(name for name in TABLES if name != "start"), "--output", str(tmp_path / "out")],
         capture_output=True, text=True, timeout=300,
@@ -62,7 +75,9 @@ def test_the_command_writes_every_table_it_was_asked_for(tmp_path: Path) -> None
     assert {row["mode"] for row in found["guidance"]} == {"self", "onetime"}
     still = next(row for row in found["similarity"] if row["clip"] == "still")
     assert still["skipped"] > 40
-    assert {"engine: encode", "engine: denoise", "engine: decode", "whole"} <= {row["stage"] for row in found["latency"]}
+    assert {"engine: encode", "engine: denoise", "engine: decode", "whole"} <= {
+        row["stage"] for row in found["latency"]
+    }
     assert all(0 < row["mfu"] < 1 for row in found["mfu"])
     for name in ("autopipeline", "stream_batch", "guidance"):
         assert (tmp_path / "out" / f"{name}.png").stat().st_size > 2000
@@ -70,13 +85,16 @@ def test_the_command_writes_every_table_it_was_asked_for(tmp_path: Path) -> None
 
 def test_the_pipeline_that_is_compared_runs_in_a_process_of_its_own() -> None:
     pixels = np.full((64, 64, 3), 90, np.uint8)
-    with Peer("pocket", [torch.float32], torch.device("cpu"), Options("cpu"), "a wave", 1) as peer:
+    with Peer("pocket", [torch.float32], torch.device("cpu"), EngineOptions("cpu"), "a wave", 1) as peer:
         peer(torch.float32, pixels, 1)
         assert peer._process.pid not in (None, os.getpid())
         peer._process.kill()
-        with pytest.raises(BadValue, match="has ended"):
+        with pytest.raises(InvalidValue, match="has ended"):
             peer(torch.float32, pixels, 1)
-    with pytest.raises(BadValue, match="nowhere"), Peer("/nowhere", [torch.float32], torch.device("cpu"), Options("cpu"), "a wave", 1):
+    with (
+        pytest.raises(InvalidValue, match="nowhere"),
+        Peer("/nowhere", [torch.float32], torch.device("cpu"), EngineOptions("cpu"), "a wave", 1),
+    ):
         pass
 
 
@@ -89,7 +107,18 @@ def test_a_table_that_does_not_exist_is_one_line(tmp_path: Path) -> None:
 
 
 def test_the_command_says_what_it_would_not_heed(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bridge", "bench", "--size", "128x128", "--steps", "2", "--output", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "-m",
+        "bridge",
+        "bench",
+        "--size",
+        "128x128",
+        "--steps",
+        "2",
+        "--output",
+        str(tmp_path / "out"),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2
     assert "bench sets /size, /steps itself; a working size is --side N" in result.stderr

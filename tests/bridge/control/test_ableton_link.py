@@ -34,7 +34,9 @@ class Other:
     """The other programme."""
 
     def __init__(self, bpm: float) -> None:
-        self.process = subprocess.Popen([sys.executable, "-c", OTHER, str(bpm)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", OTHER, str(bpm)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def ask(self, line: str = "") -> tuple[float, float, int]:
         assert self.process.stdin is not None

@@ -15,7 +15,7 @@ import pytest
 from bridge.control.audio import BANDS, Analyser, AudioInput
 from bridge.control.state import State
 from bridge.control.tempo import Tempo
-from bridge.performance.modulators import Modulation
+from bridge.performance.modulators import Modulators
 
 RATE = 48000.0
 BLOCK = 800
@@ -97,7 +97,14 @@ class Device:
         return {"name": "Built-in", "default_samplerate": RATE, "max_input_channels": 8}
 
     def stream(
-        self, rate: float, blocksize: int, _device: object, channels: int, dtype: str, latency: str, callback: Callable[..., None]
+        self,
+        rate: float,
+        blocksize: int,
+        _device: object,
+        channels: int,
+        dtype: str,
+        latency: str,
+        callback: Callable[..., None],
     ) -> Any:
         assert (rate, blocksize, channels, dtype, latency) == (RATE, 800, 2, "float32", "low")
         self.callback = callback
@@ -107,8 +114,10 @@ class Device:
 def test_a_device_moves_what_a_modulator_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device()
     monkeypatch.setitem(sys.modules, "sounddevice", device.module)
-    state = State({"/mod/1/on": True, "/mod/1/to": "/strength", "/mod/1/shape": "bass", "/mod/1/depth": 0.4, "/strength": 0.2})
-    modulation = Modulation(state, Tempo(state))
+    state = State(
+        {"/mod/1/on": True, "/mod/1/to": "/strength", "/mod/1/shape": "bass", "/mod/1/depth": 0.4, "/strength": 0.2}
+    )
+    modulation = Modulators(state, Tempo(state))
     sound = AudioInput(state)
     for block in tone(60.0, 0.5):
         device.callback(block, len(block), None, None)
@@ -117,7 +126,9 @@ def test_a_device_moves_what_a_modulator_moves(monkeypatch: pytest.MonkeyPatch) 
         assert time.monotonic() < end
         time.sleep(0.01)
     modulation.tick()
-    assert state.effective().real("/strength") == pytest.approx(0.2 + 0.4 * state.snapshot().real("/audio/bass"), abs=0.01)
+    assert state.effective().real("/strength") == pytest.approx(
+        0.2 + 0.4 * state.snapshot().real("/audio/bass"), abs=0.01
+    )
     assert state.snapshot().real("/strength") == 0.2
     sound.close()
     assert device.closed

@@ -10,7 +10,8 @@ import pytest
 
 from bridge.control.hook_parameters import HookWatch, declare_all, declared
 from bridge.control.state import State
-from engine.shared.table import TABLE, BadValue, declare
+from engine.shared.parameter import InvalidValue
+from engine.shared.table import TABLE, declare
 
 GOOD = 'raise SystemExit("never run")\nPARAMETERS = {"amount": (0.5, 0, 1.0, "How much"), "speed": (1, -4, 4, "How fast")}\n'
 
@@ -48,13 +49,13 @@ def test_parameters_are_read_and_checked_like_any_other(tmp_path: Path) -> None:
 def test_what_is_declared_wrongly_is_one_line(tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "odd.py"
     path.write_text(text)
-    with pytest.raises(BadValue) as caught:
+    with pytest.raises(InvalidValue) as caught:
         declared(path)
     assert str(caught.value).startswith(told)
 
 
 def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(BadValue, match="no such folder"):
+    with pytest.raises(InvalidValue, match="no such folder"):
         declare_all(str(tmp_path / "nowhere"))
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from pythonosc.osc_message_builder import OscMessageBuilder
 
-from bridge.control.mapping import Desks, load, names, read
+from bridge.control.mapping import ControllerMap, load, names, read
 from bridge.control.state import State
 from bridge.osc.dispatch import OscControl
-from engine.shared.table import TABLE, BadValue
+from engine.shared.parameter import InvalidValue
+from engine.shared.table import TABLE
 
 
 def write(path: Path, text: str) -> Path:
@@ -36,7 +37,7 @@ def test_every_shipped_map_is_right(name: str) -> None:
 
 def test_ranges_buttons_and_caught_parts() -> None:
     state = State()
-    desks = Desks(state, ["grandma3", "eos", "touchosc", "resolume"])
+    desks = ControllerMap(state, ["grandma3", "eos", "touchosc", "resolume"])
     heard: list[str] = []
     for command in ("/cue/goto", "/preset"):
         state.on_command(command, lambda value, command=command: heard.append(f"{command} {value}"))
@@ -62,7 +63,7 @@ def test_ranges_buttons_and_caught_parts() -> None:
 
 def test_over_osc_a_map_stands_beside_our_own_addresses() -> None:
     state = State()
-    control = OscControl(state, desks=Desks(state, ["grandma3"]))
+    control = OscControl(state, desks=ControllerMap(state, ["grandma3"]))
 
     def send(address: str, value: float) -> None:
         builder = OscMessageBuilder(address)
@@ -80,7 +81,7 @@ def test_over_osc_a_map_stands_beside_our_own_addresses() -> None:
 
 def test_the_next_message_is_learnt_kept_and_there_at_the_next_start(tmp_path: Path) -> None:
     state = State()
-    desks = Desks(state, ["touchosc"], tmp_path / "desks")
+    desks = ControllerMap(state, ["touchosc"], tmp_path / "desks")
     state.set("/learn", ["strength"], "panel")
     assert desks.learning == "/strength"
     assert desks.take("/midi/cc/1/20", [64], "a controller")
@@ -98,7 +99,7 @@ def test_the_next_message_is_learnt_kept_and_there_at_the_next_start(tmp_path: P
     assert desks.learning == ""
 
     again = State()
-    later = Desks(again, ["touchosc"], tmp_path / "desks")
+    later = ControllerMap(again, ["touchosc"], tmp_path / "desks")
     later.take("/midi/cc/1/20", [127], "a controller")
     later.take("/1/fader1", [0.5], "a tablet")
     assert (again.snapshot()["/strength"], again.snapshot()["/mix"], again.snapshot()["/master"]) == (1.0, 0.5, 1.0)
@@ -107,7 +108,7 @@ def test_the_next_message_is_learnt_kept_and_there_at_the_next_start(tmp_path: P
 def test_what_two_maps_want_of_one_address_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path / "mine.toml", table(address="/1/fader1", to="/mix") + table(address="/1/fader2", to="/strength"))
     with caplog.at_level(logging.WARNING):
-        desks = Desks(State(), ["touchosc", "mine"], tmp_path)
+        desks = ControllerMap(State(), ["touchosc", "mine"], tmp_path)
     assert desks.problems == ["/1/fader1 is bound to /master by touchosc and to /mix by mine; the last one counts"]
     assert desks.problems[0] in caplog.text
     assert sum(entry.address == "/1/fader1" for entry in desks.entries) == 1
@@ -129,9 +130,9 @@ def test_what_two_maps_want_of_one_address_is_told(tmp_path: Path, caplog: pytes
     ],
 )
 def test_a_wrong_map_is_one_line(text: str, told: str, tmp_path: Path) -> None:
-    with pytest.raises(BadValue, match=told) as raised:
+    with pytest.raises(InvalidValue, match=told) as raised:
         read(write(tmp_path / "bad.toml", text), "bad")
     assert "\n" not in str(raised.value)
     for name in ("../bad", "no such", "/etc/passwd"):
-        with pytest.raises(BadValue, match="desk map"):
+        with pytest.raises(InvalidValue, match="desk map"):
             load(name, tmp_path)

@@ -11,20 +11,20 @@ import mido
 import pytest
 import sacn
 
-from bridge.cli import UserError
 from bridge.commands.run import outside
 from bridge.control.dmx import ArtNet, Dmx, Sacn, artdmx
-from bridge.control.mapping import Desks
+from bridge.control.mapping import ControllerMap
 from bridge.control.midi import Midi
 from bridge.control.state import State
+from bridge.errors import UserError
 from bridge.show.show import Show
 from bridge.textures import open_source
-from engine.shared.table import Options
+from engine.shared.options import EngineOptions
 from tests.bridge.osc.test_tcp import until
 from tests.bridge.performance.test_crossfade import Desk
 
 
-class Heard(Desks):
+class Heard(ControllerMap):
     """Desk maps that write down what comes in."""
 
     def __init__(self) -> None:
@@ -83,7 +83,14 @@ def test_art_net_tells_the_channels_that_change_and_shrugs_at_rubbish() -> None:
     dmx = Dmx(heard)
     server = ArtNet(dmx, "127.0.0.1", 0)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as desk:
-        for data in (packet(3, bytes(512)), b"", b"Art-Net\0", packet(3, bytes(4))[:-1], packet(3, bytes(20), 0x2000), b"x" * 600):
+        for data in (
+            packet(3, bytes(512)),
+            b"",
+            b"Art-Net\0",
+            packet(3, bytes(4))[:-1],
+            packet(3, bytes(20), 0x2000),
+            b"x" * 600,
+        ):
             desk.sendto(data, ("127.0.0.1", server.port))
         desk.sendto(packet(3, bytes([0, 200, 0, 7]) + bytes(508)), ("127.0.0.1", server.port))
         desk.sendto(packet(3, bytes([0, 201, 0, 7]) + bytes(508)), ("127.0.0.1", server.port))
@@ -113,8 +120,15 @@ def test_sacn_comes_through() -> None:
 
 
 def test_what_is_not_there_is_told_in_one_line() -> None:
-    show = Show(State(), open_source("pattern:ball"), [], Options("cpu"), presets=[])
-    nothing: dict[str, object] = {"midi": None, "artnet": False, "sacn": None, "link": False, "audio": None, "host": "127.0.0.1"}
+    show = Show(State(), open_source("pattern:ball"), [], EngineOptions("cpu"), presets=[])
+    nothing: dict[str, object] = {
+        "midi": None,
+        "artnet": False,
+        "sacn": None,
+        "link": False,
+        "audio": None,
+        "host": "127.0.0.1",
+    }
     for asked, told in (("midi", "MIDI"), ("audio", "no sound")):
         with pytest.raises(UserError, match=told):
             outside(show, argparse.Namespace(**nothing | {asked: "no such device"}))

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from bridge.control.state import State
-from engine.shared.table import Snapshot
+from engine.shared.snapshot import Snapshot
 
 
 def test_a_change_makes_a_new_number_and_the_same_value_does_not() -> None:
@@ -26,7 +26,11 @@ def test_a_snapshot_is_made_once_for_each_change_and_stays_as_it_was() -> None:
     assert state.snapshot() is before
     assert state.effective() is seen
     state.put({"/strength": 0.25})
-    assert (before.real("/strength"), state.snapshot().real("/strength"), state.effective().real("/strength")) == (0.5, 0.25, 0.25)
+    assert (before.real("/strength"), state.snapshot().real("/strength"), state.effective().real("/strength")) == (
+        0.5,
+        0.25,
+        0.25,
+    )
     state.overlay({"/strength": 0.75})
     assert (state.snapshot().real("/strength"), state.effective().real("/strength")) == (0.25, 0.75)
     state.overlay({})

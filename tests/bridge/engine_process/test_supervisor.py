@@ -16,7 +16,8 @@ from bridge.control.state import State
 from bridge.engine_process import process as life
 from bridge.engine_process import supervisor
 from bridge.engine_process.supervisor import DEATHS, FIRST_PAUSE, Supervisor
-from engine.shared.table import Options, Snapshot
+from engine.shared.options import EngineOptions
+from engine.shared.snapshot import Snapshot
 from tests.waiting import until
 
 RUNNING = {"/model": "pocket", "/size": "512x512"}
@@ -55,7 +56,14 @@ class Engine:
         way = Engine.way(snapshot)
         Engine.begun.append((time.monotonic(), snapshot.text("/model")))
         running = {name: snapshot[name] for name in supervisor.MODEL}
-        status = {"model": snapshot["/model"], "device": "cpu", "dtype": "bfloat16", "size": "512x512", "running": running, "frames": 9}
+        status = {
+            "model": snapshot["/model"],
+            "device": "cpu",
+            "dtype": "bfloat16",
+            "size": "512x512",
+            "running": running,
+            "frames": 9,
+        }
         status["accelerator"] = Engine.accelerator
         if way == "refuses":
             self.pipe.told.append(("refused", f"{snapshot['/model']} cannot be read"))
@@ -73,7 +81,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[State, Supervisor
     monkeypatch.setattr(supervisor, "SETTLED", 0.1)
     monkeypatch.setattr(Engine, "begun", [])
     state = State({"/model": "pocket", "/prompt": "kept"})
-    made = Supervisor(state, Options("cpu"), spare=False)
+    made = Supervisor(state, EngineOptions("cpu"), spare=False)
     made.start()
     yield state, made
     made.close()
@@ -127,7 +135,9 @@ def test_a_model_that_is_gone_from_the_disk_gives_way_to_the_built_in_one(
     until(made.ready.is_set, 5, "a running engine")
 
 
-def test_an_engine_that_says_nothing_is_replaced(watched: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_says_nothing_is_replaced(
+    watched: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, made = watched
     monkeypatch.setattr(life, "HUNG", 0.5)
     until(lambda: len(Engine.begun) == 2, 10, "another engine")
@@ -135,11 +145,13 @@ def test_an_engine_that_says_nothing_is_replaced(watched: tuple[State, Superviso
 
 
 def test_how_long_an_engine_may_be_silent() -> None:
-    assert life.patience({}, 0) == life.HUNG
-    assert life.patience({"tick_ms": 40.0, "snapshot": 3}, 3) == life.HUNG
-    assert life.patience({"tick_ms": 4000.0, "snapshot": 3}, 3) == life.TICKS * 4.0
-    assert life.patience({"tick_ms": 4000.0, "snapshot": 3}, 4) == life.TICKS_CHANGED * 4.0, "more steps may make the next one heavier"
-    assert life.patience({"loading": True}, 0) == life.HUNG_LOADING
+    assert life.hang_timeout({}, 0) == life.HUNG
+    assert life.hang_timeout({"tick_ms": 40.0, "snapshot": 3}, 3) == life.HUNG
+    assert life.hang_timeout({"tick_ms": 4000.0, "snapshot": 3}, 3) == life.TICKS * 4.0
+    assert life.hang_timeout({"tick_ms": 4000.0, "snapshot": 3}, 4) == life.TICKS_CHANGED * 4.0, (
+        "more steps may make the next one heavier"
+    )
+    assert life.hang_timeout({"loading": True}, 0) == life.HUNG_LOADING
 
 
 class Reserve(Engine):
@@ -181,7 +193,7 @@ def test_a_reserve_waits_while_the_engine_compiles(monkeypatch: pytest.MonkeyPat
     reserving(monkeypatch)
     monkeypatch.setattr(Reserve, "dies", False)
     monkeypatch.setattr(Engine, "accelerator", "compiling denoiser")
-    made = Supervisor(State({"/model": "pocket"}), Options("cpu"))
+    made = Supervisor(State({"/model": "pocket"}), EngineOptions("cpu"))
     made.start()
     try:
         until(made.ready.is_set)
@@ -196,7 +208,7 @@ def test_a_reserve_waits_while_the_engine_compiles(monkeypatch: pytest.MonkeyPat
 def test_a_reserve_that_dies_again_and_again_comes_ever_later_until_one_lives(monkeypatch: pytest.MonkeyPatch) -> None:
     reserving(monkeypatch)
     monkeypatch.setattr(Reserve, "dies", True)
-    made = Supervisor(State({"/model": "pocket"}), Options("cpu"))
+    made = Supervisor(State({"/model": "pocket"}), EngineOptions("cpu"))
     made.start()
     try:
         until(lambda: len(Reserve.made) == 4)

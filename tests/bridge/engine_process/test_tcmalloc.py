@@ -14,9 +14,9 @@ import pytest
 
 from bridge.engine_process import process as life
 from bridge.engine_process import tcmalloc as allocator
-from bridge.engine_process.process import Life
+from bridge.engine_process.process import EngineProcess
 from engine.shared.mailbox import Boxes, Mailbox
-from engine.shared.table import Options
+from engine.shared.options import EngineOptions
 
 ROOT = Path(__file__).parents[3]
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="for Linux")
@@ -74,7 +74,7 @@ def test_the_engine_has_it_and_this_process_has_not(library: Path, monkeypatch: 
     before = {name: os.environ.get(name) for name in VARIABLES}
     context = multiprocessing.get_context("spawn")
     boxes = Boxes(Mailbox(context), Mailbox(context), Mailbox(context))
-    engine = Life(context, boxes, Options("cpu"))
+    engine = EngineProcess(context, boxes, EngineOptions("cpu"))
     try:
         assert engine.pipe.poll(60)
         assert engine.pipe.recv() == ("waiting", None)
@@ -98,5 +98,7 @@ print(sys.argv[1:], allocator.LIBRARY in Path("/proc/self/maps").read_text())
 """
     command = [sys.executable, "-c", program, "one", "two words"]
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, cwd=ROOT, env=environment).stdout
+    told = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=60, cwd=ROOT, env=environment
+    ).stdout
     assert told.splitlines() == ["['one', 'two words'] True"]

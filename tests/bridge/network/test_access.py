@@ -15,7 +15,7 @@ import pytest
 
 from bridge.control import mapping as desks
 from bridge.control.state import State
-from bridge.network.access import Doors, confined
+from bridge.network.access import AccessPolicy, confine_files
 from bridge.network.discovery import own_addresses
 from bridge.osc.subscriptions import encoded
 from bridge.osc.tcp import TcpServer
@@ -25,7 +25,8 @@ from bridge.performance.cue_list import located
 from bridge.performance.presets import Library
 from bridge.show.show import Show
 from bridge.textures import open_source
-from engine.shared.table import BadValue, Options
+from engine.shared.options import EngineOptions
+from engine.shared.parameter import InvalidValue
 from tests.waiting import until
 
 OUTSIDE = next((address for address in own_addresses() if not address.startswith("127.")), "")
@@ -41,47 +42,62 @@ needs_network = pytest.mark.skipif(not OUTSIDE, reason="this machine has no addr
             ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"],
             ["192.168.1.5", "8.8.8.8", "", "nonsense", "fe80::1%eth0"],
         ),
-        ("0.0.0.0", (), ["127.0.0.1", "192.168.1.5", "10.1.2.3", "172.31.0.1", "fe80::1%eth0"], ["8.8.8.8", "172.32.0.1", "2001:db8::1"]),
-        ("0.0.0.0", ("192.168.1.0/24, 10.0.0.7",), ["192.168.1.200", "10.0.0.7", "127.0.0.1"], ["192.168.2.1", "10.0.0.8", "8.8.8.8"]),
+        (
+            "0.0.0.0",
+            (),
+            ["127.0.0.1", "192.168.1.5", "10.1.2.3", "172.31.0.1", "fe80::1%eth0"],
+            ["8.8.8.8", "172.32.0.1", "2001:db8::1"],
+        ),
+        (
+            "0.0.0.0",
+            ("192.168.1.0/24, 10.0.0.7",),
+            ["192.168.1.200", "10.0.0.7", "127.0.0.1"],
+            ["192.168.2.1", "10.0.0.8", "8.8.8.8"],
+        ),
         ("0.0.0.0", ("0.0.0.0/0",), ["8.8.8.8"], ["2001:db8::1"]),
     ],
 )
 def test_who_is_let_in(host: str, allow: tuple[str, ...], inside: list[str], outside: list[str]) -> None:
-    doors = Doors(host, allow)
+    doors = AccessPolicy(host, allow)
     assert [address for address in inside if not doors.admits(address)] == []
     assert [address for address in outside if doors.admits(address)] == []
 
 
 def test_a_token_is_needed_once_it_is_exposed_and_never_on_this_machine() -> None:
-    assert Doors().token == ""
-    exposed = Doors("0.0.0.0")
+    assert AccessPolicy().token == ""
+    exposed = AccessPolicy("0.0.0.0")
     assert len(exposed.token) >= 16
-    assert Doors("0.0.0.0").token != exposed.token
+    assert AccessPolicy("0.0.0.0").token != exposed.token
     assert exposed.trusts("127.0.0.1", "")
     assert exposed.trusts("192.168.1.5", exposed.token)
     for wrong in ("", "x", exposed.token[:-1], exposed.token + "x", "ä"):
         assert not exposed.trusts("192.168.1.5", wrong)
-    assert Doors("0.0.0.0", token="mine").trusts("192.168.1.5", "mine")
+    assert AccessPolicy("0.0.0.0", token="mine").trusts("192.168.1.5", "mine")
 
 
 def test_a_wrong_network_is_told() -> None:
     with pytest.raises(ValueError, match="nonsense"):
-        Doors("0.0.0.0", ["nonsense"])
+        AccessPolicy("0.0.0.0", ["nonsense"])
 
 
 def test_names_that_lead_here() -> None:
-    doors = Doors("0.0.0.0")
+    doors = AccessPolicy("0.0.0.0")
     own = socket.gethostname().lower().split(".")[0]
-    assert all(doors.is_called(name) for name in ("localhost", "127.0.0.1", "192.168.1.5", "[::1]", own, own.upper(), f"{own}.local"))
-    assert not any(doors.is_called(name) for name in ("evil.example", "localhost.evil.example", "", "127.0.0.1.evil.example"))
+    assert all(
+        doors.is_called(name)
+        for name in ("localhost", "127.0.0.1", "192.168.1.5", "[::1]", own, own.upper(), f"{own}.local")
+    )
+    assert not any(
+        doors.is_called(name) for name in ("evil.example", "localhost.evil.example", "", "127.0.0.1.evil.example")
+    )
 
 
 class House:
     """A show that never starts its engine, exposed to every network."""
 
-    def __init__(self, doors: Doors) -> None:
+    def __init__(self, doors: AccessPolicy) -> None:
         self.state = State()
-        self.show = Show(self.state, open_source("pattern:still"), [], Options("cpu"), presets=[])
+        self.show = Show(self.state, open_source("pattern:still"), [], EngineOptions("cpu"), presets=[])
         self.udp = UdpServer(self.show.osc, "0.0.0.0", 0, doors)
         self.tcp = TcpServer(self.show.osc, "0.0.0.0", 0, doors)
         self.panel = PanelServer(self.show, "0.0.0.0", 0, self.udp.port, doors)
@@ -111,7 +127,7 @@ class Plain(urllib.request.HTTPRedirectHandler):
 
 @pytest.fixture
 def house(request: pytest.FixtureRequest) -> Iterator[House]:
-    made = House(getattr(request, "param", None) or Doors("0.0.0.0", [OUTSIDE or "127.0.0.1"], "secret"))
+    made = House(getattr(request, "param", None) or AccessPolicy("0.0.0.0", [OUTSIDE or "127.0.0.1"], "secret"))
     yield made
     made.close()
 
@@ -182,7 +198,12 @@ def test_another_site_and_another_name_are_refused_here_too(house: House) -> Non
     assert house.ask("/", "127.0.0.1", Origin="http://evil.example", **HTML)[0] == 403
     assert house.ask("/", "127.0.0.1", Host="evil.example", **HTML)[0] == 403
     assert (
-        house.ask("/phosphene", "127.0.0.1", Host=f"evil.example:{house.panel.port}", Origin=f"http://evil.example:{house.panel.port}")[0]
+        house.ask(
+            "/phosphene",
+            "127.0.0.1",
+            Host=f"evil.example:{house.panel.port}",
+            Origin=f"http://evil.example:{house.panel.port}",
+        )[0]
         == 403
     )
     own = f"http://127.0.0.1:{house.panel.port}"
@@ -190,7 +211,7 @@ def test_another_site_and_another_name_are_refused_here_too(house: House) -> Non
 
 
 @needs_network
-@pytest.mark.parametrize("house", [Doors("0.0.0.0", ["203.0.113.0/24"], "secret")], indirect=True)
+@pytest.mark.parametrize("house", [AccessPolicy("0.0.0.0", ["203.0.113.0/24"], "secret")], indirect=True)
 def test_another_network_comes_in_by_no_door(house: House) -> None:
     message = encoded("/phosphene/strength", 0.9)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
@@ -219,7 +240,7 @@ def test_files_are_named_from_outside_only_where_they_are_open(tmp_path: Path, m
         (folder / "a.safetensors").write_bytes(b"x")
     (opened / "link.safetensors").symlink_to(closed / "a.safetensors")
     state = State()
-    state.confine = confined([opened])
+    state.confine = confine_files([opened])
     for good in (str(opened / "a.safetensors"), "neon", "stabilityai/sd-turbo", "loras/a.safetensors", ""):
         assert state.set("/lora/1", [good], "desk"), state.last_refusal
     for bad in (
@@ -236,11 +257,11 @@ def test_files_are_named_from_outside_only_where_they_are_open(tmp_path: Path, m
 @pytest.mark.parametrize("name", ["../evil", "a/b", "..", "/etc/evil", "a\\b", "x" * 300, "nul\0l"])
 def test_no_name_leaves_its_folder(name: str, tmp_path: Path) -> None:
     library = Library([tmp_path / "presets"])
-    with pytest.raises(BadValue):
+    with pytest.raises(InvalidValue):
         library.save(name, {"/strength": 0.5})
-    with pytest.raises(BadValue):
+    with pytest.raises(InvalidValue):
         located(name, [tmp_path])
-    with pytest.raises(BadValue):
+    with pytest.raises(InvalidValue):
         desks.load(name, tmp_path)
     assert library.thumbnail(name) is None
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

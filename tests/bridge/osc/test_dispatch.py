@@ -134,9 +134,13 @@ BAD: dict[str, bytes] = {
     "a bundle with an empty part": b"#bundle\0" + b"\0" * 7 + b"\1" + bytes(4),
     "a bundle with half a length": bundle(IMMEDIATELY, message("/phosphene/strength", 0.9)) + b"\0\0",
     "a bundle with something else in it": bundle(IMMEDIATELY, message("/phosphene/strength", 0.9), b"else"),
-    "a bundle one of whose messages is cut": bundle(IMMEDIATELY, message("/phosphene/strength", 0.9), message("/phosphene/seed", 3)[:-4]),
+    "a bundle one of whose messages is cut": bundle(
+        IMMEDIATELY, message("/phosphene/strength", 0.9), message("/phosphene/seed", 3)[:-4]
+    ),
     "a bundle cut in its time tag": b"#bundle\0" + b"\0" * 3,
-    "bundles without end": functools.reduce(lambda inner, _: bundle(IMMEDIATELY, inner), range(40), message("/phosphene/seed", 3)),
+    "bundles without end": functools.reduce(
+        lambda inner, _: bundle(IMMEDIATELY, inner), range(40), message("/phosphene/seed", 3)
+    ),
     "a bundle for tomorrow": bundle(time.time() + 86400, message("/phosphene/strength", 0.9)),
     "an address that is not UTF-8": b"/phosphene/\xff\xfe\0\0\0,f\0\0\0\0\0\0",
 }

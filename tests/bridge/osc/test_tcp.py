@@ -71,7 +71,10 @@ def slipped(packet: bytes) -> bytes:
     return bytes(out + bytes([192]))
 
 
-WRAPS: dict[str, Callable[[bytes], bytes]] = {"length": lambda packet: struct.pack(">I", len(packet)) + packet, "slip": slipped}
+WRAPS: dict[str, Callable[[bytes], bytes]] = {
+    "length": lambda packet: struct.pack(">I", len(packet)) + packet,
+    "slip": slipped,
+}
 
 
 def unslipped(data: bytes) -> list[bytes]:
@@ -81,7 +84,9 @@ def unslipped(data: bytes) -> list[bytes]:
 @pytest.mark.parametrize("kind", WRAPS)
 def test_packets_come_through_however_the_stream_is_cut(kind: str) -> None:
     rng = random.Random(3)
-    packets = [bytes(rng.choice([0, 47, 192, 219, 220, 221, 65]) for _ in range(rng.randint(1, 60))) for _ in range(200)]
+    packets = [
+        bytes(rng.choice([0, 47, 192, 219, 220, 221, 65]) for _ in range(rng.randint(1, 60))) for _ in range(200)
+    ]
     stream = b"".join(WRAPS[kind](packet) for packet in packets)
     framing: Framing = LengthPrefixed() if kind == "length" else Slip()
     found, place = [], 0
@@ -130,7 +135,13 @@ def test_a_client_of_either_framing_sets_asks_and_is_told(kind: str, desk: Desk)
 
 def test_a_client_that_breaks_off_or_sends_rubbish_disturbs_nobody(desk: Desk) -> None:
     good = desk.connect()
-    for rubbish in (b"\x00\xff\xff\xff", b"\x00\x10", slipped(b"GET / HTTP/1.1"), b"\xc0\xdb\x00", b"GET / HTTP/1.1\r\n\r\n" * 60_000):
+    for rubbish in (
+        b"\x00\xff\xff\xff",
+        b"\x00\x10",
+        slipped(b"GET / HTTP/1.1"),
+        b"\xc0\xdb\x00",
+        b"GET / HTTP/1.1\r\n\r\n" * 60_000,
+    ):
         with desk.connect() as bad:
             try:
                 bad.sendall(rubbish)
@@ -208,7 +219,10 @@ def test_over_udp_changes_are_told_at_a_limited_rate_and_the_last_value_always(d
     other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     other.bind(("127.0.0.1", 0))
     other.settimeout(2)
-    ear.sendto(text("/phosphene/subscribe") + text(",i") + struct.pack(">i", other.getsockname()[1]), ("127.0.0.1", desk.udp.port))
+    ear.sendto(
+        text("/phosphene/subscribe") + text(",i") + struct.pack(">i", other.getsockname()[1]),
+        ("127.0.0.1", desk.udp.port),
+    )
     assert OscMessage(other.recv(65536)).address.startswith("/phosphene/"), "to another port of the same machine"
     for wrong in (struct.pack(">i", -1), struct.pack(">i", 70000)):
         ear.sendto(text("/phosphene/subscribe") + text(",i") + wrong, ("127.0.0.1", desk.udp.port))
@@ -223,7 +237,9 @@ def test_a_query_of_a_pattern_answers_for_each_and_changes_nothing(desk: Desk) -
         heard = b""
         while len(unslipped(heard)) < 4:
             heard += client.recv(4096)
-        assert {OscMessage(packet).address for packet in unslipped(heard)} == {f"/phosphene/prompt/{i}/weight" for i in (1, 2, 3, 4)}
+        assert {OscMessage(packet).address for packet in unslipped(heard)} == {
+            f"/phosphene/prompt/{i}/weight" for i in (1, 2, 3, 4)
+        }
         number = desk.state.number
         client.sendall(slipped(text("/phosphene/panic") + text(",s") + text("?")))
         client.sendall(slipped(text("/phosphene/nowhere") + text(",s") + text("?")))
@@ -233,5 +249,7 @@ def test_a_query_of_a_pattern_answers_for_each_and_changes_nothing(desk: Desk) -
 
 @pytest.mark.skipif(shutil.which("oscsend") is None, reason="needs liblo-tools")
 def test_liblo_sends_over_tcp(desk: Desk) -> None:
-    subprocess.run(["oscsend", f"osc.tcp://127.0.0.1:{desk.tcp.port}", "/phosphene/strength", "f", "0.375"], check=True, timeout=10)
+    subprocess.run(
+        ["oscsend", f"osc.tcp://127.0.0.1:{desk.tcp.port}", "/phosphene/strength", "f", "0.375"], check=True, timeout=10
+    )
     until(lambda: desk.real("/strength") == 0.375)

@@ -46,7 +46,9 @@ def test_every_value_is_there_and_prometheus_can_read_it() -> None:
     assert found["phosphene_latency_seconds"] == 0.041
     assert found['phosphene_sink_frames_total{sink="null:"}'] == 100
     assert found['phosphene_sink_frames_total{sink="file:a \\"b\\"\\\\c.mp4"}'] == 90
-    assert found['phosphene_resident_memory_bytes{process="engine"}'] == pytest.approx(psutil.Process().memory_info().rss, rel=0.1)
+    assert found['phosphene_resident_memory_bytes{process="engine"}'] == pytest.approx(
+        psutil.Process().memory_info().rss, rel=0.1
+    )
 
 
 def test_an_engine_that_is_gone_leaves_its_lines_out() -> None:

@@ -21,14 +21,15 @@ from bridge.osc.subscriptions import encoded
 from bridge.panel.server import PanelServer
 from bridge.show.show import Show
 from bridge.textures import open_source
-from engine.shared.mailbox import Frame
-from engine.shared.table import ROOT, TABLE, Options
+from engine.shared.frame import Frame
+from engine.shared.options import EngineOptions
+from engine.shared.table import ROOT, TABLE
 
 
 @pytest.fixture
 def server() -> Iterator[PanelServer]:
     """A panel for a show that has not been opened: no engine, no threads of its own."""
-    show = Show(State(), open_source("pattern:ball"), [], Options("cpu"), presets=[])
+    show = Show(State(), open_source("pattern:ball"), [], EngineOptions("cpu"), presets=[])
     made = PanelServer(show, "127.0.0.1", 0, osc_port=9000)
     yield made
     made.close()
@@ -94,7 +95,9 @@ def test_another_sites_page_is_turned_away(server: PanelServer) -> None:
     async def over_there() -> int:
         async with aiohttp.ClientSession() as session:
             try:
-                await session.ws_connect(f"http://127.0.0.1:{server.port}/panel", headers={"Origin": "http://evil.example"})
+                await session.ws_connect(
+                    f"http://127.0.0.1:{server.port}/panel", headers={"Origin": "http://evil.example"}
+                )
             except aiohttp.WSServerHandshakeError as error:
                 return error.status
         return 0
@@ -140,10 +143,20 @@ def test_panels_stay_in_step_and_wishes_are_checked(server: PanelServer) -> None
 
     async def two() -> tuple[dict[str, Any], list[dict[str, Any]]]:
         address = f"http://127.0.0.1:{server.port}/panel"
-        async with aiohttp.ClientSession() as session, session.ws_connect(address) as one, session.ws_connect(address) as other:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(address) as one,
+            session.ws_connect(address) as other,
+        ):
             first = json.loads((await one.receive(5)).data)
             await other.receive(5)
-            for wish in ('{"set": "/strength", "value": 0.75}', '{"set": "/steps", "value": "many"}', '{"set": 3}', "nonsense", '["set"]'):
+            for wish in (
+                '{"set": "/strength", "value": 0.75}',
+                '{"set": "/steps", "value": "many"}',
+                '{"set": 3}',
+                "nonsense",
+                '["set"]',
+            ):
                 await one.send_str(wish)
             await one.send_str('{"set": "/freeze"}')  # without a value: a toggle
             heard: list[dict[str, Any]] = []
@@ -151,7 +164,11 @@ def test_panels_stay_in_step_and_wishes_are_checked(server: PanelServer) -> None
             while time.monotonic() < end:
                 heard.append(json.loads((await other.receive(5)).data))
                 values = {name: value for news in heard for name, value in news.get("values", {}).items()}
-                if values.get("/strength") == 0.75 and values.get("/freeze") is True and any("status" in news for news in heard):
+                if (
+                    values.get("/strength") == 0.75
+                    and values.get("/freeze") is True
+                    and any("status" in news for news in heard)
+                ):
                     break
             return first, heard
 
@@ -167,7 +184,10 @@ def test_a_change_in_the_moment_of_a_telling_is_told_in_the_next(server: PanelSe
     """It was lost where changes were taken between its noting and its turn in the loop."""
 
     async def watch() -> list[int]:
-        async with aiohttp.ClientSession() as session, session.ws_connect(f"http://127.0.0.1:{server.port}/panel") as ws:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"http://127.0.0.1:{server.port}/panel") as ws,
+        ):
             await ws.receive_json()
             noted = asyncio.run_coroutine_threadsafe(note_while_taken(), server._loop)
             await asyncio.wrap_future(noted)

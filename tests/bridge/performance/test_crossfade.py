@@ -9,8 +9,8 @@ import pytest
 
 from bridge.control.state import State
 from bridge.control.tempo import Tempo
-from bridge.performance.crossfade import CURVES, LEAST, MOST, Fader, Timing, mixed
-from engine.shared.table import BadValue, Value
+from bridge.performance.crossfade import CURVES, LEAST, MOST, Crossfader, Timing, mixed
+from engine.shared.parameter import InvalidValue, Value
 
 
 class Clock:
@@ -28,7 +28,7 @@ class Desk:
         self.clock = Clock()
         self.state = State({"/" + name.replace("_", "/"): value for name, value in values.items()})
         self.tempo = Tempo(self.state, self.clock)
-        self.fader = Fader(self.state, self.tempo, self.clock)
+        self.fader = Crossfader(self.state, self.tempo, self.clock)
 
     def wait(self, seconds: float, steps: int = 1) -> None:
         for _ in range(steps):
@@ -114,7 +114,9 @@ def test_however_often_it_is_interrupted_few_looks_are_mixed() -> None:
         mixture = desk.state.snapshot().mixture
         assert len(mixture) <= MOST
         assert sum(share for _, share in mixture) == pytest.approx(1.0)
-    assert mixed(((mixture[0][0], LEAST / 2), (mixture[1][0], 1 - LEAST / 2)), mixture[-1][0], 0.5)[0][0] is mixture[1][0]
+    assert (
+        mixed(((mixture[0][0], LEAST / 2), (mixture[1][0], 1 - LEAST / 2)), mixture[-1][0], 0.5)[0][0] is mixture[1][0]
+    )
 
 
 def test_what_is_set_by_hand_stays() -> None:
@@ -185,9 +187,11 @@ def test_taps_set_the_tempo_and_the_beat() -> None:
     assert desk.tempo.beats() % 4 == pytest.approx(0.0)
 
 
-@pytest.mark.parametrize("wrong", [{"length": -1.0}, {"length": 1e6}, {"unit": "bars"}, {"curve": "wobbly"}, {"switch": 2.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"length": -1.0}, {"length": 1e6}, {"unit": "bars"}, {"curve": "wobbly"}, {"switch": 2.0}]
+)
 def test_a_timing_that_cannot_be_is_told(wrong: dict[str, object]) -> None:
-    with pytest.raises(BadValue, match="a fade"):
+    with pytest.raises(InvalidValue, match="a fade"):
         Timing(**wrong)  # type: ignore[arg-type]
 
 
@@ -199,7 +203,8 @@ def test_a_hand_that_is_quicker_than_the_fade_wins(at: float) -> None:
     desk.wait(0.5)
     with desk.fader._lock:
         hands = [
-            threading.Thread(target=desk.state.set, args=(name, [value], "hand")) for name, value in (("/strength", 0.9), ("/steps", 7))
+            threading.Thread(target=desk.state.set, args=(name, [value], "hand"))
+            for name, value in (("/strength", 0.9), ("/steps", 7))
         ]
         for hand in hands:
             hand.start()

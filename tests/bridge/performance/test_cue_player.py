@@ -9,9 +9,10 @@ import pytest
 
 from bridge.performance.crossfade import Timing
 from bridge.performance.cue_list import located, read_list
-from bridge.performance.cue_player import Player
+from bridge.performance.cue_player import CuePlayer
 from bridge.performance.presets import Library, load_preset, read
-from engine.shared.table import TABLE, BadValue, Value
+from engine.shared.parameter import InvalidValue, Value
+from engine.shared.table import TABLE
 from tests.bridge.performance.test_crossfade import Desk
 
 
@@ -28,7 +29,7 @@ class Booth(Desk):
         super().__init__(**values)
         self.folder = folder
         self.library = Library([folder])
-        self.player = Player(self.state, self.fader, self.tempo, self.library, [folder / "cues"], self.clock)
+        self.player = CuePlayer(self.state, self.fader, self.tempo, self.library, [folder / "cues"], self.clock)
 
     def wait(self, seconds: float, steps: int = 1) -> None:
         for _ in range(steps):
@@ -70,7 +71,7 @@ def test_a_broken_preset_is_one_line_with_its_place_and_the_others_load(text: st
     library = Library([tmp_path])
     assert library.find("good").values == {"/strength": 0.9}
     assert list(library.problems) == ["bad"]
-    with pytest.raises(BadValue, match=told):
+    with pytest.raises(InvalidValue, match=told):
         read(tmp_path / "bad.toml", "bad")
     assert "\n" not in library.problems["bad"]
 
@@ -90,7 +91,7 @@ def test_presets_are_read_again_when_they_are_edited(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").unlink()
     library.poll()
     assert not library.problems
-    with pytest.raises(BadValue, match="no preset 'mine'"):
+    with pytest.raises(InvalidValue, match="no preset 'mine'"):
         library.find("mine")
     assert len(heard) == 3
 
@@ -98,9 +99,9 @@ def test_presets_are_read_again_when_they_are_edited(tmp_path: Path) -> None:
 def test_a_file_is_a_preset_too_and_a_missing_one_lists_what_there_is(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.toml", 'prompt = "größer"\nstrength = 7\n"guidance/mode" = "full"\n')
     assert load_preset(str(path)) == {"/prompt": "größer", "/strength": 1.0, "/guidance/mode": "full"}
-    with pytest.raises(BadValue, match="neon-tunnel"):
+    with pytest.raises(InvalidValue, match="neon-tunnel"):
         load_preset("nowhere")
-    with pytest.raises(BadValue, match="cannot be read"):
+    with pytest.raises(InvalidValue, match="cannot be read"):
         load_preset(str(tmp_path / "gone.toml"))
 
 
@@ -110,7 +111,11 @@ def test_a_recall_makes_the_same_look_whatever_was_before(tmp_path: Path) -> Non
     booth = Booth(tmp_path, feedback=0.8, master=0.5, tempo=60.0, strength=0.1)
     booth.press("/preset", 77)
     booth.wait(2.5)
-    assert (booth["/prompt"], booth["/feedback"], booth["/strength"]) == ("ice", TABLE["/feedback"].default, TABLE["/strength"].default)
+    assert (booth["/prompt"], booth["/feedback"], booth["/strength"]) == (
+        "ice",
+        TABLE["/feedback"].default,
+        TABLE["/strength"].default,
+    )
     assert (booth["/master"], booth["/tempo"]) == (0.5, 60.0), "what is not of a look stays"
     booth.press("/feedback", 0.3)
     booth.press("/preset", "part")
@@ -200,11 +205,15 @@ def test_a_list_is_played_as_on_a_desk(tmp_path: Path) -> None:
     assert booth.state.last_refusal == "/cue/go: the list is at its end"
     booth.press("/cue/back")
     booth.wait(2.3)
-    assert (told(booth)[0], booth["/master"], booth["/strength"]) == ("2", 1.0, 0.7), "back is the cue before as it was, master and all"
+    assert (told(booth)[0], booth["/master"], booth["/strength"]) == ("2", 1.0, 0.7), (
+        "back is the cue before as it was, master and all"
+    )
     booth.press("/cue/goto", 1.5)
     booth.wait(1.1)
     booth.wait(1.1)
-    assert (booth["/prompt"], booth["/strength"], booth["/steps"]) == ("ice", 0.9, TABLE["/steps"].default), "reached another way, the same"
+    assert (booth["/prompt"], booth["/strength"], booth["/steps"]) == ("ice", 0.9, TABLE["/steps"].default), (
+        "reached another way, the same"
+    )
     booth.press("/cue/release")
     booth.wait(1.1)
     assert (booth["/prompt"], booth["/mix"], told(booth)) == ("before", 0.5, ("", "1"))
@@ -241,7 +250,13 @@ def test_panic_is_at_once_whatever_was_on(tmp_path: Path) -> None:
     booth.press("/master", 0.0)
     booth.press("/panic")
     state = booth.state.snapshot()
-    assert (state["/prompt"], state["/strength"], state["/master"], state["/freeze"], state["/blackout"]) == ("ice", 0.2, 1.0, False, False)
+    assert (state["/prompt"], state["/strength"], state["/master"], state["/freeze"], state["/blackout"]) == (
+        "ice",
+        0.2,
+        1.0,
+        False,
+        False,
+    )
     assert state.mixture == ()
     booth.wait(30.0)
     assert booth["/prompt"] == "ice", "nothing goes on behind it"
@@ -254,7 +269,9 @@ def test_panic_is_at_once_whatever_was_on(tmp_path: Path) -> None:
 def test_two_hundred_cues_with_random_interruptions_are_what_the_list_says(tmp_path: Path) -> None:
     rng = random.Random(5)
     for name in ("one", "two", "three"):
-        write(tmp_path / f"{name}.toml", f'prompt = "{name}"\nstrength = {rng.random():.3f}\nseed = {rng.randrange(99)}\n')
+        write(
+            tmp_path / f"{name}.toml", f'prompt = "{name}"\nstrength = {rng.random():.3f}\nseed = {rng.randrange(99)}\n'
+        )
     cues = []
     for number in range(1, 201):
         parts = [f"number = {number}"]
@@ -268,7 +285,11 @@ def test_two_hundred_cues_with_random_interruptions_are_what_the_list_says(tmp_p
         }
         chosen = rng.sample(sorted(names), rng.randint(0, 3))
         parts += ["values = { " + ", ".join(f"{name} = {names[name]}" for name in chosen) + " }"]
-        parts += [f"fade = {rng.uniform(0, 3):.2f}", f'unit = "{rng.choice(["seconds", "beats"])}"', f"switch = {rng.random():.2f}"]
+        parts += [
+            f"fade = {rng.uniform(0, 3):.2f}",
+            f'unit = "{rng.choice(["seconds", "beats"])}"',
+            f"switch = {rng.random():.2f}",
+        ]
         cues.append("[[cue]]\n" + "\n".join(parts))
     write(tmp_path / "cues" / "long.toml", "\n".join(cues))
     booth = Booth(tmp_path)
@@ -308,13 +329,13 @@ def test_two_hundred_cues_with_random_interruptions_are_what_the_list_says(tmp_p
 )
 def test_a_broken_cue_list_is_one_line_and_the_one_before_plays_on(text: str, match: str, tmp_path: Path) -> None:
     booth = booth_with_list(tmp_path)
-    with pytest.raises(BadValue, match=match):
+    with pytest.raises(InvalidValue, match=match):
         read_list(write(tmp_path / "cues" / "bad.toml", text), "bad")
     booth.press("/cue/list", "bad")
     assert "cue list 'bad'" in booth.state.last_refusal
     assert len(booth.player.list.cues) == 4
     for name in ("../friday", "no such"):
-        with pytest.raises(BadValue, match="cue list"):
+        with pytest.raises(InvalidValue, match="cue list"):
             located(name, [tmp_path / "cues"])
     assert located("", []).cues == ()
 

@@ -6,18 +6,28 @@ import itertools
 
 import pytest
 
-from bridge.performance.modulators import FOLLOWED, SHAPES, Modulation
-from engine.shared.table import TABLE, Value
+from bridge.performance.modulators import FOLLOWED, SHAPES, Modulators
+from engine.shared.parameter import Value
+from engine.shared.table import TABLE
 from tests.bridge.performance.test_crossfade import Desk
 
 
 class Rack(Desk):
     def __init__(self, **values: Value) -> None:
         super().__init__(tempo=60.0, **values)
-        self.modulation = Modulation(self.state, self.tempo)
+        self.modulation = Modulators(self.state, self.tempo)
 
-    def plug(self, number: int, to: str, shape: str = "sine", depth: float = 0.25, rate: float = 4.0, phase: float = 0.0) -> None:
-        for name, value in (("to", to), ("shape", shape), ("depth", depth), ("rate", rate), ("phase", phase), ("on", True)):
+    def plug(
+        self, number: int, to: str, shape: str = "sine", depth: float = 0.25, rate: float = 4.0, phase: float = 0.0
+    ) -> None:
+        for name, value in (
+            ("to", to),
+            ("shape", shape),
+            ("depth", depth),
+            ("rate", rate),
+            ("phase", phase),
+            ("on", True),
+        ):
             self.state.set(f"/mod/{number}/{name}", [value], "a hand")
 
     def at(self, beats: float, name: str) -> float:

@@ -10,14 +10,14 @@ import pytest
 
 from bridge.control.state import State
 from bridge.control.tempo import Tempo
-from bridge.performance.crossfade import Fader
-from bridge.performance.cue_player import Player
+from bridge.performance.crossfade import Crossfader
+from bridge.performance.cue_player import CuePlayer
 from bridge.performance.presets import Library
-from bridge.performance.session import Journal, recovered, usual_path
+from bridge.performance.session import Session, default_path, recover
 from tests.waiting import until
 
 
-def crashed(journal: Journal) -> None:
+def crashed(journal: Session) -> None:
     """The process is gone: what it would have written at its end is not."""
     journal._stop.set()
     journal._thread.join()
@@ -31,10 +31,10 @@ def path(tmp_path: Path) -> Path:
 def kept(path: Path, *, crash: bool = True, **values: object) -> None:
     """A run in which these are set."""
     state = State({"/seed": 9})
-    journal = Journal(state, path)
+    journal = Session(state, path)
     for name, value in values.items():
         assert state.set("/" + name, [value], "test")
-    until(lambda: (found := recovered(path)) is not None and len(found.values) == len(values))
+    until(lambda: (found := recover(path)) is not None and len(found.values) == len(values))
     if crash:
         crashed(journal)
     else:
@@ -43,7 +43,7 @@ def kept(path: Path, *, crash: bool = True, **values: object) -> None:
 
 def test_after_a_crash_what_was_set_is_there_and_what_was_not_is_not(path: Path) -> None:
     kept(path, prompt="violet ink", strength=0.25, freeze=True, size="128x128")
-    found = recovered(path)
+    found = recover(path)
     assert found is not None
     assert found.values == {"/prompt": "violet ink", "/strength": 0.25, "/freeze": True, "/size": "128x128"}
     assert path.stat().st_mode & 0o077 == 0 or os.name == "nt" or path.parent.stat().st_mode & 0o077 == 0
@@ -51,46 +51,48 @@ def test_after_a_crash_what_was_set_is_there_and_what_was_not_is_not(path: Path)
 
 def test_after_an_orderly_end_nothing_is_resumed(path: Path) -> None:
     kept(path, crash=False, prompt="violet ink")
-    assert recovered(path) is None
+    assert recover(path) is None
 
 
 def test_no_journal_is_nothing(path: Path) -> None:
-    assert recovered(path) is None
-    assert usual_path(0) is None
-    assert str(usual_path(9000)).endswith("journal-9000.json")
+    assert recover(path) is None
+    assert default_path(0) is None
+    assert str(default_path(9000)).endswith("journal-9000.json")
 
 
 def test_a_second_crash_loses_nothing_of_the_first_run(path: Path) -> None:
     kept(path, prompt="violet ink")
-    first = recovered(path)
+    first = recover(path)
     assert first is not None
     state = State({"/seed": 9} | dict(first.values))
-    journal = Journal(state, path, recovered=first)
+    journal = Session(state, path, recovered=first)
     state.set("/steps", [4], "test")
-    until(lambda: (found := recovered(path)) is not None and "/steps" in found.values)
+    until(lambda: (found := recover(path)) is not None and "/steps" in found.values)
     crashed(journal)
-    again = recovered(path)
+    again = recover(path)
     assert again is not None
     assert again.values == {"/prompt": "violet ink", "/steps": 4}
 
 
 def test_a_value_that_was_set_back_stays_set_back(path: Path) -> None:
     state = State({"/steps": 3})
-    journal = Journal(state, path)
+    journal = Session(state, path)
     state.set("/steps", [4], "test")
-    until(lambda: (found := recovered(path)) is not None and found.values == {"/steps": 4})
+    until(lambda: (found := recover(path)) is not None and found.values == {"/steps": 4})
     state.set("/steps", [3], "test")
-    until(lambda: (found := recovered(path)) is not None and found.values == {"/steps": 3})
+    until(lambda: (found := recover(path)) is not None and found.values == {"/steps": 3})
     crashed(journal)
 
 
 @pytest.mark.parametrize("tear", ["cut", "empty", "bit", "garbage", "version", "gone"])
-def test_a_torn_journal_is_told_and_the_one_before_is_taken(path: Path, tear: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_torn_journal_is_told_and_the_one_before_is_taken(
+    path: Path, tear: str, caplog: pytest.LogCaptureFixture
+) -> None:
     state = State()
-    journal = Journal(state, path)
+    journal = Session(state, path)
     for steps in (2, 3, 4):
         state.set("/prompt", [f"at {steps}"], "test")
-        until(lambda steps=steps: (found := recovered(path)) is not None and found.values.get("/prompt") == f"at {steps}")
+        until(lambda steps=steps: (found := recover(path)) is not None and found.values.get("/prompt") == f"at {steps}")
     crashed(journal)
     data = path.read_bytes()
     damaged = {
@@ -101,7 +103,7 @@ def test_a_torn_journal_is_told_and_the_one_before_is_taken(path: Path, tear: st
         path.unlink()
     else:
         path.write_bytes(damaged[tear])
-    found = recovered(path)
+    found = recover(path)
     assert found is not None
     assert found.values == {"/prompt": "at 3"}
     assert ("damaged" in caplog.text) == (tear != "gone")
@@ -111,51 +113,60 @@ def test_both_torn_is_told_and_the_show_begins_anew(path: Path, caplog: pytest.L
     kept(path, prompt="violet ink")
     for each in (path, path.with_suffix(".old")):
         each.write_bytes(b"nothing")
-    assert recovered(path) is None
+    assert recover(path) is None
     assert caplog.text.count("damaged") == 2
 
 
 def test_what_the_table_does_not_take_is_told_and_left_out(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     state = State()
-    journal = Journal(state, path)
+    journal = Session(state, path)
     crashed(journal)
-    values = {"/prompt": "kept", "/steps": 99, "/nothing": 1, "/strength": "much", "/panic": True, "/hook/gone/amount": 0.5}
+    values = {
+        "/prompt": "kept",
+        "/steps": 99,
+        "/nothing": 1,
+        "/strength": "much",
+        "/panic": True,
+        "/hook/gone/amount": 0.5,
+    }
     journal._write({"version": 1, "clean": False, "values": values, "cues": "odd"})
-    found = recovered(path)
+    found = recover(path)
     assert found is not None
     assert found.values == {"/prompt": "kept", "/steps": 8}
     assert found.cues == {}
     assert caplog.text.count("the journal:") == 3
 
 
-def test_a_full_disk_is_told_once_and_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_is_told_once_and_tried_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     state = State()
-    journal = Journal(state, path)
+    journal = Session(state, path)
     state.set("/prompt", ["violet ink"], "test")
     until(lambda: "No space left" in caplog.text)
-    assert recovered(path) is None
+    assert recover(path) is None
     monkeypatch.undo()
-    until(lambda: (found := recovered(path)) is not None and found.values == {"/prompt": "violet ink"})
+    until(lambda: (found := recover(path)) is not None and found.values == {"/prompt": "violet ink"})
     crashed(journal)
 
 
 def test_the_cue_list_goes_on_where_it_stood(path: Path) -> None:
-    def player(state: State) -> Player:
+    def player(state: State) -> CuePlayer:
         tempo = Tempo(state)
-        return Player(state, Fader(state, tempo), tempo, Library([]))
+        return CuePlayer(state, Crossfader(state, tempo), tempo, Library([]))
 
     state = State({"/cue/list": "demo", "/seed": 77})
     played = player(state)
-    journal = Journal(state, path, played.standing)
+    journal = Session(state, path, played.standing)
     for _ in range(2):
         state.set("/cue/go", [], "test")
-    until(lambda: (found := recovered(path)) is not None and found.cues.get("cue") == "2")
+    until(lambda: (found := recover(path)) is not None and found.cues.get("cue") == "2")
     crashed(journal)
-    found = recovered(path)
+    found = recover(path)
     assert found is not None
     again = State({"/cue/list": "demo", "/seed": 77} | dict(found.values))
     resumed = player(again)
@@ -171,9 +182,9 @@ def test_the_cue_list_goes_on_where_it_stood(path: Path) -> None:
 
 def test_an_end_that_was_not_orderly_keeps_what_was_set(path: Path) -> None:
     kept(path, prompt="violet ink")
-    before = recovered(path)
+    before = recover(path)
     assert before is not None
-    Journal(State(dict(before.values)), path, recovered=before).close(orderly=False)
-    again = recovered(path)
+    Session(State(dict(before.values)), path, recovered=before).close(orderly=False)
+    again = recover(path)
     assert again is not None
     assert again.values == {"/prompt": "violet ink"}

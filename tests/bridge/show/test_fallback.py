@@ -10,7 +10,7 @@ import pytest
 
 from bridge.control.state import State
 from bridge.show.fallback import FADE, PATIENCE, Fallback, wanted
-from engine.shared.mailbox import Frame, Pixels
+from engine.shared.frame import Frame, Pixels
 
 PICTURE = np.full((32, 48, 4), (200, 100, 50, 255), np.uint8)
 GIVEN = Frame(np.full((20, 30, 4), (10, 220, 30, 255), np.uint8))
@@ -37,7 +37,12 @@ def still(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize(
     ("kind", "colour"),
-    [("hold", (200, 100, 50, 255)), ("input", (10, 220, 30, 255)), ("black", (0, 0, 0, 255)), ("still", (128, 0, 255, 255))],
+    [
+        ("hold", (200, 100, 50, 255)),
+        ("input", (10, 220, 30, 255)),
+        ("black", (0, 0, 0, 255)),
+        ("still", (128, 0, 255, 255)),
+    ],
 )
 def test_each_kind(kind: str, colour: tuple[int, ...], still: str) -> None:
     state = State({"/fallback": kind, "/fallback/still": still})

@@ -6,14 +6,16 @@ import cv2
 import numpy as np
 import pytest
 
+from bridge.images import resize
 from bridge.show.interpolation import Interpolator
-from bridge.textures import resized
-from engine.shared.mailbox import Frame
+from engine.shared.frame import Frame
 
 
 def ball(x: float, number: int = 0) -> Frame:
     canvas = np.full((128, 192, 4), 255, np.uint8)
-    canvas[..., :3] = cv2.GaussianBlur(np.random.default_rng(3).integers(0, 90, (128, 192, 3), dtype=np.uint8), (0, 0), 4)
+    canvas[..., :3] = cv2.GaussianBlur(
+        np.random.default_rng(3).integers(0, 90, (128, 192, 3), dtype=np.uint8), (0, 0), 4
+    )
     cv2.circle(canvas, (int(x * 16), 64 * 16), 18 * 16, (250, 240, 230, 255), -1, cv2.LINE_AA, shift=4)
     return Frame(canvas, number)
 
@@ -61,7 +63,7 @@ def test_another_size_is_not_mixed() -> None:
 def test_growing_with_sharpness_has_steeper_edges_and_the_same_flats() -> None:
     edge = np.zeros((32, 32, 4), np.uint8)
     edge[:, 16:] = 200
-    plain, sharp = resized(edge, 128, 128).astype(int), resized(edge, 128, 128, 1.0).astype(int)
+    plain, sharp = resize(edge, 128, 128).astype(int), resize(edge, 128, 128, 1.0).astype(int)
     assert np.abs(np.diff(sharp[64, :, 0])).max() > np.abs(np.diff(plain[64, :, 0])).max()
     assert abs(sharp[64, 120, 0] - 200) <= 1
-    assert np.array_equal(resized(edge, 16, 16, 1.0), resized(edge, 16, 16))
+    assert np.array_equal(resize(edge, 16, 16, 1.0), resize(edge, 16, 16))

@@ -13,12 +13,13 @@ import cv2
 import numpy as np
 import pytest
 
-from bridge.textures import SCHEMES, TextureError, default_source, fitted, open_sink, open_source, resized, touchshm
-from bridge.textures.base import Lost, Source, swapped
+from bridge.images import fit, resize, swap_red_blue
+from bridge.textures import SCHEMES, TextureError, default_source, open_sink, open_source, touchshm
+from bridge.textures.base import Source, SourceLost
 from bridge.textures.file import VideoWriter
 from bridge.textures.ndi import match
 from bridge.textures.pattern import PATTERNS, draw
-from engine.shared.mailbox import Frame, Pixels
+from engine.shared.frame import Frame, Pixels
 from tests.waiting import until
 
 
@@ -90,7 +91,8 @@ def test_a_wrong_source_is_one_clear_line(url: str, told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "scheme", [s for s in ("spout", "syphon", "touchshm") if s != {"win32": "spout", "darwin": "syphon"}.get(sys.platform)]
+    "scheme",
+    [s for s in ("spout", "syphon", "touchshm") if s != {"win32": "spout", "darwin": "syphon"}.get(sys.platform)],
 )
 def test_a_transport_of_another_platform_says_so(scheme: str) -> None:
     if sys.platform == "win32" and scheme == "touchshm":
@@ -190,30 +192,30 @@ def test_the_default_source_opens() -> None:
 def test_crop_fit_and_stretch() -> None:
     wide = np.zeros((100, 200, 4), np.uint8)
     wide[:, 50:150] = 200
-    assert (fitted(wide, 64, 64, "crop") == 200).all()
-    boxed = fitted(wide, 64, 64, "fit")
+    assert (fit(wide, 64, 64, "crop") == 200).all()
+    boxed = fit(wide, 64, 64, "fit")
     assert (boxed[:16, :, :3] == 0).all()
     assert (boxed[-16:, :, :3] == 0).all()
     assert boxed[32, 32, 0] == 200
-    stretched = fitted(wide, 64, 64, "stretch")
+    stretched = fit(wide, 64, 64, "stretch")
     assert stretched[32, 4, 0] == 0
     assert stretched[32, 32, 0] == 200
-    for fit in ("crop", "fit", "stretch"):
+    for mode in ("crop", "fit", "stretch"):
         for shape in ((1, 1), (3, 2000), (1080, 1920), (64, 64)):
-            assert fitted(np.zeros((*shape, 4), np.uint8), 64, 48, fit).shape == (48, 64, 4)
-    assert resized(wide, 300, 50).shape == (50, 300, 4)
+            assert fit(np.zeros((*shape, 4), np.uint8), 64, 48, mode).shape == (48, 64, 4)
+    assert resize(wide, 300, 50).shape == (50, 300, 4)
 
 
 @pytest.mark.parametrize("size", [(1080, 1080), (1080, 1918), (540, 961), (203, 1030)])
 def test_a_picture_is_made_smaller_as_by_averages_however_it_lies(size: tuple[int, int]) -> None:
     height, width = size
     y, x = np.mgrid[:height, :width]
-    waves = np.stack([127 + 120 * np.sin(x / 9), 127 + 120 * np.cos(y / 7), 127 + 120 * np.sin((x + y) / 12), 0 * x + 255], -1).astype(
-        np.uint8
-    )
+    waves = np.stack(
+        [127 + 120 * np.sin(x / 9), 127 + 120 * np.cos(y / 7), 127 + 120 * np.sin((x + y) / 12), 0 * x + 255], -1
+    ).astype(np.uint8)
     for pixels in (waves, waves[::-1], waves[:, ::-1], waves[3:-3, 5:-5], waves[..., ::-1]):
         given = pixels.copy()
-        small = resized(pixels, 200, 100)
+        small = resize(pixels, 200, 100)
         averaged = cv2.resize(np.ascontiguousarray(pixels), (200, 100), interpolation=cv2.INTER_AREA)
         assert small.shape == (100, 200, 4)
         assert np.abs(small.astype(int) - averaged).mean() < 1.5
@@ -221,8 +223,8 @@ def test_a_picture_is_made_smaller_as_by_averages_however_it_lies(size: tuple[in
 
 
 def test_colour_order_is_swapped_both_ways() -> None:
-    assert np.array_equal(swapped(ramp())[..., :3], ramp()[..., 2::-1])
-    assert np.array_equal(swapped(swapped(ramp())), ramp())
+    assert np.array_equal(swap_red_blue(ramp())[..., :3], ramp()[..., 2::-1])
+    assert np.array_equal(swap_red_blue(swap_red_blue(ramp())), ramp())
 
 
 class Flaky(Source):
@@ -230,7 +232,7 @@ class Flaky(Source):
 
     def _read(self, timeout: float) -> Pixels | None:
         if self.frames > self.losses:
-            raise Lost("unplugged")
+            raise SourceLost("unplugged")
         return ramp()
 
 
@@ -278,7 +280,7 @@ def test_other_pixel_formats_of_touchdesigner(pixel_format: int) -> None:
 def test_a_strange_shared_memory_is_no_texture(spoil: tuple[int, bytes]) -> None:
     data = bytearray(touchshm.encode(ramp(8, 4)))
     data[spoil[0] : spoil[0] + 4] = spoil[1]
-    with pytest.raises(Lost):
+    with pytest.raises(SourceLost):
         touchshm.parse(bytes(data))
 
 
@@ -319,7 +321,12 @@ def test_a_camera_that_is_unplugged_comes_back(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(
     "picture",
-    [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 4), np.float32), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 4), np.uint8)],
+    [
+        np.zeros((4, 4, 3), np.uint8),
+        np.zeros((4, 4, 4), np.float32),
+        np.zeros((4, 4), np.uint8),
+        np.zeros((0, 4, 4), np.uint8),
+    ],
 )
 def test_a_picture_of_a_wrong_format_is_refused_in_one_line(picture: np.ndarray) -> None:
     class Wrong(Source):

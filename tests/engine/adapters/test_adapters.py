@@ -26,8 +26,8 @@ from transformers import (
 from engine.adapters import controlnet as control
 from engine.diffusion.stream import Stream
 from engine.models import Model, load
-from engine.shared.mailbox import Frame
-from engine.shared.table import Snapshot
+from engine.shared.frame import Frame
+from engine.shared.snapshot import Snapshot
 from tests.engine.adapter_files import save_controlnet, save_image_adapter, save_lora
 from tests.engine.checkpoints import save_sd, save_sdxl
 from tests.engine.flows import save_flux
@@ -52,10 +52,15 @@ def test_two_controlnets_are_what_diffusers_makes_of_them(kind: str, guided: boo
     folder, model = saved(kind, tmp_path / "model")
     nets = [save_controlnet(tmp_path / f"net{i}", model.denoiser, i) for i in range(2)]
     pipeline = getattr(diffusers, kind + "ControlNetImg2ImgPipeline").from_pretrained(
-        folder, controlnet=[ControlNetModel.from_pretrained(net) for net in nets], safety_checker=None, feature_extractor=None
+        folder,
+        controlnet=[ControlNetModel.from_pretrained(net) for net in nets],
+        safety_checker=None,
+        feature_extractor=None,
     )
     pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, **TRAILING)
-    arguments: dict[str, Any] = {"guidance_scale": 2.0, "negative_prompt": NEGATIVE} if guided else {"guidance_scale": 1.0}
+    arguments: dict[str, Any] = (
+        {"guidance_scale": 2.0, "negative_prompt": NEGATIVE} if guided else {"guidance_scale": 1.0}
+    )
     expected, timesteps = theirs(
         pipeline, model, 64,
         image=Image.fromarray(picture(64)[..., :3]), control_image=[map_image("luminance"), map_image("canny")], strength=0.7,
@@ -70,12 +75,16 @@ def test_two_controlnets_are_what_diffusers_makes_of_them(kind: str, guided: boo
     found = ours(model, 64, timesteps, **{"/eta": 0.0, **values})
     assert close(found, expected)
     without = ours(model, 64, timesteps, **{"/eta": 0.0, **values, "/control/1/weight": 0.0, "/control/2/on": False})
-    assert torch.equal(without, ours(model, 64, timesteps, **{"/eta": 0.0, **values, "/control/1": "", "/control/2": ""}))
+    assert torch.equal(
+        without, ours(model, 64, timesteps, **{"/eta": 0.0, **values, "/control/1": "", "/control/2": ""})
+    )
     assert (without - found).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("guided", [False, True])
-@pytest.mark.parametrize(("kind", "plus"), [("StableDiffusion", False), ("StableDiffusion", True), ("StableDiffusionXL", False)])
+@pytest.mark.parametrize(
+    ("kind", "plus"), [("StableDiffusion", False), ("StableDiffusion", True), ("StableDiffusionXL", False)]
+)
 def test_an_image_prompt_is_what_diffusers_makes_of_it(
     kind: str,
     plus: bool,
@@ -95,9 +104,16 @@ def test_an_image_prompt_is_what_diffusers_makes_of_it(
     )
     pipeline.load_ip_adapter(str(tmp_path), subfolder="", weight_name=adapter.name, image_encoder_folder=None)
     pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, **TRAILING)
-    arguments: dict[str, Any] = {"guidance_scale": 2.0, "negative_prompt": NEGATIVE} if guided else {"guidance_scale": 1.0}
+    arguments: dict[str, Any] = (
+        {"guidance_scale": 2.0, "negative_prompt": NEGATIVE} if guided else {"guidance_scale": 1.0}
+    )
     arguments |= {"ip_adapter_image": Image.fromarray(reference), "num_inference_steps": 2, "height": 64, "width": 64}
-    values = {"/mode": "text", "/eta": 0.0, "/reference": str(tmp_path / "reference.png"), "/reference/model": str(adapter)}
+    values = {
+        "/mode": "text",
+        "/eta": 0.0,
+        "/reference": str(tmp_path / "reference.png"),
+        "/reference/model": str(adapter),
+    }
     values |= {"/reference/encoder": str(encoder)} | ({"/guidance": 2.0, "/guidance/mode": "full"} if guided else {})
     for weight in (0.7, 1.0):
         pipeline.set_ip_adapter_scale(weight)
@@ -123,7 +139,9 @@ def pocket() -> Model:
 
 
 def test_adapters_come_and_go_while_frames_pass(pocket: Model, tmp_path: Path) -> None:
-    lora = save_lora(tmp_path / "a.safetensors", {"unet": pocket.denoiser, "text_encoder": pocket.family.parts["text_encoder"]})
+    lora = save_lora(
+        tmp_path / "a.safetensors", {"unet": pocket.denoiser, "text_encoder": pocket.family.parts["text_encoder"]}
+    )
     net = save_controlnet(tmp_path / "net", pocket.denoiser)
     adapter, encoder = save_image_adapter(tmp_path, pocket.denoiser)
     cv2.imwrite(str(tmp_path / "look.png"), picture(32)[..., :3])
@@ -137,14 +155,20 @@ def test_adapters_come_and_go_while_frames_pass(pocket: Model, tmp_path: Path) -
         number += 1
         stream.apply(Snapshot(base | values, number))
         outputs: list[Frame] = []
-        until(lambda: bool(outputs) and outputs[-1].snapshot == number, lambda: outputs.extend(stream.step([frame]) or []))
+        until(
+            lambda: bool(outputs) and outputs[-1].snapshot == number, lambda: outputs.extend(stream.step([frame]) or [])
+        )
         return outputs[-1].pixels
 
     plain = shown()
     wishes = {
         "lora": {"/lora/1": str(lora)},
         "control": {"/control/1": str(net)},
-        "reference": {"/reference": str(tmp_path / "look.png"), "/reference/model": str(adapter), "/reference/encoder": str(encoder)},
+        "reference": {
+            "/reference": str(tmp_path / "look.png"),
+            "/reference/model": str(adapter),
+            "/reference/encoder": str(encoder),
+        },
     }
     for name, wish in wishes.items():
         assert not np.array_equal(shown(**wish), plain), name

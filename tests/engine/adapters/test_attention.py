@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from engine.adapters.attention import Memory
+from engine.adapters.attention import KeyValueMemory
 from engine.diffusion.stream import Stream
 from engine.models import Model, load
-from engine.shared.mailbox import Frame
-from engine.shared.table import Snapshot
+from engine.shared.frame import Frame
+from engine.shared.snapshot import Snapshot
 
 
 def tensors(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -22,7 +22,7 @@ def tensors(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("strength", [0.25, 1.0])
 def test_a_remembered_token_counts_by_its_strength(strength: float) -> None:
-    memory = Memory()
+    memory = KeyValueMemory()
     memory.strength, memory.length = strength, 2
     query = torch.randn(3, 2, 5, 8)
     seen = [tensors(k) for k in range(4)]
@@ -39,7 +39,7 @@ def test_a_remembered_token_counts_by_its_strength(strength: float) -> None:
 
 
 def test_the_mean_is_one_bank_of_the_newest_and_what_it_held() -> None:
-    memory = Memory()
+    memory = KeyValueMemory()
     memory.strength, memory.length, memory.merge = 1.0, 3, "mean"
     bank: torch.Tensor | None = None
     for k in range(4):
@@ -53,7 +53,7 @@ def test_the_mean_is_one_bank_of_the_newest_and_what_it_held() -> None:
 
 
 def test_other_rows_have_no_memory() -> None:
-    memory = Memory()
+    memory = KeyValueMemory()
     memory.strength = 1.0
     for rows, expected in (("a", 5), ("a", 10), ("b", 5), ("b", 10)):
         memory.begin(rows)
@@ -78,7 +78,7 @@ def run(model: Model, frames: list[Frame], **values: object) -> np.ndarray:
 
 
 def test_attending_to_the_frames_before_draws_frames_together() -> None:
-    memory = Memory()
+    memory = KeyValueMemory()
     memory.strength, memory.length = 1.0, 3
     query, base = torch.randn(3, 2, 5, 8, generator=torch.Generator().manual_seed(9)), tensors(9)
     plain, steady = [], []

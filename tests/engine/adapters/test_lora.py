@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from engine.adapters.lora import Loras, read
 from engine.models import Model, load
-from engine.shared.table import BadValue
+from engine.shared.parameter import InvalidValue
 from tests.engine.adapter_files import KINDS, save_lora
 from tests.engine.checkpoints import save_sd, save_sdxl
 from tests.engine.flows import save_flux, save_flux2, save_lumina2, save_sana, save_sd3
@@ -37,7 +37,9 @@ def answer(model: Model, text: str = "green spiral") -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stack_of_loras_is_what_diffusers_makes_of_them(kind: str, folder: Path, model: Model, tmp_path: Path) -> None:
+def test_a_stack_of_loras_is_what_diffusers_makes_of_them(
+    kind: str, folder: Path, model: Model, tmp_path: Path
+) -> None:
     parts = {"unet": model.denoiser, "text_encoder": model.family.parts["text_encoder"]}
     files = [save_lora(tmp_path / f"{i}.safetensors", parts, kind, rank=2 + i, seed=i) for i in range(2)]
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
@@ -98,7 +100,7 @@ def test_files_that_are_no_lora_of_this_model(model: Model, tmp_path: Path) -> N
 
     def told(name: str, weights: dict[str, torch.Tensor]) -> str:
         save_file(weights, tmp_path / name)
-        with pytest.raises(BadValue) as caught:
+        with pytest.raises(InvalidValue) as caught:
             read(tmp_path / name, "StableDiffusionLoraLoaderMixin", parts)
         return str(caught.value)
 
@@ -106,10 +108,13 @@ def test_files_that_are_no_lora_of_this_model(model: Model, tmp_path: Path) -> N
     assert "no LoRA layers" in told("plain.safetensors", {"unet.weight": torch.zeros(2)})
     wide = {f"{layer}.lora_A.weight": torch.zeros(2, 999), f"{layer}.lora_B.weight": torch.zeros(32, 2)}
     assert "another model" in told("wide.safetensors", wide)
-    foreign = {"unet.nowhere.to_q.lora_A.weight": torch.zeros(2, 32), "unet.nowhere.to_q.lora_B.weight": torch.zeros(32, 2)}
+    foreign = {
+        "unet.nowhere.to_q.lora_A.weight": torch.zeros(2, 32),
+        "unet.nowhere.to_q.lora_B.weight": torch.zeros(32, 2),
+    }
     assert "another model" in told("foreign.safetensors", foreign)
     (tmp_path / "torn.safetensors").write_bytes(b"torn")
-    with pytest.raises(BadValue, match="cannot be read"):
+    with pytest.raises(InvalidValue, match="cannot be read"):
         read(tmp_path / "torn.safetensors", "StableDiffusionLoraLoaderMixin", parts)
-    with pytest.raises(BadValue, match="safetensors files"):
+    with pytest.raises(InvalidValue, match="safetensors files"):
         read(tmp_path / "old.pt", "StableDiffusionLoraLoaderMixin", parts)

@@ -7,9 +7,9 @@ import torch
 
 from engine.bench.random_weights import ARCHITECTURES, parts, pipeline
 from engine.models import ModelError
-from engine.models.architectures import family_of
-from engine.models.noise_schedule import noising
-from engine.shared.table import Options
+from engine.models.architectures import architecture_for
+from engine.models.noise_schedule import read_noise_schedule
+from engine.shared.options import EngineOptions
 
 META = torch.device("meta")
 KNOWN = {  # millions of the denoiser's weights, diffusers' pipeline, the last timestep's share of noise, squared
@@ -22,20 +22,20 @@ KNOWN = {  # millions of the denoiser's weights, diffusers' pipeline, the last t
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_an_architecture_is_what_it_is_called(name: str) -> None:
-    made = parts(name, torch.float32, META, Options())
+    made = parts(name, torch.float32, META, EngineOptions())
     denoiser = made.get("unet") or made["transformer"]
     millions, kind, share = KNOWN[name]
     assert round(sum(weight.numel() for weight in denoiser.parameters()) / 1e6) == pytest.approx(millions, rel=0.03)
-    family = family_of(type(denoiser).__name__, "text_encoder_2" in made)
+    family = architecture_for(type(denoiser).__name__, "text_encoder_2" in made)
     assert family is not None
     assert all(part in made for part in family.needs)
-    schedule = noising(made["scheduler"], type(denoiser).__name__)
+    schedule = read_noise_schedule(made["scheduler"], type(denoiser).__name__)
     assert schedule.ab(float(schedule.last))[1] ** 2 == pytest.approx(share, abs=1e-4)
     assert type(pipeline(made, META)).__name__ == kind
 
 
 def test_a_scheduler_without_its_numbers_is_named() -> None:
     with pytest.raises(ModelError, match="LCMScheduler without num_train_timesteps and beta_start"):
-        noising({"_class_name": "LCMScheduler", "prediction_type": "epsilon"})
+        read_noise_schedule({"_class_name": "LCMScheduler", "prediction_type": "epsilon"})
     with pytest.raises(ModelError, match="prediction type 'sample'"):
-        noising({"_class_name": "LCMScheduler", "prediction_type": "sample"})
+        read_noise_schedule({"_class_name": "LCMScheduler", "prediction_type": "sample"})

@@ -17,15 +17,25 @@ from torch import nn
 from engine.adapters.lora import Loras, read
 from engine.compile import Accelerator
 from engine.compile.accelerator import TOLERANCE, missing
-from engine.compile.artifact import Compiled
+from engine.compile.artifact import CompiledArtifact
 from engine.compile.builder import exported, recipe
-from engine.compile.dispatch import MOST_ROWS, Part, Run, examples, put_together, shape_of, taken_apart
-from engine.compile.fx_source import Source, constants, written
-from engine.compile.partition import moving
+from engine.compile.dispatch import (
+    MAX_ROWS,
+    Backend,
+    CompiledModule,
+    example_inputs,
+    signature_of,
+    tree_flatten,
+    tree_unflatten,
+)
+from engine.compile.fx_source import FxSource, constants, write_source
+from engine.compile.partition import dynamic_inputs
 from engine.diffusion.stream import Stream
 from engine.models import load
-from engine.shared.mailbox import Frame
-from engine.shared.table import BadValue, Options, Snapshot
+from engine.shared.frame import Frame
+from engine.shared.options import EngineOptions
+from engine.shared.parameter import InvalidValue
+from engine.shared.snapshot import Snapshot
 from engine.worker.offline import render
 from tests.engine.adapter_files import save_controlnet, save_lora
 from tests.engine.checkpoints import save_sd, save_sdxl
@@ -55,30 +65,30 @@ class Double(nn.Module):
 def test_a_call_is_taken_apart_and_put_together() -> None:
     call = ((torch.zeros(2, 3), [torch.ones(2)], None), {"added": {"more": torch.ones(4, 1)}, "return_dict": False})
     tensors: list[torch.Tensor] = []
-    form = taken_apart(call, tensors)
+    form = tree_flatten(call, tensors)
     assert [tuple(tensor.shape) for tensor in tensors] == [(2, 3), (2,), (4, 1)]
-    again = put_together(json.loads(json.dumps(form)), iter(tensors))
+    again = tree_unflatten(json.loads(json.dumps(form)), iter(tensors))
     assert again[1]["return_dict"] is False
     assert again[0][2] is None
     assert again[1]["added"]["more"] is tensors[2]
-    shape = shape_of(form, tensors)
+    shape = signature_of(form, tensors)
     assert shape.tensors == (("float32", (3,), True), ("float32", (), True), ("float32", (4, 1), False))
     tensors = [torch.zeros(7, 3), torch.ones(7), torch.ones(4, 1)]
-    assert shape_of(form, tensors) == shape, "another batch is the same shape"
-    assert [tuple(tensor.shape) for tensor in examples(shape, 5, CPU)] == [(5, 3), (5,), (4, 1)]
+    assert signature_of(form, tensors) == shape, "another batch is the same shape"
+    assert [tuple(tensor.shape) for tensor in example_inputs(shape, 5, CPU)] == [(5, 3), (5,), (4, 1)]
 
 
 def test_a_part_is_its_module_until_something_faster_is_there() -> None:
     plain = [True]
-    part = Part("denoiser", Double(), lambda: plain[0])
+    part = CompiledModule("denoiser", Double(), lambda: plain[0])
     x = torch.ones(2, 3)
     assert torch.equal(part(x, return_dict=False)[0], 2 * x)
     shape = part.wanted
     assert shape is not None
-    part.runs[shape] = Run(lambda tensors: (tensors[0] * 5,))
+    part.runs[shape] = Backend(lambda tensors: (tensors[0] * 5,))
     assert torch.equal(part(x, return_dict=False)[0], 5 * x)
     assert torch.equal(part(torch.ones(9, 3), return_dict=False)[0], torch.full((9, 3), 5.0)), "any number of rows"
-    assert torch.equal(part(torch.ones(MOST_ROWS + 1, 3), return_dict=False)[0], torch.full((MOST_ROWS + 1, 3), 2.0))
+    assert torch.equal(part(torch.ones(MAX_ROWS + 1, 3), return_dict=False)[0], torch.full((MAX_ROWS + 1, 3), 2.0))
     assert part.wanted is None, "more rows than a run takes are no reason to build it again"
     part.wanted = shape  # by a call that was under way when the run came
     accelerator = Accelerator("eager", CPU)
@@ -91,38 +101,45 @@ def test_a_part_is_its_module_until_something_faster_is_there() -> None:
     part(x)
     assert part.wanted is None, "what was refused is not asked for again"
     plain[0] = False
-    assert torch.equal(part(x, return_dict=False)[0], 2 * x), "what its configuration does not say is the module's to do"
+    assert torch.equal(part(x, return_dict=False)[0], 2 * x), (
+        "what its configuration does not say is the module's to do"
+    )
 
 
 def test_a_kind_that_does_not_exist_and_a_missing_compiler_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BadValue, match="auto, eager, compile"):
+    with pytest.raises(InvalidValue, match="auto, eager, compile"):
         Accelerator("warp", CPU)
     monkeypatch.setattr("shutil.which", lambda _name: None)
     accelerator = Accelerator("auto", CPU)
     assert not accelerator.on
     assert len(accelerator.notes) == 1
     assert "no C++ compiler" in accelerator.notes[0]
-    part = Part("denoiser", Double())
+    part = CompiledModule("denoiser", Double())
     part(torch.ones(1, 2))
     accelerator.poll([part])
     assert accelerator.state == "eager"
 
 
-def test_a_run_that_is_off_and_a_build_that_fails_leave_the_part_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_off_and_a_build_that_fails_leave_the_part_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("engine.compile.accelerator.missing", lambda *_: "")
     model = load(str(save_sd(tmp_path / "model", tiny=True)), CPU, torch.float32)
     decoder = model.codec.decoder
     latents = torch.randn(1, 4, 8, 8)
     expected = model.decode(latents)
     accelerator = Accelerator("compile", CPU, tmp_path / "cache")
-    for answer, told in ((lambda tensors: tensors[0] * 0 + 0.3, "its output is off by"), (None, "the compiler ended|no such|cannot")):
+    for answer, told in (
+        (lambda tensors: tensors[0] * 0 + 0.3, "its output is off by"),
+        (None, "the compiler ended|no such|cannot"),
+    ):
         decoder.refused.clear()
-        decoder.wanted = shape_of(taken_apart(((latents,), {}), []), [latents])
+        decoder.wanted = signature_of(tree_flatten(((latents,), {}), []), [latents])
         if answer is None:
             monkeypatch.undo()
             monkeypatch.setattr(accelerator, "_folder", Path("/proc/none"))
         else:
-            monkeypatch.setattr(accelerator, "_found", lambda *_, answer=answer: Run(answer))
+            monkeypatch.setattr(accelerator, "_found", lambda *_, answer=answer: Backend(answer))
         accelerator.settle(lambda: [decoder])
         assert not decoder.runs
         assert len(accelerator.notes) == 2, "why, and how it ended"
@@ -150,7 +167,7 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
     both(2)
     accelerator.settle(lambda: [model.family.run])
     assert accelerator.state == "compiled", accelerator.notes
-    assert [type(run.call) for run in model.family.run.runs.values()] == [Compiled]
+    assert [type(run.call) for run in model.family.run.runs.values()] == [CompiledArtifact]
     for rows in (1, 2, 5):
         fast, plain = both(rows)
         assert not torch.equal(fast, plain), "it is not the module itself"
@@ -158,7 +175,7 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
 
     before = both(1)[0]
     run = next(iter(model.family.run.runs.values())).call
-    assert isinstance(run, Compiled)
+    assert isinstance(run, CompiledArtifact)
     t = torch.full((1,), 400.0)
     with torch.inference_mode():
         given = condition.rows(1)
@@ -168,7 +185,15 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
             counts.append(run.computed)
     assert counts == [counts[0]] * 3, "what follows from prompt and timesteps is computed once"
     loras = Loras({"unet": model.denoiser}, model.family.run.changed)
-    loras.install([read(save_lora(tmp_path / "l.safetensors", {"unet": model.denoiser}), "StableDiffusionLoraLoaderMixin", loras._targets)])
+    loras.install(
+        [
+            read(
+                save_lora(tmp_path / "l.safetensors", {"unet": model.denoiser}),
+                "StableDiffusionLoraLoaderMixin",
+                loras._targets,
+            )
+        ]
+    )
     loras.weigh([1.0])
     fast, plain = both(1)
     assert float((fast - before).abs().max()) > 1e-3, "a LoRA shows"
@@ -206,10 +231,13 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
 def test_a_compiled_rendering_is_repeatable(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_sd(tmp_path / "model", tiny=True)
     monkeypatch.setenv("PHOSPHENE_CACHE", str(cache))
-    snapshot, threads = Snapshot({"/model": str(tmp_path / "model"), "/size": "64x64", "/dtype": "float32"}), torch.get_num_threads()
+    snapshot, threads = (
+        Snapshot({"/model": str(tmp_path / "model"), "/size": "64x64", "/dtype": "float32"}),
+        torch.get_num_threads(),
+    )
     before = set(cache.rglob("*.json"))
     plain, *fast = (
-        np.stack([frame.pixels for frame in render(frames(4), snapshot, Options("cpu", accelerate=kind))])
+        np.stack([frame.pixels for frame in render(frames(4), snapshot, EngineOptions("cpu", accelerate=kind))])
         for kind in ("auto", "compile", "compile")
     )
     assert torch.get_num_threads() == threads, "the core that the compiler had is given back"
@@ -219,8 +247,10 @@ def test_a_compiled_rendering_is_repeatable(tmp_path: Path, cache: Path, monkeyp
 
 
 @compiler
-def test_the_builder_is_started_ahead_where_nothing_was_ever_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    part = Part("denoiser", Double())
+def test_the_builder_is_started_ahead_where_nothing_was_ever_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = CompiledModule("denoiser", Double())
     accelerator = Accelerator("compile", CPU, tmp_path)
     threads = torch.get_num_threads()
     accelerator.expect()
@@ -257,7 +287,12 @@ def test_a_builder_ends_with_who_asked() -> None:
 def test_a_compiled_control_steers_a_compiled_denoiser(tmp_path: Path) -> None:
     model = load(str(save_sd(tmp_path / "model")), CPU, torch.float32)
     save_controlnet(tmp_path / "control", model.denoiser)
-    values = {"/control/1": str(tmp_path / "control"), "/control/1/from": "input", "/guidance/mode": "none", "/steps": 1}
+    values = {
+        "/control/1": str(tmp_path / "control"),
+        "/control/1/from": "input",
+        "/guidance/mode": "none",
+        "/steps": 1,
+    }
     stream = Stream(model, 64, 64)
     stream.apply(Snapshot(values), wait=True)
     frame = next(iter(frames(1)))
@@ -297,23 +332,29 @@ def test_the_graph_of_every_family_equals_its_module(name: str, tmp_path: Path) 
         made = exported(json.loads(json.dumps(recipe(part.name, part.module, part.wanted, model.dtype, CPU, 2))))
         assert (made.steady is not None) == (part.name == "denoiser")
         graph = made.program().module()
-        state = {f"module.{key}": tensor for key, tensor in (*part.module.named_parameters(), *part.module.named_buffers())}
+        state = {
+            f"module.{key}": tensor for key, tensor in (*part.module.named_parameters(), *part.module.named_buffers())
+        }
         # An encoder's graph also carries its autoencoder's decoder, unused and without its doublings fused.
-        own = {key: state[key] for key, tensor in graph.state_dict().items() if key in state and state[key].shape == tensor.shape}
+        own = {
+            key: state[key]
+            for key, tensor in graph.state_dict().items()
+            if key in state and state[key].shape == tensor.shape
+        }
         graph.load_state_dict(own, strict=False)
         for rows in (1, 2, 5):
-            tensors = examples(part.wanted, rows, CPU)
-            arguments, options = put_together(part.wanted.form, iter(tensors))
-            changing = moving(part.wanted.tensors)
+            tensors = example_inputs(part.wanted, rows, CPU)
+            arguments, options = tree_unflatten(part.wanted.form, iter(tensors))
+            changing = dynamic_inputs(part.wanted.tensors)
             with torch.inference_mode():
                 expected = part.module(*arguments, **options)
                 if made.steady is not None:
-                    run = Source(written(made.steady), state | constants(made.steady))
+                    run = FxSource(write_source(made.steady), state | constants(made.steady))
                     tensors = [
                         *(tensors[i] for i in changing),
                         *run(*(tensor for i, tensor in enumerate(tensors) if i not in changing)),
                     ]
-                found = put_together(made.form, iter(graph(*tensors)))
+                found = tree_unflatten(made.form, iter(graph(*tensors)))
             expected, found = (value if isinstance(value, torch.Tensor) else value[0] for value in (expected, found))
             assert expected.std() > 1e-4
             assert torch.allclose(found, expected, atol=1e-4, rtol=1e-3), part.name

@@ -25,7 +25,10 @@ def test_a_doubling_and_a_convolution_are_one_transposed_convolution(size: tuple
 def test_a_whole_autoencoder_is_the_same_with_its_doublings_fused() -> None:
     torch.manual_seed(0)
     small = AutoencoderKL(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
     )
     pocket = AutoencoderTiny.from_pretrained(POCKET / "vae")
     with torch.inference_mode():

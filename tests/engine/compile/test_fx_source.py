@@ -11,11 +11,11 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from engine.compile.accelerator import TOLERANCE
-from engine.compile.artifact import Compiled, Convolutions
+from engine.compile.artifact import CompiledArtifact, EagerConvolutions
 from engine.compile.builder import build, recipe
-from engine.compile.dispatch import examples
+from engine.compile.dispatch import example_inputs
 from engine.compile.fx_passes import rewrite
-from engine.compile.fx_source import Source, constants, convolutional, written
+from engine.compile.fx_source import FxSource, constants, is_mostly_convolutions, write_source
 from engine.compile.packing import available, pack
 from engine.models import load
 from engine.models.autoencoders import Codec
@@ -90,11 +90,11 @@ class Constant(nn.Module):
 def test_a_graph_runs_from_its_source_on_other_tensors() -> None:
     module, x = Constant(), torch.rand(2, 3)
     graph = traced(module, x)
-    told = json.loads(json.dumps(written(graph)))
+    told = json.loads(json.dumps(write_source(graph)))
     own = constants(graph)
     assert len(own) == 1
     weights = dict(graph.named_parameters())
-    run = Source(told, weights | own)
+    run = FxSource(told, weights | own)
     assert all(torch.equal(one, two) for one, two in zip(run(x), module(x), strict=True))
     other = {name: weight.detach() * 2 for name, weight in weights.items()}
     run.renew(other)
@@ -111,14 +111,16 @@ def test_the_pocket_models_autoencoders_are_run_from_their_source_and_follow_the
         assert shape is not None
         path = tmp_path / f"{part.name}.json"
         build(json.loads(json.dumps(recipe(part.name, part.module, shape, torch.float32, CPU, 2))), path)
-        assert {file.suffix for file in tmp_path.glob(f"{part.name}.*")} == {".json", ".safetensors"}, "nothing was compiled"
-        run = Compiled(path, part)
-        assert isinstance(run._run, Convolutions)
-        half = getattr(part.module.autoencoder, part.name)
+        assert {file.suffix for file in tmp_path.glob(f"{part.name}.*")} == {".json", ".safetensors"}, (
+            "nothing was compiled"
+        )
+        run = CompiledArtifact(path, part)
+        assert isinstance(run._run, EagerConvolutions)
+        half = getattr(part.module.wrapped, part.name)
         first = next(module for module in half.modules() if isinstance(module, nn.Conv2d))
         with torch.inference_mode():
             for rows in (1, 3):
-                tensors = examples(shape, rows, CPU)
+                tensors = example_inputs(shape, rows, CPU)
                 expected = part.module(*tensors)
                 assert torch.allclose(run(tensors), expected, atol=1e-4)
             first.weight.mul_(1.3)
@@ -131,14 +133,20 @@ def test_the_pocket_models_autoencoders_are_run_from_their_source_and_follow_the
 def test_a_graph_with_more_than_convolutions_is_left_to_the_compiler() -> None:
     torch.manual_seed(0)
     small = AutoencoderKL(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
     )
-    for autoencoder, expected in ((small, False), (load("pocket", CPU, torch.float32).codec.decoder.module.autoencoder, True)):
+    for autoencoder, expected in (
+        (small, False),
+        (load("pocket", CPU, torch.float32).codec.decoder.module.wrapped, True),
+    ):
         decoder = Codec(autoencoder).decoder.module
         latents = torch.randn(1, autoencoder.config.latent_channels, 8, 8)
         whole = decoder(latents)
         graph = traced(decoder, latents)
         rewrite(graph)
         assert pack(graph)
-        assert convolutional(graph) is expected
+        assert is_mostly_convolutions(graph) is expected
         assert (graph(latents) - whole).square().mean().sqrt() <= TOLERANCE[torch.float32]

@@ -69,7 +69,11 @@ def test_a_packed_graph_gives_what_the_module_gives(way: str) -> None:
     pointwise = torch.ops.mkldnn._convolution_pointwise
     calls = Counter(node.target for node in graph.graph.nodes)
     with_addition, without, relus = EXPECTED[way]
-    assert (calls[pointwise.binary], calls[pointwise.default], calls[torch.ops.aten.relu.default]) == (with_addition, without, relus)
+    assert (calls[pointwise.binary], calls[pointwise.default], calls[torch.ops.aten.relu.default]) == (
+        with_addition,
+        without,
+        relus,
+    )
     order = ["second", "first"] if way == "two convolutions" else ["first", "second"]  # the sum is made last
     assert [packing["source"] for packing in packings.values()] == [f"{name}.weight" for name in order]
 
@@ -87,15 +91,24 @@ def test_wide_linear_layers_are_packed_and_follow_their_weights(outputs: int, pa
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_precision_that_the_processor_lacks_is_left_as_it_is(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_precision_that_the_processor_lacks_is_left_as_it_is(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", lambda: False)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    module = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Linear(8, 32, bias=False)).to(dtype).eval().requires_grad_(False)
+    module = (
+        nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Linear(8, 32, bias=False))
+        .to(dtype)
+        .eval()
+        .requires_grad_(False)
+    )
     graph = torch.export.export(module, (torch.randn(2, 4, 8, 8, dtype=dtype),)).module(check_guards=False)
     assert pack(graph) == {}
 
 
-def follows(graph: fx.GraphModule, packings: dict[str, dict[str, Any]], module: nn.Module, source: str, x: Tensor) -> None:
+def follows(
+    graph: fx.GraphModule, packings: dict[str, dict[str, Any]], module: nn.Module, source: str, x: Tensor
+) -> None:
     """The graph gives what the module gives, also once a weight was changed in place and packed again."""
     assert torch.allclose(graph(x), module(x), atol=1e-5)
     weight = module.get_parameter(source)

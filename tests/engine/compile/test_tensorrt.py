@@ -16,13 +16,13 @@ from onnx import numpy_helper
 
 from engine.compile import Accelerator, tensorrt
 from engine.compile.builder import exported, recipe
-from engine.compile.dispatch import Part, Run, examples, put_together
-from engine.compile.fx_source import Source, constants, written
-from engine.compile.partition import moving
+from engine.compile.dispatch import Backend, CompiledModule, example_inputs, tree_unflatten
+from engine.compile.fx_source import FxSource, constants, write_source
+from engine.compile.partition import dynamic_inputs
 from engine.diffusion.stream import Stream
 from engine.models import POCKET, load
-from engine.shared.mailbox import Frame
-from engine.shared.table import Snapshot
+from engine.shared.frame import Frame
+from engine.shared.snapshot import Snapshot
 from tests.engine.adapter_files import save_controlnet
 from tests.engine.checkpoints import save_sd, save_sdxl
 from tests.engine.flows import FLOWS
@@ -31,7 +31,7 @@ from tests.waiting import thorough
 CPU = torch.device("cpu")
 
 
-def wanted(folder: str, side: int, values: dict[str, Any] | None = None) -> tuple[dict[str, Part], Stream]:
+def wanted(folder: str, side: int, values: dict[str, Any] | None = None) -> tuple[dict[str, CompiledModule], Stream]:
     """The parts of a model that a stream of ``side`` has called, under their names."""
     model = load(folder, CPU, torch.float32)
     stream = Stream(model, side, side)
@@ -44,10 +44,12 @@ def wanted(folder: str, side: int, values: dict[str, Any] | None = None) -> tupl
 class Runtime:
     """onnxruntime on a part's exported graph, its weights put in by their names, as a TensorRT engine is refitted."""
 
-    def __init__(self, part: Part, path: Path) -> None:
+    def __init__(self, part: CompiledModule, path: Path) -> None:
         assert part.wanted is not None
-        self.part, self.changing = part, moving(part.wanted.tensors)
-        self.made = exported(json.loads(json.dumps(recipe(part.name, part.module, part.wanted, torch.float32, CPU, 2))), any_size=True)
+        self.part, self.changing = part, dynamic_inputs(part.wanted.tensors)
+        self.made = exported(
+            json.loads(json.dumps(recipe(part.name, part.module, part.wanted, torch.float32, CPU, 2))), any_size=True
+        )
         tensorrt.write_onnx(self.made.program(), path)
         graph = onnx.load(str(path))
         weights: dict[str, torch.Tensor] = {
@@ -61,25 +63,27 @@ class Runtime:
         onnx.save(graph, str(path), save_as_external_data=False)
         self.session = onnxruntime.InferenceSession(str(path))
         steady = self.made.steady
-        self.steady = Source(written(steady), weights | constants(steady)) if steady else None
+        self.steady = FxSource(write_source(steady), weights | constants(steady)) if steady else None
 
     def __call__(self, tensors: list[torch.Tensor]) -> list[np.ndarray]:
         if self.steady is not None:
             given = self.steady(*(tensor for i, tensor in enumerate(tensors) if i not in self.changing))
             tensors = [*(tensors[i] for i in self.changing), *given]
         names = [given.name for given in self.session.get_inputs()]
-        return self.session.run(None, {name: tensor.contiguous().numpy() for name, tensor in zip(names, tensors, strict=True)})
+        return self.session.run(
+            None, {name: tensor.contiguous().numpy() for name, tensor in zip(names, tensors, strict=True)}
+        )
 
 
-def check(part: Part, other: Part, path: Path) -> Runtime:
+def check(part: CompiledModule, other: CompiledModule, path: Path) -> Runtime:
     """Equality of the module and its graph at the size of ``part`` and at that of ``other``, two batches each."""
     runtime = Runtime(part, path)
     assert runtime.named > 5
     for at in (part, other):
         assert at.wanted is not None
         for rows in (1, 4):
-            tensors = examples(at.wanted, rows, CPU)
-            arguments, options = put_together(at.wanted.form, iter(tensors))
+            tensors = example_inputs(at.wanted, rows, CPU)
+            arguments, options = tree_unflatten(at.wanted.form, iter(tensors))
             with torch.inference_mode():
                 expected = part.module(*arguments, **options)
                 found = runtime(tensors)
@@ -93,7 +97,9 @@ def check(part: Part, other: Part, path: Path) -> Runtime:
 
 
 @pytest.mark.parametrize(("model", "names"), [("pocket", ("encoder", "decoder")), ("sdxl", ("encoder", "decoder"))])
-def test_an_exported_model_equals_its_modules_at_every_size_and_batch(model: str, names: tuple[str, ...], tmp_path: Path) -> None:
+def test_an_exported_model_equals_its_modules_at_every_size_and_batch(
+    model: str, names: tuple[str, ...], tmp_path: Path
+) -> None:
     folder = POCKET if model == "pocket" else save_sdxl(tmp_path / "model")
     parts, stream = wanted(str(folder), 64)
     others, beside = wanted(str(folder), 96)
@@ -141,17 +147,19 @@ def test_without_what_it_needs_the_stream_goes_on_and_says_so(monkeypatch: pytes
     accelerator = Accelerator("tensorrt", CPU)
     assert not accelerator.on
     assert accelerator.notes == ["not accelerated: TensorRT needs an NVIDIA GPU; --accelerate compile works without"]
-    monkeypatch.setattr(tensorrt, "find_spec", lambda name: None if name == "tensorrt" else ModuleSpec(name, None, origin=name))
+    monkeypatch.setattr(
+        tensorrt, "find_spec", lambda name: None if name == "tensorrt" else ModuleSpec(name, None, origin=name)
+    )
     assert tensorrt.missing(torch.device("cuda")) == "tensorrt is not installed; pip install 'phosphene[tensorrt]'"
 
 
 def test_what_holds_other_weights_than_the_module_has_now_is_not_run() -> None:
-    part = Part("denoiser", torch.nn.Linear(2, 2))
+    part = CompiledModule("denoiser", torch.nn.Linear(2, 2))
     x = torch.ones(3, 2)
     expected = part(x)
     shape = part.wanted
     assert shape is not None
-    part.runs[shape] = Run(lambda tensors: tensors[0] * 7, rows=4, version=part.version)
+    part.runs[shape] = Backend(lambda tensors: tensors[0] * 7, rows=4, version=part.version)
     assert torch.equal(part(x), 7 * x)
     assert part(torch.ones(5, 2)).shape == (5, 2), "more rows than it takes are the module's"
     assert torch.equal(part(x), 7 * x)

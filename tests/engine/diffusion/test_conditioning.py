@@ -10,7 +10,7 @@ import torch
 
 from engine.diffusion.conditioning import Conditioner, blend, weighted_prompts
 from engine.models import Condition
-from engine.shared.table import Snapshot
+from engine.shared.snapshot import Snapshot
 
 
 def condition(*values: float) -> Condition:
@@ -30,7 +30,10 @@ def test_spherical_blend_keeps_the_length() -> None:
 
 def test_only_prompts_with_text_and_weight_count() -> None:
     assert weighted_prompts(Snapshot({"/prompt": "a"})) == (("a",), (1.0,))
-    assert weighted_prompts(Snapshot({"/prompt": "a", "/prompt/3": "c", "/prompt/3/weight": 0.5})) == (("a", "c"), (1.0, 0.5))
+    assert weighted_prompts(Snapshot({"/prompt": "a", "/prompt/3": "c", "/prompt/3/weight": 0.5})) == (
+        ("a", "c"),
+        (1.0, 0.5),
+    )
     assert weighted_prompts(Snapshot({"/prompt": "a", "/prompt/1/weight": 0.0, "/prompt/2": "b"})) == (("b",), (1.0,))
     assert weighted_prompts(Snapshot({"/prompt": "a", "/prompt/1/weight": 0.0})) == (("a",), (1.0,))
 

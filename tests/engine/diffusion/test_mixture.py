@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from engine.diffusion.coefficients import Precomputed
+from engine.diffusion.coefficients import Coefficients
 from engine.diffusion.conditioning import Conditioner
 from engine.diffusion.schedule import slerp
 from engine.diffusion.stream import Stream
 from engine.models import Condition, Model, load
-from engine.shared.mailbox import Frame
-from engine.shared.table import MIXED, TABLE, Snapshot, Value
+from engine.shared.frame import Frame
+from engine.shared.parameter import Value
+from engine.shared.snapshot import MIXED, Snapshot
+from engine.shared.table import TABLE
 
 SIZE = 64
 
@@ -25,7 +27,9 @@ def pocket() -> Model:
 
 
 def look(**values: Value) -> dict[str, Value]:
-    return {name: TABLE[name].default for name in MIXED} | {"/" + name.replace("_", "/"): value for name, value in values.items()}
+    return {name: TABLE[name].default for name in MIXED} | {
+        "/" + name.replace("_", "/"): value for name, value in values.items()
+    }
 
 
 ICE, FIRE, SMOKE = look(prompt="ice", seed=3), look(prompt="fire", seed=9), look(prompt="smoke", seed=11)
@@ -43,11 +47,15 @@ def test_conditions_are_mixed_spherically_and_the_ends_are_the_looks_themselves(
     assert torch.equal(tokens((ICE, 1.0)), vectors["ice"])
     assert torch.allclose(tokens((ICE, 0.75), (FIRE, 0.25)), slerp(vectors["ice"], vectors["fire"], 0.25), atol=1e-6)
     both = slerp(vectors["ice"], vectors["fire"], 0.5)
-    assert torch.allclose(tokens((ICE, 0.25), (FIRE, 0.25), (SMOKE, 0.5)), slerp(both, vectors["smoke"], 0.5), atol=1e-6)
+    assert torch.allclose(
+        tokens((ICE, 0.25), (FIRE, 0.25), (SMOKE, 0.5)), slerp(both, vectors["smoke"], 0.5), atol=1e-6
+    )
     assert torch.equal(tokens((ICE, 1.0), (FIRE, 0.0)), vectors["ice"])
     assert torch.allclose(tokens((ICE, 0.0), (FIRE, 1.0)), vectors["fire"], atol=1e-6)
     own = look(prompt="ice", prompt_2="red", prompt_1_weight=1.0)
-    assert torch.allclose(tokens((own, 0.5), (FIRE, 0.5)), slerp((vectors["ice"] + vectors["red"]) / 2, vectors["fire"], 0.5), atol=1e-5)
+    assert torch.allclose(
+        tokens((own, 0.5), (FIRE, 0.5)), slerp((vectors["ice"] + vectors["red"]) / 2, vectors["fire"], 0.5), atol=1e-5
+    )
     conditioner.update(Snapshot(mixture=((ICE | {"/negative": "red"}, 0.5), (FIRE, 0.5))), wait=True)
     assert conditioner.negative is not None
     assert torch.allclose(conditioner.negative.tokens, slerp(vectors["red"], vectors[""], 0.5), atol=1e-6)
@@ -55,14 +63,16 @@ def test_conditions_are_mixed_spherically_and_the_ends_are_the_looks_themselves(
 
 
 def test_noises_are_mixed_on_the_sphere(pocket: Model) -> None:
-    tables = Precomputed(pocket, SIZE, SIZE)
+    tables = Coefficients(pocket, SIZE, SIZE)
     one, two = tables.noises((3, 2), 0.0, 4), tables.noises((9, 2), 0.0, 4)
     assert tables.mixed(((ICE, 1.0),), 4) is one
     half = tables.mixed(((ICE, 0.5), (FIRE, 0.5)), 4)
     assert torch.allclose(half, slerp(one, two, 0.5, dims=(1, 2, 3)))
     assert abs(float(half.std()) - 1) < 0.05, "noise of the right strength, which a plain mean is not"
     assert float(((one + two) / 2).std()) < 0.8
-    assert tables.mixed(((ICE, 0.5), (look(prompt="fire", seed=3), 0.5)), 4) is one, "the same seed on both sides is no mixture"
+    assert tables.mixed(((ICE, 0.5), (look(prompt="fire", seed=3), 0.5)), 4) is one, (
+        "the same seed on both sides is no mixture"
+    )
 
 
 def test_a_crossfade_goes_smoothly_from_one_look_to_the_other(pocket: Model) -> None:

@@ -7,25 +7,27 @@ from itertools import pairwise
 import pytest
 import torch
 
-from engine.diffusion.coefficients import Precomputed
-from engine.diffusion.noise_walk import Travel
+from engine.diffusion.coefficients import Coefficients
+from engine.diffusion.noise_walk import NoiseWalk
 from engine.diffusion.schedule import noise
 from engine.models import load
-from engine.shared.table import Snapshot
+from engine.shared.snapshot import Snapshot
 
 
 @pytest.fixture(scope="module")
-def tables() -> Precomputed:
-    return Precomputed(load("pocket", torch.device("cpu"), torch.float32), 64, 64)
+def tables() -> Coefficients:
+    return Coefficients(load("pocket", torch.device("cpu"), torch.float32), 64, 64)
 
 
-def test_nothing_travels_at_rate_0(tables: Precomputed) -> None:
-    assert Travel(tables).noises(Snapshot(), 5.0, 2) is None
+def test_nothing_travels_at_rate_0(tables: Coefficients) -> None:
+    assert NoiseWalk(tables).noises(Snapshot(), 5.0, 2) is None
 
 
 @pytest.mark.parametrize(("unit", "rate", "seconds"), [("seconds", 2.0, 0.5), ("beats", 1.0, 0.5)])
-def test_the_walk_reaches_the_next_seed_in_its_time(tables: Precomputed, unit: str, rate: float, seconds: float) -> None:
-    travel = Travel(tables)
+def test_the_walk_reaches_the_next_seed_in_its_time(
+    tables: Coefficients, unit: str, rate: float, seconds: float
+) -> None:
+    travel = NoiseWalk(tables)
     values = Snapshot({"/seed": 40, "/seed/travel": rate, "/seed/travel/unit": unit, "/tempo": 120.0})
     walked = [travel.noises(values, 10.0 + seconds * k / 4, 2) for k in range(9)]
     shape = (8, 8, 8)

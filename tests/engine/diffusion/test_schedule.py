@@ -6,10 +6,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
 
-from engine.diffusion.schedule import clean_shares, made_timesteps, noise, plan, slerp
+from engine.diffusion.schedule import clean_coefficients, noise, plan, slerp, spaced_timesteps
 from engine.models import ModelError
-from engine.models.noise_schedule import noising
-from engine.shared.table import BadValue
+from engine.models.noise_schedule import read_noise_schedule
+from engine.shared.parameter import InvalidValue
 
 
 def config(scheduler: object) -> dict[str, object]:
@@ -19,7 +19,7 @@ def config(scheduler: object) -> dict[str, object]:
 @pytest.mark.parametrize("beta_schedule", ["scaled_linear", "linear", "squaredcos_cap_v2"])
 def test_alphas_are_those_of_the_scheduler(beta_schedule: str) -> None:
     scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule=beta_schedule)
-    ours = noising(config(scheduler))
+    ours = read_noise_schedule(config(scheduler))
     assert ours.alphas is not None
     assert torch.allclose(ours.alphas.float(), scheduler.alphas_cumprod, rtol=1e-4)
     assert not ours.consistency
@@ -27,22 +27,22 @@ def test_alphas_are_those_of_the_scheduler(beta_schedule: str) -> None:
 
 def test_the_boundary_is_that_of_the_lcm_scheduler() -> None:
     scheduler = LCMScheduler()
-    ours = noising(config(scheduler))
+    ours = read_noise_schedule(config(scheduler))
     for t in (1, 19, 259, 999):
         c_skip, c_out = scheduler.get_scalings_for_boundary_condition_discrete(t)
         assert ours.boundary(t) == pytest.approx((float(c_skip), float(c_out)), rel=1e-5)
-    assert noising(config(DDIMScheduler())).boundary(19) == (0.0, 1.0)
+    assert read_noise_schedule(config(DDIMScheduler())).boundary(19) == (0.0, 1.0)
 
 
 def test_made_timesteps_fall_from_what_strength_reaches() -> None:
-    model = noising(config(LCMScheduler()))
-    assert made_timesteps(model, 1, 1.0) == [999]
-    assert made_timesteps(model, 2, 1.0) == [999, 499]
-    assert made_timesteps(model, 4, 1.0) == [999, 749, 499, 249]
-    assert made_timesteps(model, 1, 0.5) == [499]
+    model = read_noise_schedule(config(LCMScheduler()))
+    assert spaced_timesteps(model, 1, 1.0) == [999]
+    assert spaced_timesteps(model, 2, 1.0) == [999, 499]
+    assert spaced_timesteps(model, 4, 1.0) == [999, 749, 499, 249]
+    assert spaced_timesteps(model, 1, 0.5) == [499]
     for steps in range(1, 9):
         for strength in (0.0, 0.01, 0.5, 1.0):
-            made = made_timesteps(model, steps, strength)
+            made = spaced_timesteps(model, steps, strength)
             assert len(set(made)) == steps
             assert made == sorted(made, reverse=True)
             assert all(0 <= t <= 999 for t in made)
@@ -50,10 +50,10 @@ def test_made_timesteps_fall_from_what_strength_reaches() -> None:
 
 def test_a_flow_is_shifted_as_its_scheduler_does() -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    ours = noising(config(scheduler))
+    ours = read_noise_schedule(config(scheduler))
     sigmas = [1.0, 0.75, 0.5, 0.25]
     expected = [1000 * 3.0 * s / (1 + 2.0 * s) for s in sigmas]
-    assert made_timesteps(ours, 4, 1.0) == pytest.approx(expected)
+    assert spaced_timesteps(ours, 4, 1.0) == pytest.approx(expected)
     step = plan(ours, 1, 1.0, "600")[0]
     assert (step.a, step.b) == pytest.approx((0.4, 0.6))
 
@@ -64,18 +64,18 @@ def test_the_clean_latent_is_found_again(prediction: str) -> None:
     z, eps = torch.randn(2, 4, 8, 8, dtype=torch.float64), torch.randn(2, 4, 8, 8, dtype=torch.float64)
     a, b = (0.4, 0.6) if prediction == "flow" else (0.8, 0.6)
     output = {"epsilon": eps, "v": a * eps - b * z, "flow": eps - z}[prediction]
-    of_x, of_output = clean_shares(prediction, a, b)
+    of_x, of_output = clean_coefficients(prediction, a, b)
     assert torch.allclose(of_x * (a * z + b * eps) + of_output * output, z)
 
 
 def test_an_explicit_schedule_beyond_the_model_is_refused() -> None:
-    with pytest.raises(BadValue, match="999"):
-        plan(noising(config(LCMScheduler())), 1, 1.0, "1000")
+    with pytest.raises(InvalidValue, match="999"):
+        plan(read_noise_schedule(config(LCMScheduler())), 1, 1.0, "1000")
 
 
 def test_an_unknown_scheduler_is_refused() -> None:
     with pytest.raises(ModelError, match="sample"):
-        noising(config(DDIMScheduler(prediction_type="sample")))
+        read_noise_schedule(config(DDIMScheduler(prediction_type="sample")))
 
 
 def test_noise_is_one_draw_of_the_generator() -> None:

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from engine.diffusion.stream import Slot, Stream
+from engine.diffusion.slots import Slot
+from engine.diffusion.stream import Stream
 from engine.models import Model, load
-from engine.runtime.cuda_streams import Finished
-from engine.shared.mailbox import Frame
-from engine.shared.table import BadValue, Snapshot
+from engine.runtime.cuda_streams import PendingOutput
+from engine.shared.frame import Frame
+from engine.shared.parameter import InvalidValue
+from engine.shared.snapshot import Snapshot
 from tests.engine.checkpoints import save_sd
 
 SIZE = 64
@@ -31,7 +33,7 @@ class Recording(Stream):
 
     latents: dict[int, torch.Tensor]
 
-    def _decode(self, finished: list[tuple[Slot, torch.Tensor]]) -> Finished:
+    def _decode(self, finished: list[tuple[Slot, torch.Tensor]]) -> PendingOutput:
         for slot, latent in finished:
             for frame, one in zip(slot.frames, latent, strict=True):
                 self.latents[frame.sequence] = one.clone()
@@ -48,7 +50,9 @@ def epsilon(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load(str(save_sd(tmp_path_factory.mktemp("sd"))), torch.device("cpu"), torch.float32)
 
 
-def run(model: Model, frames: list[Frame], **values: object) -> tuple[dict[int, torch.Tensor], list[int], list[list[Frame]]]:
+def run(
+    model: Model, frames: list[Frame], **values: object
+) -> tuple[dict[int, torch.Tensor], list[int], list[list[Frame]]]:
     """Latents by frame, rows of each full tick, and the outputs of each tick."""
     snapshot = Snapshot({"/prompt": PROMPT, "/negative": NEGATIVE, **values})  # type: ignore[dict-item]
     stream = Recording(model, SIZE, SIZE)
@@ -64,7 +68,9 @@ def run(model: Model, frames: list[Frame], **values: object) -> tuple[dict[int, 
 
 
 @torch.inference_mode()
-def alone(model: Model, frame: Frame, timesteps: list[int], mode: str, gamma: float, delta: float, seed: int) -> torch.Tensor:
+def alone(
+    model: Model, frame: Frame, timesteps: list[int], mode: str, gamma: float, delta: float, seed: int
+) -> torch.Tensor:
     """One frame through n sequential denoiser calls, written on noise predictions in float64, as the papers do."""
     unet, vae = model.denoiser, model.autoencoder
     alphas = model.noising.alphas
@@ -74,7 +80,9 @@ def alone(model: Model, frame: Frame, timesteps: list[int], mode: str, gamma: fl
     positive, negative = (model.encode_prompt(text).tokens for text in (PROMPT, NEGATIVE))
     image = torch.from_numpy(frame.pixels[..., :3]).permute(2, 0, 1)[None].float() / 127.5 - 1
     encoded = vae.encode(image)
-    z = (encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean) * (vae.config.scaling_factor or 1.0)
+    z = (encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean) * (
+        vae.config.scaling_factor or 1.0
+    )
     noises = torch.randn((len(timesteps), *z.shape[1:]), generator=torch.Generator().manual_seed(seed)).double()
     z = z.double()
 
@@ -130,7 +138,12 @@ def test_an_epsilon_model_with_an_explicit_schedule(epsilon: Model, mode: str) -
         assert (latents[frame.sequence] - expected).abs().max() < 1e-4
 
 
-ROWS: dict[str, Callable[[int], int]] = {"none": lambda n: n, "self": lambda n: n, "onetime": lambda n: n + 1, "full": lambda n: 2 * n}
+ROWS: dict[str, Callable[[int], int]] = {
+    "none": lambda n: n,
+    "self": lambda n: n,
+    "onetime": lambda n: n + 1,
+    "full": lambda n: 2 * n,
+}
 
 
 @pytest.mark.parametrize("mode", ROWS)
@@ -146,7 +159,11 @@ def test_rows_per_tick(pocket: Model, n: int, buffer: int, mode: str) -> None:
 
     pocket.denoiser.forward = counting
     try:
-        _, rows, _ = run(pocket, pictures(buffer * (n + 2)), **{"/steps": n, "/buffer": buffer, "/guidance/mode": mode, "/guidance": 1.5})
+        _, rows, _ = run(
+            pocket,
+            pictures(buffer * (n + 2)),
+            **{"/steps": n, "/buffer": buffer, "/guidance/mode": mode, "/guidance": 1.5},
+        )
     finally:
         pocket.denoiser.forward = original
     assert rows[n - 1 :] == [ROWS[mode](n) * buffer] * 3
@@ -184,7 +201,7 @@ def test_a_new_number_of_steps_is_there_within_n_ticks(pocket: Model, before: in
 
 def test_a_schedule_that_does_not_suit_the_model_holds_nothing_else_up(pocket: Model) -> None:
     stream = Stream(pocket, SIZE, SIZE)
-    with pytest.raises(BadValue, match="1000"):
+    with pytest.raises(InvalidValue, match="1000"):
         stream.apply(Snapshot({"/schedule": "1000 500 10", "/guidance": 3.0}, 5), wait=True)
     assert stream.gamma == 3.0
     assert len(stream.plan.steps) == 2
@@ -201,7 +218,12 @@ def test_text_mode_ignores_the_picture(pocket: Model) -> None:
 def test_prompts_weights_and_seeds_change_the_picture(pocket: Model) -> None:
     frames = pictures(1)
     base = run(pocket, frames)[0][0]
-    for change in ({"/prompt": "red fire"}, {"/seed": 9}, {"/prompt/2": "red fire", "/prompt/2/weight": 0.5}, {"/seed/mix": 0.5}):
+    for change in (
+        {"/prompt": "red fire"},
+        {"/seed": 9},
+        {"/prompt/2": "red fire", "/prompt/2/weight": 0.5},
+        {"/seed/mix": 0.5},
+    ):
         other = run(pocket, frames, **change)[0][0]
         assert (other - base).abs().mean() > 1e-3
     assert torch.equal(run(pocket, frames)[0][0], base)
@@ -234,6 +256,8 @@ def test_the_inputs_alpha_says_where_it_is_diffused(pocket: Model) -> None:
     stream = Stream(pocket, SIZE, SIZE)
     stream.apply(Snapshot({"/mask": "alpha", "/steps": 1, "/prompt": PROMPT}), wait=True)
     (out,) = stream.step([frame]) or []
-    kept, diffused = (np.abs(out.pixels[side][..., :3].astype(int) - frame.pixels[side][..., :3]).mean() for side in (LEFT, RIGHT))
+    kept, diffused = (
+        np.abs(out.pixels[side][..., :3].astype(int) - frame.pixels[side][..., :3]).mean() for side in (LEFT, RIGHT)
+    )
     assert kept == 0
     assert diffused > 20

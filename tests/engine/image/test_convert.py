@@ -13,7 +13,9 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
 def test_pictures_become_opaque_pixels_rounded_to_the_nearest(order: torch.memory_format) -> None:
-    steps = (torch.arange(3 * 4 * 512, dtype=torch.float64) % 511 / 510).float().view(1, 3, 4, 512)  # every value and every half
+    steps = (
+        (torch.arange(3 * 4 * 512, dtype=torch.float64) % 511 / 510).float().view(1, 3, 4, 512)
+    )  # every value and every half
     given = torch.cat([steps, 1 - steps]).contiguous(memory_format=order)
     pixels = to_pixels(given)
     assert pixels.dtype == torch.uint8

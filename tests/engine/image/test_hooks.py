@@ -9,11 +9,9 @@ import pytest
 import torch
 
 from engine.image.hooks import Hooks
-from engine.shared.table import Snapshot
+from engine.shared.snapshot import Snapshot
 
-DIM = (
-    'PARAMETERS = {"amount": (0.5, 0.0, 1.0, "How much")}\ndef after(pictures, values, seconds):\n    return pictures * values["amount"]\n'
-)
+DIM = 'PARAMETERS = {"amount": (0.5, 0.0, 1.0, "How much")}\ndef after(pictures, values, seconds):\n    return pictures * values["amount"]\n'
 VALUES = Snapshot({"/hook/dim/on": True, "/hook/dim/amount": 0.25})
 
 
@@ -63,7 +61,9 @@ def test_a_hook_changes_its_stage_by_its_values(tmp_path: Path, picture: torch.T
         ("    return missing", "after, line 2: NameError: name 'missing' is not defined"),
     ],
 )
-def test_one_that_fails_is_switched_off_with_one_line(tmp_path: Path, picture: torch.Tensor, body: str, told: str) -> None:
+def test_one_that_fails_is_switched_off_with_one_line(
+    tmp_path: Path, picture: torch.Tensor, body: str, told: str
+) -> None:
     written(tmp_path, "bad", f"def after(pictures, values, seconds):\n{body}\n")
     written(tmp_path, "dim", DIM)
     hooks = Hooks(tmp_path)

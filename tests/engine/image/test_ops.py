@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from engine.adapters import controlnet as control
-from engine.image.effects import Optics
-from engine.image.ops import Feedback, Grade, feathered, kaleidoscope, mirrored
-from engine.shared.table import Snapshot
+from engine.image.effects import ImageEffects
+from engine.image.ops import ColorGrade, Feedback, feather, kaleidoscope, mirror
+from engine.shared.snapshot import Snapshot
 
 
 def pictures(count: int = 1, height: int = 32, width: int = 48) -> torch.Tensor:
@@ -26,39 +26,39 @@ def luma(picture: torch.Tensor) -> torch.Tensor:
 
 def test_a_grade_of_defaults_changes_nothing() -> None:
     image = pictures()
-    assert Grade()(image) is image
+    assert ColorGrade()(image) is image
 
 
 def test_gain_contrast_and_saturation() -> None:
     image = pictures() * 0.4 + 0.3
-    assert torch.allclose(Grade(gain=1.2)(image), (image * 1.2).clamp(0, 1), atol=1e-6)
-    assert torch.allclose(Grade(contrast=0.5)(image), (image - 0.5) * 0.5 + 0.5, atol=1e-6)
-    grey = Grade(saturation=0.0)(image)
+    assert torch.allclose(ColorGrade(gain=1.2)(image), (image * 1.2).clamp(0, 1), atol=1e-6)
+    assert torch.allclose(ColorGrade(contrast=0.5)(image), (image - 0.5) * 0.5 + 0.5, atol=1e-6)
+    grey = ColorGrade(saturation=0.0)(image)
     assert torch.allclose(grey, luma(image)[:, None].expand(-1, 3, -1, -1), atol=1e-6)
 
 
 @pytest.mark.parametrize("degrees", [-120.0, -60.0, 35.0, 120.0])
 def test_a_turn_of_the_hue_keeps_grey_and_luminance_and_turns_colours(degrees: float) -> None:
     grey = torch.full((1, 3, 4, 4), 0.37)
-    assert torch.allclose(Grade(hue=degrees)(grey), grey, atol=1e-6)
+    assert torch.allclose(ColorGrade(hue=degrees)(grey), grey, atol=1e-6)
     image = pictures() * 0.1 + 0.45
-    turned = Grade(hue=degrees)(image)
+    turned = ColorGrade(hue=degrees)(image)
     assert torch.allclose(luma(turned), luma(image), atol=1e-5)
     colour = torch.tensor([0.55, 0.45, 0.45]).view(1, 3, 1, 1)
-    found = colorsys.rgb_to_hsv(*Grade(hue=degrees)(colour).flatten().tolist())[0] * 360
+    found = colorsys.rgb_to_hsv(*ColorGrade(hue=degrees)(colour).flatten().tolist())[0] * 360
     assert abs((found - degrees + 180) % 360 - 180) < 12
 
 
 def test_mirrors_show_one_half_twice() -> None:
     for width in (48, 49):
         image = pictures(width=width)
-        left = mirrored(image, "left")
+        left = mirror(image, "left")
         assert left.shape == image.shape
         assert torch.equal(left, left.flip(-1))
         assert torch.equal(left[..., : width // 2], image[..., : width // 2])
-    both = mirrored(image, "both")
+    both = mirror(image, "both")
     assert torch.equal(both, both.flip(-1).flip(-2))
-    assert torch.equal(mirrored(image, "none"), image)
+    assert torch.equal(mirror(image, "none"), image)
 
 
 def test_a_kaleidoscope_is_the_same_in_each_wedge() -> None:
@@ -82,7 +82,9 @@ def test_no_feedback_is_none() -> None:
 def test_feedback_moves_right_and_down(x: float, y: float) -> None:
     last = pictures(height=32, width=64)
     moved = Feedback(1.0, x=x, y=y, edge="wrap").moved(last)
-    assert torch.allclose(moved[..., 9:-9, 17:-17], last.roll((round(x * 64), round(y * 32)), (-1, -2))[..., 9:-9, 17:-17], atol=1e-4)
+    assert torch.allclose(
+        moved[..., 9:-9, 17:-17], last.roll((round(x * 64), round(y * 32)), (-1, -2))[..., 9:-9, 17:-17], atol=1e-4
+    )
 
 
 def test_feedback_turns_clockwise_and_zooms_in_on_wide_pictures_too() -> None:
@@ -98,7 +100,7 @@ def test_feedback_turns_clockwise_and_zooms_in_on_wide_pictures_too() -> None:
 
 
 def test_a_mask_chooses_between_input_and_output() -> None:
-    optics = Optics()
+    optics = ImageEffects()
     rgba = torch.cat([pictures(2), torch.zeros(2, 1, 32, 48)], 1)
     rgba[:, 3, :, 24:] = 1.0
     optics.apply(Snapshot({"/mask": "alpha"}))
@@ -119,7 +121,7 @@ def test_a_mask_chooses_between_input_and_output() -> None:
 
 
 def test_mix_goes_from_input_to_output() -> None:
-    optics = Optics()
+    optics = ImageEffects()
     rgb = pictures()
     for mix in (0.0, 0.3, 1.0):
         optics.apply(Snapshot({"/mix": mix}))
@@ -130,13 +132,13 @@ def test_mix_goes_from_input_to_output() -> None:
 def test_a_feathered_mask_has_a_soft_edge_of_its_width() -> None:
     mask = torch.zeros(1, 1, 64, 64)
     mask[..., 32:] = 1.0
-    soft = feathered(mask, 0.25)
+    soft = feather(mask, 0.25)
     row = soft[0, 0, 32]
     assert row[0] == 0.0
     assert row[-1] == 1.0
     assert (row.diff() >= -1e-6).all()
     assert 8 <= int(((row > 0.02) & (row < 0.98)).sum()) <= 34
-    assert feathered(mask, 0.0) is mask
+    assert feather(mask, 0.0) is mask
 
 
 def shape() -> torch.Tensor:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import torch
 
-from engine.image.temporal import Motion
+from engine.image.temporal import TemporalAccumulator
 
 
 def texture(seed: int, size: int = 192) -> np.ndarray:
@@ -21,13 +21,13 @@ def window(picture: np.ndarray, k: int) -> torch.Tensor:
 
 
 def test_no_share_is_nothing_carried() -> None:
-    motion, picture = Motion(), torch.rand(1, 3, 32, 32)
+    motion, picture = TemporalAccumulator(), torch.rand(1, 3, 32, 32)
     assert motion.carried(picture, picture, 0.0) is picture
 
 
 def test_paint_moves_with_what_it_is_on() -> None:
     source, paint = texture(0), texture(1)
-    motion, rng = Motion(), torch.Generator().manual_seed(2)
+    motion, rng = TemporalAccumulator(), torch.Generator().manual_seed(2)
     plain, steady = [], []
     for k in range(10):
         # A diffusion flickers in blots of a latent's cell, not in single pixels.
@@ -41,7 +41,7 @@ def test_paint_moves_with_what_it_is_on() -> None:
 
 
 def test_a_cut_carries_nothing_over() -> None:
-    motion = Motion()
+    motion = TemporalAccumulator()
     motion.carried(torch.zeros(1, 3, 96, 128), window(texture(3), 0), 0.9)
     after = torch.ones(1, 3, 96, 128)
     out = motion.carried(after, 1 - window(texture(4), 0), 0.9)
@@ -51,7 +51,7 @@ def test_a_cut_carries_nothing_over() -> None:
 
 
 def test_another_size_begins_anew() -> None:
-    motion = Motion()
+    motion = TemporalAccumulator()
     motion.carried(torch.zeros(1, 3, 64, 64), torch.rand(1, 3, 64, 64), 0.9)
     picture = torch.rand(1, 3, 48, 80)
     assert torch.equal(motion.carried(picture, torch.rand(1, 3, 48, 80), 0.9), picture)
@@ -65,10 +65,13 @@ def test_carried_paint_keeps_its_sharpness_and_never_gains() -> None:
 
     large, paint = texture(0, 384), texture(1, 384)
     for pace in (0.0, 0.5):
-        motion, found = Motion(), []
+        motion, found = TemporalAccumulator(), []
         for k in range(60):
             shift = np.array([[1, 0, -pace * k], [0, 1, 0]], np.float32)
-            views = [cv2.warpAffine(p, shift, (384, 384), flags=cv2.INTER_CUBIC)[40:136, 40:168].clip(0, 1) for p in (paint, large)]
+            views = [
+                cv2.warpAffine(p, shift, (384, 384), flags=cv2.INTER_CUBIC)[40:136, 40:168].clip(0, 1)
+                for p in (paint, large)
+            ]
             fresh, source = (torch.from_numpy(view).permute(2, 0, 1)[None] for view in views)
             found.append(edges(motion.carried(fresh, source, 0.9)) / edges(fresh))
         assert all(0.9 < ratio < 1.4 for ratio in found)

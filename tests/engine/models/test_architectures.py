@@ -16,12 +16,13 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscr
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 
-from engine.diffusion.schedule import made_timesteps, noise
-from engine.diffusion.stream import Slot, Stream
+from engine.diffusion.schedule import noise, spaced_timesteps
+from engine.diffusion.slots import Slot
+from engine.diffusion.stream import Stream
 from engine.models import Model, load
-from engine.runtime.cuda_streams import Finished
-from engine.shared.mailbox import Frame
-from engine.shared.table import Snapshot
+from engine.runtime.cuda_streams import PendingOutput
+from engine.shared.frame import Frame
+from engine.shared.snapshot import Snapshot
 from tests.engine.checkpoints import save_sd, save_sdxl
 from tests.engine.flows import FLOWS, save_flux, save_sd3
 
@@ -33,7 +34,7 @@ class Recording(Stream):
 
     latents: torch.Tensor
 
-    def _decode(self, finished: list[tuple[Slot, torch.Tensor]]) -> Finished:
+    def _decode(self, finished: list[tuple[Slot, torch.Tensor]]) -> PendingOutput:
         if finished:
             self.latents = finished[0][1]
         return super()._decode(finished)
@@ -133,7 +134,9 @@ def test_unets(name: str, mode: str, guided: bool, tmp_path: Path, theirs: Any) 
     arguments |= {"height": 64, "width": 64} if mode == "text" else {"image": as_image(64), "strength": 0.7}
     eta = {LCMScheduler: 1.0, TCDScheduler: 0.3}.get(scheduler, 0.0)  # 0.3 is TCD's default
     if scheduler is TCDScheduler:
-        pipeline.scheduler.alphas_cumprod[0] = 1.0  # it would end at t = 0 with that much noise, where the stream ends clean
+        pipeline.scheduler.alphas_cumprod[0] = (
+            1.0  # it would end at t = 0 with that much noise, where the stream ends clean
+        )
     expected, timesteps = theirs(pipeline, model, 64, eta=eta if scheduler is TCDScheduler else 0.0, **arguments)
     guidance = {"/guidance": 2.0, "/guidance/mode": "full"} if guided else {"/guidance/mode": "none"}
     assert len(timesteps) == (STEPS if mode == "text" else 2)
@@ -200,7 +203,11 @@ def test_flows_from_a_picture(name: str, tmp_path: Path, theirs: Any) -> None:
         pixels = torch.from_numpy(picture(size)[None, ..., :3]).permute(0, 3, 1, 2).float() / 255
         epsilon = noise((SEED, SEED), 0.0, STEPS, model.latent_shape(size, size))[:1]
         with torch.inference_mode():
-            arguments |= {"latents": 0.4 * model.encode(pixels) + 0.6 * epsilon, "sigmas": [0.6, 0.25], "num_inference_steps": 2}
+            arguments |= {
+                "latents": 0.4 * model.encode(pixels) + 0.6 * epsilon,
+                "sigmas": [0.6, 0.25],
+                "num_inference_steps": 2,
+            }
     pipeline = kind.from_pretrained(folder)
     if "sigmas" in arguments:
         pipeline.scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=False)
@@ -231,7 +238,9 @@ def test_flux_dev_has_its_guidance_built_in(tmp_path: Path, theirs: Any) -> None
     model = load(str(save_flux(tmp_path, dev=True)), torch.device("cpu"), torch.float32)
     pipeline = diffusers.FluxPipeline.from_pretrained(tmp_path)
     for scale, asked in ((3.5, 0.0), (6.0, 6.0)):
-        expected, timesteps = theirs(pipeline, model, 64, num_inference_steps=2, height=64, width=64, guidance_scale=scale)
+        expected, timesteps = theirs(
+            pipeline, model, 64, num_inference_steps=2, height=64, width=64, guidance_scale=scale
+        )
         found = ours(model, 64, timesteps, **{"/mode": "text", "/eta": 0.0, "/guidance/embedded": asked})
         assert close(found, plain_latent("flux", model, expected, 64))
 
@@ -251,14 +260,21 @@ def test_made_timesteps_are_those_of_the_pipeline(name: str, tmp_path: Path, the
     _, timesteps = theirs(pipeline, model, 64, num_inference_steps=4, height=64, width=64, guidance_scale=1.0)
     # Lumina-Image 2.0's pipeline takes the latent's channels for its number of tokens.
     tokens = model.latent_channels if name == "lumina2" else model.tokens(64, 64)
-    assert made_timesteps(model.noising, 4, 1.0, tokens) == pytest.approx(timesteps, rel=1e-5)
+    assert spaced_timesteps(model.noising, 4, 1.0, tokens) == pytest.approx(timesteps, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["sd3", "flux2", "lumina2", "sana"])
 @pytest.mark.parametrize("mode", ["none", "full", "self", "onetime"])
 def test_a_batch_of_frames_equals_one_at_a_time(name: str, mode: str, tmp_path: Path) -> None:
     model, size = load(str(FLOWS[name](tmp_path)), torch.device("cpu"), torch.float32), SIZES.get(name, 64)
-    values = {"/prompt": PROMPT, "/negative": NEGATIVE, "/steps": 3, "/strength": 0.8, "/guidance": 1.5, "/guidance/mode": mode}
+    values = {
+        "/prompt": PROMPT,
+        "/negative": NEGATIVE,
+        "/steps": 3,
+        "/strength": 0.8,
+        "/guidance": 1.5,
+        "/guidance/mode": mode,
+    }
     frames = [Frame(np.random.default_rng(i).integers(0, 256, (size, size, 4), dtype=np.uint8), i) for i in range(4)]
     batched = Stream(model, size, size)
     batched.apply(Snapshot(values), wait=True)
@@ -276,7 +292,9 @@ def taken_by(name: str, model: Model, size: int, timesteps: list[float], mode: s
     """Our latent, at the pipeline's timesteps; SANA's are angles and renew the noise between steps, the other flows keep it."""
     if name == "sana":
         timesteps = [min(t / (np.pi / 2), 1.0) * 1000 for t in timesteps]
-    return ours(model, size, timesteps, **{"/mode": mode, "/eta": 1.0 if name == "sana" else 0.0, "/guidance/mode": "none"})
+    return ours(
+        model, size, timesteps, **{"/mode": mode, "/eta": 1.0 if name == "sana" else 0.0, "/guidance/mode": "none"}
+    )
 
 
 def plain_latent(name: str, model: Model, latent: torch.Tensor, size: int) -> torch.Tensor:

@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from engine.diffusion.stream import Stream
 from engine.models import POCKET, ModelError, load, pick_device, pick_dtype
-from engine.models.checkpoint import PARTS, located
+from engine.models.checkpoint import COMPONENTS, resolve
 from engine.models.loading import memory_needed
-from engine.shared.mailbox import Frame
-from engine.shared.table import Options, Snapshot
+from engine.shared.frame import Frame
+from engine.shared.options import EngineOptions
+from engine.shared.snapshot import Snapshot
 from tests.engine.checkpoints import save_sd, save_sdxl
 from tests.engine.flows import save_sd3
 from tests.engine.single_file import as_one_file
@@ -115,7 +116,10 @@ def spoilt(path: Path) -> None:
         (lambda f: shutil.rmtree(f / "text_encoder"), "text_encoder has no weights; the download may be incomplete"),
         (lambda f: truncated(f / "unet" / "diffusion_pytorch_model.safetensors"), "cannot be loaded"),
         (lambda f: reindexed(f, unet=["diffusers", "UNet1DModel"]), "cannot be loaded|not supported"),
-        (lambda f: reindexed(f, unet=["diffusers", "NoSuchModel"]), "NoSuchModel, which the installed diffusers does not have"),
+        (
+            lambda f: reindexed(f, unet=["diffusers", "NoSuchModel"]),
+            "NoSuchModel, which the installed diffusers does not have",
+        ),
         (lambda f: spoilt(f / "unet" / "diffusion_pytorch_model.safetensors"), "not numbers"),
     ],
 )
@@ -131,7 +135,7 @@ def test_a_model_that_does_not_fit_is_refused_with_the_sizes(tmp_path: Path, mon
     save_sd(tmp_path)
     needed = memory_needed(tmp_path, torch.float32)
     parts = load(str(tmp_path), CPU, torch.float32).family.parts
-    count = sum(p.numel() for part in PARTS if part in parts for p in parts[part].parameters())
+    count = sum(p.numel() for part in COMPONENTS if part in parts for p in parts[part].parameters())
     assert needed == pytest.approx(count * 4, rel=0.01)
     monkeypatch.setattr("engine.models.loading.memory_free", lambda _device: needed)
     with pytest.raises(ModelError, match=r"needs 0\.0 GiB and a tenth to work in, but 0\.0 GiB are free on cpu"):
@@ -145,27 +149,31 @@ def test_pickles_are_refused_unless_allowed(tmp_path: Path) -> None:
     torch.save(weights, tmp_path / "text_encoder" / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"pickle, which can run any code.*--allow-pickle"):
         load(str(tmp_path), CPU, torch.float32)
-    model = load(str(tmp_path), CPU, torch.float32, Options(allow_pickle=True))
+    model = load(str(tmp_path), CPU, torch.float32, EngineOptions(allow_pickle=True))
     assert one_frame(Stream(model, 64, 64)).pixels.shape == (64, 64, 4)
 
 
 def test_half_precision_files_serve_where_there_are_no_others(tmp_path: Path) -> None:
     save_sd(tmp_path)
-    for part, name in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"), ("text_encoder", "model")):
+    for part, name in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
         (tmp_path / part / f"{name}.safetensors").rename(tmp_path / part / f"{name}.fp16.safetensors")
     assert load(str(tmp_path), CPU, torch.float32).noising.prediction == "epsilon"
 
 
 def test_a_hub_name_comes_from_the_cache_when_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match=r"someone/something.*--offline"):
-        load("someone/something", CPU, torch.float32, Options(offline=True))
+        load("someone/something", CPU, torch.float32, EngineOptions(offline=True))
     # The cache's layout: refs/main names the commit whose snapshot is the repository.
     cached = tmp_path / "models--someone--something"
     save_sd(cached / "snapshots" / "c0ffee")
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text("c0ffee")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert located("someone/something", Options(offline=True)) == cached / "snapshots" / "c0ffee"
+    assert resolve("someone/something", EngineOptions(offline=True)) == cached / "snapshots" / "c0ffee"
 
 
 def test_a_missing_model_names_itself(tmp_path: Path) -> None:
@@ -191,13 +199,17 @@ def test_devices_and_dtypes() -> None:
 def test_the_same_seed_on_the_gpu_gives_nearly_the_same_picture() -> None:
     import numpy as np
 
-    pictures = [one_frame(Stream(load("pocket", torch.device(d), torch.float32), 64, 64)).pixels for d in ("cpu", "cuda")]
+    pictures = [
+        one_frame(Stream(load("pocket", torch.device(d), torch.float32), 64, 64)).pixels for d in ("cpu", "cuda")
+    ]
     assert np.abs(pictures[0].astype(int) - pictures[1]).max() <= 3
 
 
 def test_another_autoencoder_takes_the_place_of_the_models_own(tmp_path: Path) -> None:
     save_sd(tmp_path / "model")
-    tiny = AutoencoderTiny(encoder_block_out_channels=(16,) * 4, decoder_block_out_channels=(16,) * 4, latent_channels=4)
+    tiny = AutoencoderTiny(
+        encoder_block_out_channels=(16,) * 4, decoder_block_out_channels=(16,) * 4, latent_channels=4
+    )
     tiny.save_pretrained(tmp_path / "tiny")
     model = load(str(tmp_path / "model"), CPU, torch.float32, autoencoder=str(tmp_path / "tiny"))
     assert type(model.autoencoder).__name__ == "AutoencoderTiny"
@@ -205,11 +217,15 @@ def test_another_autoencoder_takes_the_place_of_the_models_own(tmp_path: Path) -
     with torch.inference_mode():
         assert torch.allclose(model.encode(picture / 2 + 0.5), tiny.encode(picture).latents, atol=1e-5)
     AutoencoderTiny(latent_channels=16).save_pretrained(tmp_path / "wide")
-    for name, told in (("wide", "16 channels at 1/8, this model 4 at 1/8"), ("model", "no config.json"), ("gone", "no such folder")):
+    for name, told in (
+        ("wide", "16 channels at 1/8, this model 4 at 1/8"),
+        ("model", "no config.json"),
+        ("gone", "no such folder"),
+    ):
         with pytest.raises(ModelError, match=told):
             load(str(tmp_path / "model"), CPU, torch.float32, autoencoder=str(tmp_path / name))
     with pytest.raises(ModelError, match=r"taesd.*is not downloaded"):
-        load(str(tmp_path / "model"), CPU, torch.float32, Options(offline=True), autoencoder="tiny")
+        load(str(tmp_path / "model"), CPU, torch.float32, EngineOptions(offline=True), autoencoder="tiny")
 
 
 @pytest.mark.parametrize("save", [save_sd, save_sdxl, save_plain_sd3])

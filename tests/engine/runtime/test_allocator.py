@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from engine.runtime.allocator import keep_freed
+from engine.runtime.allocator import retain_freed_memory
 
 #: Several tensors of 1 MiB made and freed, over and over, and the pages that were mapped for it.
 FRAMES = """
@@ -44,19 +44,23 @@ UNLUCKY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 def printed(program: str, *arguments: str, **variables: str) -> int:
     command = [sys.executable, "-c", program, *arguments]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=os.environ | variables).stdout)
+    return int(
+        subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=60, env=os.environ | variables
+        ).stdout
+    )
 
 
 def pages(way: str) -> int:
     return printed(FRAMES, way, **UNLUCKY)
 
 
-@pytest.mark.skipif(not keep_freed(), reason="for glibc")
+@pytest.mark.skipif(not retain_freed_memory(), reason="for glibc")
 def test_what_a_model_leaves_behind_is_given_back() -> None:
     assert printed(GIVEN) > 100, "128 MiB were freed and kept"
 
 
-@pytest.mark.skipif(not keep_freed(), reason="for glibc")
+@pytest.mark.skipif(not retain_freed_memory(), reason="for glibc")
 def test_what_a_frame_frees_is_not_mapped_again_at_the_next() -> None:
     kept, left = pages("keep"), pages("leave")
     assert kept < 500, "8 MiB are 2048 pages a frame"

@@ -12,13 +12,15 @@ import torch
 
 from engine.diffusion.stream import Stream
 from engine.models import load
-from engine.runtime.cuda_streams import Lanes
-from engine.shared.mailbox import Frame
-from engine.shared.table import Snapshot
+from engine.runtime.cuda_streams import CudaStreams
+from engine.shared.frame import Frame
+from engine.shared.snapshot import Snapshot
 
 DEVICES = [
     "cpu",
-    pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]),
+    pytest.param(
+        "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+    ),
 ]
 RNG = np.random.default_rng(5)
 FRAMES = [Frame(RNG.integers(0, 256, (64, 64, 4), dtype=np.uint8), i) for i in range(8)]
@@ -27,7 +29,12 @@ FRAMES = [Frame(RNG.integers(0, 256, (64, 64, 4), dtype=np.uint8), i) for i in r
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     "values",
-    [{"/steps": 1}, {"/steps": 2, "/feedback": 0.6}, {"/steps": 2, "/mask": "alpha", "/smoothing": 0.5}, {"/mode": "text"}],
+    [
+        {"/steps": 1},
+        {"/steps": 2, "/feedback": 0.6},
+        {"/steps": 2, "/mask": "alpha", "/smoothing": 0.5},
+        {"/mode": "text"},
+    ],
     ids=["plain", "feedback", "mask", "text"],
 )
 def test_a_tick_may_begin_before_the_one_before_is_out(device: str, values: dict[str, Any]) -> None:
@@ -44,7 +51,7 @@ def test_a_tick_may_begin_before_the_one_before_is_out(device: str, values: dict
         assert np.abs(one.pixels.astype(int) - other.pixels).max() <= (0 if device == "cpu" else 3)
 
 
-class Told(Lanes):
+class Told(CudaStreams):
     """Lanes that say what is asked of them."""
 
     def __init__(self) -> None:
@@ -94,7 +101,7 @@ def test_lanes_are_streams_of_the_device(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cuda, "Stream", lambda _device: Recorder(name=next(names)))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: Recorder(name="main"))
     monkeypatch.setattr(torch.cuda, "stream", nullcontext)
-    lanes = Lanes(torch.device("cuda"))
+    lanes = CudaStreams(torch.device("cuda"))
     for work, expected in (
         (lambda: lanes.entering(), []),
         (lambda: lanes.entering(after_output=True), [("in", "out")]),

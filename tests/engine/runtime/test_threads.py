@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from engine.adapters.async_loader import Background
+from engine.adapters.async_loader import AsyncLoader
 from engine.compile.accelerator import Accelerator
-from engine.compile.dispatch import Part
+from engine.compile.dispatch import CompiledModule
 from engine.diffusion.conditioning import Conditioner
 from engine.models import Condition
-from engine.runtime.threads import step_aside
-from engine.shared.mailbox import Frame
-from engine.shared.table import Options, Snapshot
-from engine.worker.reload import Reloader, make_stream, reload_values
+from engine.runtime.threads import limit_to_one_thread
+from engine.shared.frame import Frame
+from engine.shared.options import EngineOptions
+from engine.shared.snapshot import Snapshot
+from engine.worker.reload import ModelReloader, make_stream, reload_values
 from tests.waiting import until
 
 CPU = torch.device("cpu")
@@ -37,7 +38,7 @@ def test_a_thread_that_steps_aside_does_not_move_others() -> None:
     seen: list[int] = []
 
     def beside() -> None:
-        step_aside()
+        limit_to_one_thread()
         seen.append(torch.get_num_threads())
 
     thread = threading.Thread(target=beside)
@@ -64,7 +65,7 @@ def test_a_prompt_is_encoded_on_one_thread() -> None:
 
 
 def test_an_adapter_is_made_on_one_thread() -> None:
-    background = Background[str, int](lambda _wish: torch.get_num_threads(), "")
+    background = AsyncLoader[str, int](lambda _wish: torch.get_num_threads(), "")
     assert background.poll("wish", wait=True) == 1
     background.close()
     assert torch.get_num_threads() == 2
@@ -75,7 +76,7 @@ def test_a_part_is_built_and_checked_on_one_thread(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Accelerator, "_found", lambda *_: seen.append(torch.get_num_threads()))
     accelerator = Accelerator("compile", CPU, tmp_path)
     accelerator.on = True
-    part = Part("denoiser", torch.nn.Identity())
+    part = CompiledModule("denoiser", torch.nn.Identity())
     part(torch.zeros(1, 2))
     accelerator.settle(lambda: [part])
     accelerator.close()
@@ -84,13 +85,13 @@ def test_a_part_is_built_and_checked_on_one_thread(tmp_path: Path, monkeypatch: 
 
 
 def test_a_model_is_loaded_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = Options(device="cpu")
+    options = EngineOptions(device="cpu")
     snapshot = Snapshot({"/size": "64x64", "/dtype": "float32"})
     running = make_stream(snapshot, CPU, options)
     running.step([Frame(np.zeros((64, 64, 4), np.uint8))])
     seen: list[int] = []
     monkeypatch.setattr("engine.worker.reload.make_stream", lambda *_, **__: seen.append(torch.get_num_threads()))
-    reloader = Reloader(CPU, options)
+    reloader = ModelReloader(CPU, options)
     wish = Snapshot({"/size": "128x128", "/dtype": "float32"})
     assert reloader.poll(running, reload_values(snapshot), wish) is None
     until(lambda: seen)

@@ -10,7 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from engine.shared.mailbox import Frame, Mailbox
+from engine.shared.frame import Frame
+from engine.shared.mailbox import Mailbox
 
 CONTEXT = multiprocessing.get_context("spawn")
 

@@ -7,7 +7,9 @@ import pickle
 
 import pytest
 
-from engine.shared.table import TABLE, BadValue, Snapshot, canonical, changed, lookup
+from engine.shared.parameter import InvalidValue
+from engine.shared.snapshot import Snapshot, parse_settings
+from engine.shared.table import TABLE, canonical, lookup
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_what_is_meant(name: str, given: object, meant: object) -> None:
     ],
 )
 def test_what_cannot_be_meant(name: str, arguments: list[object]) -> None:
-    with pytest.raises(BadValue, match=name):
+    with pytest.raises(InvalidValue, match=name):
         TABLE[name].coerce(arguments)
 
 
@@ -81,13 +83,15 @@ def test_names_may_be_written_in_several_ways() -> None:
     for name in ("prompt", "/prompt", "/phosphene/prompt", " prompt/1"):
         assert canonical(name) == "/prompt"
     assert lookup("guidance/mode") is TABLE["/guidance/mode"]
-    with pytest.raises(BadValue, match="promt"):
+    with pytest.raises(InvalidValue, match="promt"):
         lookup("promt")
 
 
 def test_the_names_of_the_contract_are_there() -> None:
     names = "/prompt /prompt/2 /prompt/3 /prompt/4 /prompt/1/weight /prompt/4/weight /prompt/blend /negative /seed /seed/2 /seed/mix"
-    names += " /mode /strength /steps /schedule /guidance /guidance/mode /guidance/delta /similarity /similarity/threshold"
+    names += (
+        " /mode /strength /steps /schedule /guidance /guidance/mode /guidance/delta /similarity /similarity/threshold"
+    )
     names += " /similarity/max_skip /freeze /bypass /blackout /master /model /size"
     assert set(names.split()) <= set(TABLE)
 
@@ -99,7 +103,7 @@ def test_every_default_is_accepted_by_its_own_parameter() -> None:
 
 
 def test_a_snapshot_is_complete_and_crosses_processes() -> None:
-    snapshot = Snapshot(changed({"strength": "0.3"}), 42)
+    snapshot = Snapshot(parse_settings({"strength": "0.3"}), 42)
     other = pickle.loads(pickle.dumps(snapshot))
     assert other.number == 42
     assert dict(other) == dict(snapshot)

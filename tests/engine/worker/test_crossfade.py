@@ -12,15 +12,15 @@ import torch
 
 from engine.diffusion.stream import Stream
 from engine.models import load
-from engine.shared.mailbox import Frame
-from engine.shared.table import Snapshot
-from engine.worker.crossfade import Fade, over
+from engine.shared.frame import Frame
+from engine.shared.snapshot import Snapshot
+from engine.worker.crossfade import StreamCrossfade, blend_frames
 
 
 def test_over_is_a_weighted_mean_in_the_new_size() -> None:
     old = Frame(np.full((32, 48, 4), 200, np.uint8), 5, 1.0, 7)
     new = Frame(np.full((64, 64, 4), 100, np.uint8), 6, 2.0, 8)
-    mixed = over(old, new, 0.25)
+    mixed = blend_frames(old, new, 0.25)
     assert mixed.pixels.shape == (64, 64, 4)
     assert (mixed.pixels == 175).all()
     assert (mixed.sequence, mixed.captured_at, mixed.snapshot) == (6, 2.0, 8)
@@ -34,7 +34,7 @@ def test_the_picture_goes_over_and_the_old_stream_is_let_go_of() -> None:
     old.apply(Snapshot({"/prompt": "red fire", "/steps": 1}), wait=True)
     new.apply(Snapshot({"/prompt": "blue ink", "/steps": 3}), wait=True)
     alone = [old.step([frame]) for frame in frames[:2]]
-    fade = Fade(old, 2.0)
+    fade = StreamCrossfade(old, 2.0)
     sequences, shares = [f.sequence for out in alone for f in out or []], []
     for frame in frames[2:]:
         share = fade.share

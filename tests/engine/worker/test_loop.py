@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from engine.runtime.cuda_streams import Finished, NotFinite
-from engine.shared.mailbox import Boxes, Frame, Mailbox
-from engine.shared.table import Options, Snapshot
+from engine.runtime.cuda_streams import NotFinite, PendingOutput
+from engine.shared.frame import Frame
+from engine.shared.mailbox import Boxes, Mailbox
+from engine.shared.options import EngineOptions
+from engine.shared.snapshot import Snapshot
 from engine.worker.loop import FAILURES, SEVERAL, Failed, Worker
-from engine.worker.reload import device_lost, out_of_memory
+from engine.worker.reload import is_device_lost, is_out_of_memory
 
 SMALL = {"/size": "64x64", "/steps": 1}
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -40,7 +42,7 @@ class Pipe:
 def worker() -> Iterator[tuple[Worker, Pipe]]:
     context, pipe = multiprocessing.get_context("spawn"), Pipe()
     boxes = Boxes(*(Mailbox(context, 64) for _ in range(3)))
-    yield Worker(pipe, boxes, Options("cpu"), Snapshot(SMALL)), pipe  # type: ignore[arg-type]
+    yield Worker(pipe, boxes, EngineOptions("cpu"), Snapshot(SMALL)), pipe  # type: ignore[arg-type]
     for box in boxes:
         box.close()
 
@@ -57,7 +59,9 @@ def failing(error: Exception) -> Any:
     return step
 
 
-def test_a_failed_frame_is_told_once_and_the_next_goes_on(worker: tuple[Worker, Pipe], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_frame_is_told_once_and_the_next_goes_on(
+    worker: tuple[Worker, Pipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
     loop, pipe = worker
     ticks(loop)
     monkeypatch.setattr(loop.stream, "begin", failing(ValueError("no such kernel\nand much more")))
@@ -120,21 +124,25 @@ def test_numbers_that_are_none_are_no_picture_and_half_precision_gives_way(worke
     [
         (MemoryError(), True, False),
         (OUT_OF_MEMORY, True, False),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: 8 bytes"), True, False),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: 8 bytes"),
+            True,
+            False,
+        ),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False, True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False, True),
         (RuntimeError("shapes do not match"), False, False),
     ],
 )
 def test_what_an_error_means(error: Exception, memory: bool, device: bool) -> None:
-    assert (out_of_memory(error), device_lost(error)) == (memory, device)
+    assert (is_out_of_memory(error), is_device_lost(error)) == (memory, device)
 
 
 def test_a_frame_that_is_not_out_yet_is_delivered_after_the_next_has_begun_or_where_none_comes(
     worker: tuple[Worker, Pipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop, _ = worker
-    monkeypatch.setattr(Finished, "ready", False)
+    monkeypatch.setattr(PendingOutput, "ready", False)
     sent: list[int] = []
     monkeypatch.setattr(loop.outbox, "write", lambda frame: sent.append(frame.sequence))
     for sequence in range(3):

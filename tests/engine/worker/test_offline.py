@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from engine.shared.mailbox import Frame
-from engine.shared.table import Options, Snapshot
+from engine.shared.frame import Frame
+from engine.shared.options import EngineOptions
+from engine.shared.snapshot import Snapshot
 from engine.worker.offline import render
 
 
@@ -24,13 +25,15 @@ def frames(count: int, still: bool = False) -> Iterator[Frame]:
 @pytest.mark.parametrize("similarity", [False, True])
 def test_every_frame_in_order(steps: int, buffer: int, similarity: bool) -> None:
     values = {"/size": "64x64", "/steps": steps, "/buffer": buffer, "/similarity": similarity}
-    outputs = list(render(frames(11, still=similarity), Snapshot(values), Options("cpu")))
+    outputs = list(render(frames(11, still=similarity), Snapshot(values), EngineOptions("cpu")))
     assert [frame.sequence for frame in outputs] == list(range(11))
 
 
 def test_twice_is_the_same_bit_for_bit_and_another_prompt_is_not() -> None:
     def once(prompt: str) -> np.ndarray:
-        return np.stack([f.pixels for f in render(frames(6), Snapshot({"/size": "64x64", "/prompt": prompt}), Options("cpu"))])
+        return np.stack(
+            [f.pixels for f in render(frames(6), Snapshot({"/size": "64x64", "/prompt": prompt}), EngineOptions("cpu"))]
+        )
 
     first, again, other = once("red fire"), once("red fire"), once("blue waves")
     assert np.array_equal(first, again)
@@ -41,7 +44,9 @@ def test_output_k_belongs_to_input_k_whatever_the_lag() -> None:
     """At low strength the output follows its input: the picture that moves must not lag behind it."""
     source = list(frames(8))
     for steps in (1, 4):
-        outputs = list(render(iter(source), Snapshot({"/size": "64x64", "/steps": steps, "/strength": 0.05}), Options("cpu")))
+        outputs = list(
+            render(iter(source), Snapshot({"/size": "64x64", "/steps": steps, "/strength": 0.05}), EngineOptions("cpu"))
+        )
         for k, output in enumerate(outputs):
             errors = [np.abs(output.pixels.astype(int) - other.pixels).mean() for other in source]
             assert int(np.argmin(errors)) == k
@@ -53,7 +58,9 @@ def test_a_second_source_is_read_frame_by_frame() -> None:
     for k, mask in enumerate(half):
         mask.pixels[:, 16 * (k + 1) :] = 255
     source = list(frames(5))
-    outputs = list(render(iter(source), Snapshot({"/size": "64x64", "/mask": "source"}), Options("cpu"), iter(half)))
+    outputs = list(
+        render(iter(source), Snapshot({"/size": "64x64", "/mask": "source"}), EngineOptions("cpu"), iter(half))
+    )
     for k, (given, output) in enumerate(zip(source, outputs, strict=True)):
         edge = 16 * (min(k, 2) + 1)
         assert np.array_equal(given.pixels[:, :edge, :3], output.pixels[:, :edge, :3])

@@ -9,14 +9,16 @@ import pytest
 import torch
 
 from engine.diffusion.stream import Stream
-from engine.shared.table import BadValue, Options, Snapshot
-from engine.worker.reload import Outcome, Reloader, make_stream, reload_values
+from engine.shared.options import EngineOptions
+from engine.shared.parameter import InvalidValue
+from engine.shared.snapshot import Snapshot
+from engine.worker.reload import ModelReloader, ReloadResult, make_stream, reload_values
 from tests.engine.checkpoints import save_sd
 
 CPU = torch.device("cpu")
 
 
-def wait(reloader: Reloader, running: Stream, current: Snapshot, wish: Snapshot) -> Outcome:
+def wait(reloader: ModelReloader, running: Stream, current: Snapshot, wish: Snapshot) -> ReloadResult:
     limit = time.monotonic() + 60
     while time.monotonic() < limit:
         outcome = reloader.poll(running, reload_values(current), wish)
@@ -28,12 +30,15 @@ def wait(reloader: Reloader, running: Stream, current: Snapshot, wish: Snapshot)
 
 @pytest.fixture(scope="module")
 def running() -> Stream:
-    return make_stream(Snapshot({"/size": "64x64", "/dtype": "float32"}), CPU, Options())
+    return make_stream(Snapshot({"/size": "64x64", "/dtype": "float32"}), CPU, EngineOptions())
 
 
 def test_another_size_uses_the_same_weights(running: Stream) -> None:
-    current, wish = Snapshot({"/size": "64x64", "/dtype": "float32"}), Snapshot({"/size": "96x128", "/dtype": "float32"})
-    outcome = wait(Reloader(CPU, Options()), running, current, wish)
+    current, wish = (
+        Snapshot({"/size": "64x64", "/dtype": "float32"}),
+        Snapshot({"/size": "96x128", "/dtype": "float32"}),
+    )
+    outcome = wait(ModelReloader(CPU, EngineOptions()), running, current, wish)
     assert outcome.stream is not None
     assert (outcome.stream.width, outcome.stream.height) == (96, 128)
     assert outcome.stream.model is running.model
@@ -43,14 +48,14 @@ def test_another_size_uses_the_same_weights(running: Stream) -> None:
 def test_another_checkpoint_is_loaded(running: Stream, tmp_path: Path) -> None:
     current = Snapshot({"/size": "64x64", "/dtype": "float32"})
     wish = Snapshot({"/size": "64x64", "/dtype": "float32", "/model": str(save_sd(tmp_path))})
-    outcome = wait(Reloader(CPU, Options()), running, current, wish)
+    outcome = wait(ModelReloader(CPU, EngineOptions()), running, current, wish)
     assert outcome.stream is not None
     assert outcome.stream.model.name == str(tmp_path)
 
 
 def test_a_missing_model_is_refused_once(running: Stream) -> None:
     current, wish = Snapshot({"/dtype": "float32"}), Snapshot({"/dtype": "float32", "/model": "/no/such"})
-    reloader = Reloader(CPU, Options())
+    reloader = ModelReloader(CPU, EngineOptions())
     outcome = wait(reloader, running, current, wish)
     assert outcome.stream is None
     assert "/no/such" in outcome.error
@@ -64,7 +69,7 @@ def test_running_out_of_memory_is_one_line(running: Stream, monkeypatch: pytest.
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 40 GiB")
 
     monkeypatch.setattr("engine.worker.reload.load", no_memory)
-    outcome = wait(Reloader(CPU, Options()), running, Snapshot(), Snapshot({"/model": "huge"}))
+    outcome = wait(ModelReloader(CPU, EngineOptions()), running, Snapshot(), Snapshot({"/model": "huge"}))
     assert outcome.stream is None
     assert outcome.error.startswith("out of memory")
 
@@ -72,13 +77,20 @@ def test_running_out_of_memory_is_one_line(running: Stream, monkeypatch: pytest.
 def test_a_real_shortage_of_memory_is_survived(running: Stream) -> None:
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if Path("/proc/self/statm").exists() else 0
+    used = (
+        int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        if Path("/proc/self/statm").exists()
+        else 0
+    )
     if not used:
         pytest.xfail("the process's size cannot be read here")
     resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20, before[1]))
     try:
         outcome = wait(
-            Reloader(CPU, Options()), running, Snapshot({"/dtype": "float32"}), Snapshot({"/dtype": "float32", "/size": "2048x2048"})
+            ModelReloader(CPU, EngineOptions()),
+            running,
+            Snapshot({"/dtype": "float32"}),
+            Snapshot({"/dtype": "float32", "/size": "2048x2048"}),
         )
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
@@ -89,5 +101,5 @@ def test_a_real_shortage_of_memory_is_survived(running: Stream) -> None:
 
 
 def test_a_size_that_does_not_suit_the_model_is_refused() -> None:
-    with pytest.raises(BadValue, match="multiples"):
-        make_stream(Snapshot({"/size": "100x64", "/dtype": "float32"}), CPU, Options())
+    with pytest.raises(InvalidValue, match="multiples"):
+        make_stream(Snapshot({"/size": "100x64", "/dtype": "float32"}), CPU, EngineOptions())

@@ -9,8 +9,8 @@ from transformers import CLIPTokenizer
 
 from engine.diffusion.stream import Stream
 from engine.models import POCKET, load
-from engine.shared.mailbox import Frame
-from engine.shared.table import Snapshot
+from engine.shared.frame import Frame
+from engine.shared.snapshot import Snapshot
 from engine.training.pocket import classifier
 from engine.training.pocket.captions import MOODS, WORDS, Look, caption
 from engine.training.pocket.drawing import draw, look, training_picture
@@ -77,7 +77,9 @@ def test_any_text_can_be_tokenized() -> None:
 
 
 def test_the_autoencoder_reconstructs_what_it_has_not_seen() -> None:
-    pictures = [np.round(training_picture(np.random.default_rng((55, i)), 256) * 255).astype(np.uint8) for i in range(6)]
+    pictures = [
+        np.round(training_picture(np.random.default_rng((55, i)), 256) * 255).astype(np.uint8) for i in range(6)
+    ]
     assert psnr(load("pocket", torch.device("cpu"), torch.float32), pictures) > 20.0
 
 
@@ -85,14 +87,25 @@ def test_the_named_colour_dominates_what_is_painted() -> None:
     model = load("pocket", torch.device("cpu"), torch.float32)
     prompts = fixed_prompts()[:40]
     pictures = painted(model, prompts, 2)
-    assert np.mean([dominant_colour(picture) == prompt.colour for picture, prompt in zip(pictures, prompts, strict=True)]) >= 0.85
+    assert (
+        np.mean([dominant_colour(picture) == prompt.colour for picture, prompt in zip(pictures, prompts, strict=True)])
+        >= 0.85
+    )
 
 
 def test_the_family_named_is_recognised_in_what_is_painted() -> None:
     model, judge = load("pocket", torch.device("cpu"), torch.float32), classifier.load()
     prompts = fixed_prompts()[:48]
     pictures = painted(model, prompts, 2)
-    assert np.mean([classifier.family(judge, picture) == prompt.family for picture, prompt in zip(pictures, prompts, strict=True)]) >= 0.75
+    assert (
+        np.mean(
+            [
+                classifier.family(judge, picture) == prompt.family
+                for picture, prompt in zip(pictures, prompts, strict=True)
+            ]
+        )
+        >= 0.75
+    )
 
 
 def test_the_layout_of_the_input_stays_at_half_the_strength() -> None:

@@ -13,7 +13,7 @@ from engine.models import POCKET
 from engine.training.pocket import autoencoder, classifier, diffusion
 from engine.training.pocket import compress as slim
 from engine.training.pocket import consistency_distillation as distil
-from engine.training.pocket.auxiliary_heads import Places, Words
+from engine.training.pocket.auxiliary_heads import CaptionHead, PositionHeads
 from engine.training.pocket.captions import Look
 from engine.training.pocket.dataset import Lessons, lessons
 from engine.training.pocket.drawing import draw
@@ -75,7 +75,12 @@ def test_a_batch_holds_the_kinds_it_was_asked_for(small: Lessons) -> None:
 def test_the_velocity_leads_back_to_the_target() -> None:
     torch.manual_seed(2)
     noising = diffusion.Noising("cpu")
-    z, target, noise, t = torch.randn(4, 8, 4, 4), torch.randn(4, 8, 4, 4), torch.randn(4, 8, 4, 4), torch.tensor([999, 700, 300, 100])
+    z, target, noise, t = (
+        torch.randn(4, 8, 4, 4),
+        torch.randn(4, 8, 4, 4),
+        torch.randn(4, 8, 4, 4),
+        torch.tensor([999, 700, 300, 100]),
+    )
     x = noising.noised(z, noise, t)
     back = noising.at(noising.root_a, t) * x - noising.at(noising.root_b, t) * noising.velocity(x, target, t)
     assert torch.allclose(back, target, atol=1e-4)
@@ -85,7 +90,7 @@ def test_places_are_learnt_from_features_and_leave_no_trace() -> None:
     torch.manual_seed(3)
     denoiser = diffusion.new_denoiser()
     x, condition, target = torch.randn(2, 8, 8, 8), torch.zeros(2, 32, 192), torch.zeros(2, 8, 8, 8)
-    places = Places(denoiser)
+    places = PositionHeads(denoiser)
     losses = []
     optimiser = torch.optim.Adam([*denoiser.parameters(), *places.heads.parameters()], lr=5e-4)
     for _ in range(12):
@@ -108,7 +113,7 @@ def test_places_are_learnt_from_features_and_leave_no_trace() -> None:
 def test_words_are_learnt_and_empty_captions_count_nothing(encoder: diffusion.Encoder) -> None:
     torch.manual_seed(4)
     denoiser = diffusion.new_denoiser()
-    words = Words(denoiser)
+    words = CaptionHead(denoiser)
     looks = [Look("fire", ("red",)), Look("rings", ("blue", "cyan"), "dark"), Look("dots", ("white",))]
     optimiser = torch.optim.Adam([*denoiser.add_embedding.parameters(), *words.head.parameters()], lr=2e-3)
     losses = []
@@ -156,7 +161,9 @@ def test_narrower_levels_begin_with_the_first_channels_of_each() -> None:
     deep, shallow = (model.down_blocks[1].resnets[0].time_emb_proj.weight for model in (larger, smaller))
     assert torch.equal(shallow, deep[[*range(72), *range(96, 168)]]), "its scales, then its shifts"
     with torch.no_grad():
-        theirs, ours = (model.time_embedding.linear_1(model.time_proj(torch.arange(1000))) for model in (larger, smaller))
+        theirs, ours = (
+            model.time_embedding.linear_1(model.time_proj(torch.arange(1000))) for model in (larger, smaller)
+        )
     assert (ours - theirs).square().mean() < 0.1 * theirs.var(0).mean()
     with pytest.raises(ValueError, match=r"the larger denoiser has no \S+ of that shape"):
         slim.carry_over(larger_denoiser(block_out_channels=(48, 96, 128), norm_num_groups=16), smaller)
@@ -192,7 +199,10 @@ def test_an_autoencoder_of_fewer_layers_learns_the_larger_ones_latents() -> None
     larger = AutoencoderTiny.from_pretrained(POCKET / "vae", torch_dtype=torch.float32)
     fewer = {"num_encoder_blocks": (0, 0, 0, 1), "num_decoder_blocks": (2, 1, 0, 0)}
     smaller = AutoencoderTiny.from_config({**larger.config, **fewer})
-    assert autoencoder.carry_over(larger, smaller) == ["encoder level 3 AutoencoderTinyBlock 1", "decoder level 0 AutoencoderTinyBlock 2"]
+    assert autoencoder.carry_over(larger, smaller) == [
+        "encoder level 3 AutoencoderTinyBlock 1",
+        "decoder level 0 AutoencoderTinyBlock 2",
+    ]
     assert torch.equal(smaller.decoder.layers[-1].weight, larger.decoder.layers[-1].weight)
     with pytest.raises(KeyError, match="encoder level 3 AutoencoderTinyBlock 1"):
         autoencoder.carry_over(smaller, larger)

@@ -107,7 +107,7 @@ class Stream:
         No frames at all drains the batch. None means that the similarity filter skipped: the last output stands. Raises NotFinite.
         """
         begun = self.begin(frames)
-        return None if begun is None else begun.frames()
+        return None if begun is None else begun.result()
 
     @torch.inference_mode()
     def begin(self, frames: Sequence[Frame]) -> PendingOutput | None:
@@ -122,7 +122,7 @@ class Stream:
             return NONE
         denoised = self._denoise()
         finished = self._advance(denoised)
-        with self._lanes.leaving():
+        with self._lanes.output_stream():
             return self._decode(finished)
 
     def restart(self) -> None:
@@ -150,7 +150,7 @@ class Stream:
     def _entering(self) -> AbstractContextManager[object]:
         """The lane of the inputs: after all else at first, and after the last output where the input, or an effect, is made of it."""
         fresh, self._fresh = self._fresh, False
-        return self._lanes.entering(fresh, self.snapshot.real("/feedback") > 0.0 or self.hooks.moving)
+        return self._lanes.input_stream(fresh, self.snapshot.real("/feedback") > 0.0 or self.hooks.moving)
 
     def _taken(self, frames: Sequence[Frame]) -> PreparedInput | None:
         if not frames:
@@ -188,12 +188,12 @@ class Stream:
             x = self.plan.noises[0].expand(len(frames), -1, -1, -1)
             z = torch.zeros_like(x)
         else:
-            with self._lanes.entering():
+            with self._lanes.input_stream():
                 z = self.model.encode(self.optics.fed_back(taken.pictures))
-            self._lanes.entered(z)
+            self._lanes.sync_input(z)
             x = (self.plan.steps[0].a * z).add_(self.plan.start)
         beside = self._beside()
-        self._lanes.entered(taken.pictures, taken.mask, beside)
+        self._lanes.sync_input(taken.pictures, taken.mask, beside)
         maps = self.adapters.maps(self.snapshot, taken.pictures, beside)
         self.slots.append(Slot(frames, taken, z, x, z, self.plan, self._number, maps))
 

@@ -1,7 +1,7 @@
-"""Lanes on a GPU: the next frame is encoded, and the last one decoded and copied out, beside the denoiser of the one between.
+"""CUDA streams of the frame loop: encode the next frame and decode the last one while the denoiser works on the current one.
 
-Each lane is a CUDA stream; what one needs of another it waits for on the device, never on the host. Elsewhere everything is done in order
-where it is called. Not run on a GPU yet: there was none where this was written.
+One stream waits for another on the device, never on the host. On other devices every operation runs in order, where it is called.
+Not run on a GPU yet: none was available where this was written.
 """
 
 from __future__ import annotations
@@ -18,67 +18,76 @@ from engine.shared.frame import Frame
 
 
 class NotFinite(ArithmeticError):
-    """The model's output holds infinities or NaN."""
+    """The model's output contains NaN or infinity."""
 
     def __init__(self) -> None:
-        super().__init__("the model gave no picture, but numbers that are none (NaN)")
+        super().__init__("the model output contains NaN or infinity")
 
 
 class CudaStreams:
-    """The two lanes of a device beside the current stream, on which it denoises. All Streams there share them, as they share models."""
+    """The input and output streams of a device; the denoiser runs on the current stream.
+
+    All diffusion streams on a device share them, as they share models.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        cuda = device.type == "cuda"
-        self._in: torch.cuda.Stream | None = torch.cuda.Stream(device) if cuda else None
-        self._out: torch.cuda.Stream | None = torch.cuda.Stream(device) if cuda else None
+        is_cuda = device.type == "cuda"
+        self._input: torch.cuda.Stream | None = torch.cuda.Stream(device) if is_cuda else None
+        self._output: torch.cuda.Stream | None = torch.cuda.Stream(device) if is_cuda else None
 
-    def entering(
+    def input_stream(
         self, after_main: bool = False, after_output: bool = False
     ) -> contextlib.AbstractContextManager[object]:
-        """On the lane of the inputs; once all that is under way is done, or the last output, where what is computed depends on those."""
-        if self._in is None:
+        """Enter the input stream.
+
+        With ``after_main`` it first waits for all work in progress, with ``after_output`` for the output stream:
+        set them where the input depends on those results.
+        """
+        if self._input is None:
             return contextlib.nullcontext()
         if after_main:
-            self._in.wait_stream(torch.cuda.current_stream(self._device))
-        if self._out is not None and (after_main or after_output):
-            self._in.wait_stream(self._out)
-        return torch.cuda.stream(self._in)
+            self._input.wait_stream(torch.cuda.current_stream(self._device))
+        if self._output is not None and (after_main or after_output):
+            self._input.wait_stream(self._output)
+        return torch.cuda.stream(self._input)
 
-    def entered(self, *tensors: Tensor | None) -> None:
-        """The denoiser waits for that lane; ``tensors`` of it are not overwritten before it is done with them."""
-        if self._in is None:
+    def sync_input(self, *tensors: Tensor | None) -> None:
+        """Make the current stream wait for the input stream, and keep the memory of ``tensors`` until it has used them."""
+        if self._input is None:
             return
-        here = torch.cuda.current_stream(self._device)
-        here.wait_stream(self._in)
+        current = torch.cuda.current_stream(self._device)
+        current.wait_stream(self._input)
         for tensor in tensors:
             if tensor is not None:
-                tensor.record_stream(here)
+                tensor.record_stream(current)
 
-    def leaving(self) -> contextlib.AbstractContextManager[object]:
-        """On the lane of the outputs, after what the denoiser has been given until now."""
-        if self._out is None:
+    def output_stream(self) -> contextlib.AbstractContextManager[object]:
+        """Enter the output stream, after the work that the current stream has queued so far."""
+        if self._output is None:
             return contextlib.nullcontext()
-        self._out.wait_stream(torch.cuda.current_stream(self._device))
-        return torch.cuda.stream(self._out)
+        self._output.wait_stream(torch.cuda.current_stream(self._device))
+        return torch.cuda.stream(self._output)
 
 
 @functools.cache
 def cuda_streams_of(device: torch.device) -> CudaStreams:
-    """The lanes of ``device``."""
+    """Return the streams that everything on ``device`` shares."""
     return CudaStreams(device)
 
 
 class PendingOutput:
-    """Frames that a tick has finished, perhaps still on their way out of the device; none while the batch fills.
+    """The frames that a tick finished, possibly still being copied off the device; none while the batch fills.
 
-    ``pixels`` are (B, H, W, 4) uint8, made on the lane of the outputs, ``total`` the sum of all that the model gave, which tells if all
-    of that are numbers.
-    Each of ``frames`` comes with the number of its snapshot. What all this was made of is ``kept`` until it is out.
+    ``pixels`` are (B, H, W, 4) uint8, computed on the output stream. ``total`` is the sum of all values that the model
+    produced: it is finite only if they all are. ``frames`` are the input frames, each with the number of its snapshot.
+    ``inputs`` are the tensors that the output is computed from: they stay allocated until the copy is done.
     """
 
-    def __init__(self, frames: Sequence[tuple[Frame, int]], pixels: Tensor, total: Tensor, kept: object = None) -> None:
-        self._frames, self._kept = frames, kept
+    def __init__(
+        self, frames: Sequence[tuple[Frame, int]], pixels: Tensor, total: Tensor, inputs: object = None
+    ) -> None:
+        self._frames, self._inputs = frames, inputs
         self._event: torch.cuda.Event | None = None
         if pixels.device.type == "cuda":
             pixels, total = (
@@ -88,19 +97,19 @@ class PendingOutput:
             self._event.record()
         self._pixels, self._total = pixels, total
 
-    @property
-    def ready(self) -> bool:
-        """Whether ``frames`` need not wait."""
+    def done(self) -> bool:
+        """Return whether ``result`` would return without waiting."""
         return self._event is None or self._event.query()
 
-    def frames(self) -> list[Frame]:
-        """The frames, once they are out. Raises NotFinite."""
+    def result(self) -> list[Frame]:
+        """Wait for the frames and return them. Raises NotFinite."""
         if self._event is not None:
             self._event.synchronize()
-        self._kept = None
+        self._inputs = None
         if not math.isfinite(self._total):
             raise NotFinite
-        pictures = self._pixels.cpu().numpy()
+        images = self._pixels.cpu().numpy()
         return [
-            Frame(p, f.sequence, f.captured_at, number) for p, (f, number) in zip(pictures, self._frames, strict=True)
+            Frame(image, frame.sequence, frame.captured_at, number)
+            for image, (frame, number) in zip(images, self._frames, strict=True)
         ]

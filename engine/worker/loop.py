@@ -108,7 +108,7 @@ class Worker:
             begun = self.stream.begin(frames)
             self._deliver()
             self.leaving = Leaving(start, frames, begun)
-            if begun is None or begun.ready or self.fade is not None:
+            if begun is None or begun.done() or self.fade is not None:
                 self._deliver()
 
         self._attempt(tick)
@@ -125,7 +125,7 @@ class Worker:
         if self.leaving is None:
             return
         (start, frames, begun), self.leaving = self.leaving, None
-        finished = None if begun is None else begun.frames()
+        finished = None if begun is None else begun.result()
         if self.fade is not None:
             finished = self.fade.mixed(frames, finished)
         if finished and self.failures:

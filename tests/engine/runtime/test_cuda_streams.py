@@ -43,7 +43,7 @@ def test_a_tick_may_begin_before_the_one_before_is_out(device: str, values: dict
     for stream in streams:
         stream.apply(Snapshot({"/size": "64x64", **values}), wait=True)
     begun = [streams[0].begin([frame]) for frame in FRAMES]
-    overlapped = [frame for one in begun if one is not None for frame in one.frames()]
+    overlapped = [frame for one in begun if one is not None for frame in one.result()]
     after_another = [frame for frame in FRAMES for frame in streams[1].step([frame]) or []]
     assert len(overlapped) >= len(FRAMES) - 3
     for one, other in zip(overlapped, after_another, strict=True):
@@ -58,14 +58,14 @@ class Told(CudaStreams):
         super().__init__(torch.device("cpu"))
         self.said: list[str] = []
 
-    def entering(self, after_main: bool = False, after_output: bool = False) -> AbstractContextManager[object]:
+    def input_stream(self, after_main: bool = False, after_output: bool = False) -> AbstractContextManager[object]:
         self.said.append("in" + " after all" * after_main + " after output" * after_output)
         return nullcontext()
 
-    def entered(self, *_tensors: torch.Tensor | None) -> None:
+    def sync_input(self, *_tensors: torch.Tensor | None) -> None:
         self.said.append("main after in")
 
-    def leaving(self) -> AbstractContextManager[object]:
+    def output_stream(self) -> AbstractContextManager[object]:
         self.said.append("out after main")
         return nullcontext()
 
@@ -103,11 +103,11 @@ def test_lanes_are_streams_of_the_device(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cuda, "stream", nullcontext)
     lanes = CudaStreams(torch.device("cuda"))
     for work, expected in (
-        (lambda: lanes.entering(), []),
-        (lambda: lanes.entering(after_output=True), [("in", "out")]),
-        (lambda: lanes.entering(after_main=True), [("in", "main"), ("in", "out")]),
-        (lambda: lanes.entered(None), [("main", "in")]),
-        (lambda: lanes.leaving(), [("out", "main")]),
+        (lambda: lanes.input_stream(), []),
+        (lambda: lanes.input_stream(after_output=True), [("in", "out")]),
+        (lambda: lanes.input_stream(after_main=True), [("in", "main"), ("in", "out")]),
+        (lambda: lanes.sync_input(None), [("main", "in")]),
+        (lambda: lanes.output_stream(), [("out", "main")]),
     ):
         waits.clear()
         work()

@@ -142,7 +142,7 @@ def test_a_frame_that_is_not_out_yet_is_delivered_after_the_next_has_begun_or_wh
     worker: tuple[Worker, Pipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop, _ = worker
-    monkeypatch.setattr(PendingOutput, "ready", False)
+    monkeypatch.setattr(PendingOutput, "done", lambda _output: False)
     sent: list[int] = []
     monkeypatch.setattr(loop.outbox, "write", lambda frame: sent.append(frame.sequence))
     for sequence in range(3):

@@ -1,7 +1,7 @@
-"""What the TouchDesigner component has to know of the table: its custom parameters by page, with names that TouchDesigner takes.
+"""The parameter table as the TouchDesigner component needs it: custom parameters by page, under valid names.
 
-TouchDesigner's Python has no Phosphene in it, so this is kept as ``touchdesigner/parameters.json`` beside the script that builds the
-component; ``python -m bridge.commands.generate_docs`` writes it anew.
+Phosphene is not importable inside TouchDesigner. ``python -m bridge.commands.generate_docs`` therefore writes this
+description to ``touchdesigner/parameters.json``, beside the script that builds the component.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bridge.performance.presets import Library
 from engine.shared.parameter import Parameter
 from engine.shared.table import ROOT, TABLE
 
-#: Pages of the component, and the first parts of the names that are on them, in the table's order.
+#: Page → first part of the names of its parameters. The component's pages and the reference's sections.
 PAGES = {
     "Look": ("prompt", "negative", "seed", "mode", "strength", "steps", "schedule", "eta", "guidance"),
     "Adapters": ("lora", "control", "reference"),
@@ -26,49 +26,60 @@ PAGES = {
     "Modulators": ("mod", "audio"),
     "Engine": ("model", "autoencoder", "size", "dtype", "buffer", "similarity", "reset"),
 }
-#: What a kind of parameter is called in TouchDesigner.
+#: Parameter kind → TouchDesigner parameter style; every other kind is a Str.
 STYLES = {"float": "Float", "int": "Int", "bool": "Toggle", "choice": "Menu", "trigger": "Pulse"}
-#: Commands that are told one of several names: the component shows a menu, which the running engine fills.
-MENUS = ("/preset", "/cue/goto")
-#: Largest slider: seeds go further.
-SLIDER = 1000.0
+#: Commands that take one of several names: the component shows a menu that the running engine fills.
+MENU_COMMANDS = ("/preset", "/cue/goto")
+#: Upper end of the sliders. Wider ranges, such as a seed's, can still be typed in.
+MAX_SLIDER_VALUE = 1000.0
 
 
-def component_name(name: str) -> str:
-    """A parameter's name as TouchDesigner takes it, one capital before lower case and digits: ``/prompt/2/weight`` → ``Prompt2weight``."""
-    return re.sub(r"[^a-z0-9]", "", name.lower()).capitalize()
-
-
-def described() -> dict[str, Any]:
-    """The whole component: its version, its pages, and the presets that it starts with."""
-    pages: dict[str, list[dict[str, Any]]] = {page: [] for page in PAGES}
+def group_parameters() -> dict[str, list[Parameter]]:
+    """Return the parameters of each page, in the table's order. Parameters of user effects belong to no page."""
+    pages: dict[str, list[Parameter]] = {page: [] for page in PAGES}
     for parameter in TABLE.values():
         head = parameter.name.split("/")[1]
         page = next((page for page, heads in PAGES.items() if head in heads), None)
         if page is not None:
-            pages[page].append(_row(parameter))
+            pages[page].append(parameter)
+    return pages
+
+
+def component_name(name: str) -> str:
+    """Convert a parameter's name to TouchDesigner's form: ``/prompt/2/weight`` → ``Prompt2weight``.
+
+    TouchDesigner accepts one capital letter, then lower case letters and digits.
+    """
+    return re.sub(r"[^a-z0-9]", "", name.lower()).capitalize()
+
+
+def describe_component() -> dict[str, Any]:
+    """Return the component's version, OSC root, pages, and the presets it lists before the engine answers."""
+    pages = {
+        page: [_describe(parameter) for parameter in parameters] for page, parameters in group_parameters().items()
+    }
     presets = [[preset.name, preset.title or preset.name] for preset in Library([]).ordered]
     return {"version": release(), "root": ROOT, "pages": pages, "presets": presets}
 
 
-def text() -> str:
-    """The file's content."""
-    return json.dumps(described(), indent=1, ensure_ascii=False) + "\n"
+def to_json() -> str:
+    """Return the content of ``touchdesigner/parameters.json``."""
+    return json.dumps(describe_component(), indent=1, ensure_ascii=False) + "\n"
 
 
-def _row(parameter: Parameter) -> dict[str, Any]:
+def _describe(parameter: Parameter) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": component_name(parameter.name),
         "address": ROOT + parameter.name,
         "label": _label(parameter.name.strip("/").split("/")),
-        "style": "Menu" if parameter.name in MENUS else STYLES.get(parameter.kind, "Str"),
+        "style": "Menu" if parameter.name in MENU_COMMANDS else STYLES.get(parameter.kind, "Str"),
         "command": parameter.kind == "command",
         "help": parameter.help + (f" ({parameter.unit})" if parameter.unit else ""),
     }
     if parameter.holds:
         row["default"] = parameter.default
     if parameter.kind in ("float", "int"):
-        row |= {"min": parameter.low, "max": parameter.high, "slider": min(parameter.high, SLIDER)}
+        row |= {"min": parameter.low, "max": parameter.high, "slider": min(parameter.high, MAX_SLIDER_VALUE)}
     if parameter.choices:
         row["menu"] = list(parameter.choices)
     return row

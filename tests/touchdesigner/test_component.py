@@ -54,7 +54,7 @@ def engine(built: tuple[TouchDesigner, Operator]) -> Iterator[Engine]:
 
 
 def test_the_kept_pages_are_the_tables() -> None:
-    assert (FOLDER / "parameters.json").read_text(encoding="utf-8") == described.text(), (
+    assert (FOLDER / "parameters.json").read_text(encoding="utf-8") == described.to_json(), (
         "run `python -m bridge.commands.generate_docs`"
     )
 

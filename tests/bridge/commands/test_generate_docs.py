@@ -1,20 +1,25 @@
-"""The README's reference is the table's."""
+"""Generated files match the parameter table."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from bridge.commands.generate_docs import markdown, updated
+from bridge.commands.generate_docs import outdated_files, parameters_page
 from engine.shared.table import TABLE
 
-README = Path(__file__).parents[3] / "README.md"
+
+def test_every_generated_file_is_up_to_date() -> None:
+    assert not list(outdated_files()), "run `python -m bridge.commands.generate_docs`"
 
 
-def test_the_readme_holds_the_table_as_it_is() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert updated(text) == text, "run `python -m bridge.commands.generate_docs`"
-    assert markdown() in text
+def test_the_reference_lists_every_parameter_once() -> None:
+    page = parameters_page()
+    for name in TABLE:
+        if not name.startswith("/hook/"):
+            assert page.count(f"| `{name}` |") == 1, name
 
 
-def test_every_parameter_is_in_it() -> None:
-    assert all(f"| `{name}` |" in markdown() for name in TABLE)
+def test_every_description_is_one_short_phrase() -> None:
+    for parameter in TABLE.values():
+        assert parameter.help[0].isupper(), parameter.name
+        assert not parameter.help.endswith("."), parameter.name
+        assert len(parameter.help) <= 110, parameter.name
+        assert not parameter.help.startswith(("Whether ", "What ", "How ")), parameter.name

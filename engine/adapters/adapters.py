@@ -41,14 +41,17 @@ class Adapters:
         parts = {name: part for name, part in self._family.parts.items() if isinstance(part, torch.nn.Module)}
         self._denoiser = {self._family.part: parts[self._family.part]}
         self._texts = {name: part for name, part in parts.items() if name.startswith("text_encoder")}
-        self.loras, self._text_loras = lora.Loras(self._denoiser, self._family.run.changed), lora.Loras(self._texts)
+        self.loras, self._text_loras = (
+            lora.Loras(self._denoiser, self._family.run.mark_weights_changed),
+            lora.Loras(self._texts),
+        )
         self.nets: dict[int, CompiledModule] = {}
         self.settings: dict[int, ControlSetting] = {}
         self.depth: Any = None
         self._attention = AttentionState()
         if self._family.controllable:
             self._attention = install_stream_attention(model.denoiser)
-            self._family.run.plain = self._attention.plain
+            self._family.run.is_unmodified = self._attention.plain
         self.prompt: ImagePrompt | None = None
         self.prompt_weight = 0.0
         self.notes: list[str] = []

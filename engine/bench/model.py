@@ -59,7 +59,7 @@ class Bench:
         stream.apply(Snapshot(names), wait=True)
         for _ in range(2 * len(stream.plan.steps)):
             stream.step([self.frame] * stream.snapshot.whole("/buffer"))
-        self.accelerator.settle(lambda: [*self.model.parts, *stream.adapters.parts])
+        self.accelerator.compile_all(lambda: [*self.model.parts, *stream.adapters.parts])
         return stream
 
     def row(self) -> Row:
@@ -184,10 +184,10 @@ class Bench:
         for n in rows:
             x, t = torch.randn(n, *shape, device=self.device), torch.full((n,), 500.0, device=self.device)
             with torch.inference_mode():
-                run, self.model.family.run.runs = self.model.family.run.runs, {}
+                run, self.model.family.run.backends = self.model.family.run.backends, {}
                 with FlopCounterMode(display=False) as counter:
                     self.model.denoise(x, t, condition)
-                self.model.family.run.runs = run
+                self.model.family.run.backends = run
                 runs: dict[str, Callable[[], object]] = {
                     "denoiser": partial(self.model.denoise, x, t, condition),
                     "product": product,

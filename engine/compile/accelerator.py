@@ -54,14 +54,14 @@ class Accelerator:
         self._since, self._wait_until = time.monotonic(), 0.0
         self._threads = torch.get_num_threads()
         self.state, self.notes = "eager", list[str]()
-        lacking = missing(device, kind) if kind != "eager" else ""
-        self.on = kind != "eager" and not lacking
+        lacking = missing_requirement(device, kind) if kind != "eager" else ""
+        self.enabled = kind != "eager" and not lacking
         if lacking:
             self.notes.append(f"not accelerated: {lacking}")
 
-    def expect(self) -> None:
+    def start_builder_early(self) -> None:
         """Starts the builder, where nothing was ever built: it is ready by the time that something is wanted, if that is soon."""
-        if not self.on or any(self._folder.glob("*.json")):
+        if not self.enabled or any(self._folder.glob("*.json")):
             return
         try:
             self._start()
@@ -71,33 +71,33 @@ class Accelerator:
 
     def poll(self, parts: Iterable[CompiledModule]) -> None:
         """Begins the next piece of work where a part wants one and none is under way."""
-        if not self.on:
+        if not self.enabled:
             return
         self._share_cores()
         if self._thread is not None and self._thread.is_alive():
             return
         parts = list(parts)
         # A call that was under way while its shape was equipped or refused still asks for it.
-        part = next((part for part in parts if part.wanted not in (None, *part.runs, *part.refused)), None)
+        part = next((part for part in parts if part.requested not in (None, *part.backends, *part.rejected)), None)
         if part is None:
-            if time.monotonic() > self._wait_until or any(part.runs or part.refused for part in parts):
+            if time.monotonic() > self._wait_until or any(part.backends or part.rejected for part in parts):
                 self._dismiss()
                 self._share_cores()
             if self.state.startswith("compiling"):
-                self.state = "compiled" if any(part.runs for part in parts) else "eager"
+                self.state = "compiled" if any(part.backends for part in parts) else "eager"
                 self.notes.append(f"{self.state}, {time.monotonic() - self._since:.0f} s after it was asked for")
             return
         if not self.state.startswith("compiling"):
             self._since = time.monotonic()
-        shape, part.wanted = part.wanted, None
+        shape, part.requested = part.requested, None
         assert shape is not None
         self.state = f"compiling {part.name}"
         self._thread = threading.Thread(target=self._equip, args=(part, shape), name="accelerate", daemon=True)
         self._thread.start()
 
-    def settle(self, parts: Callable[[], Iterable[CompiledModule]]) -> None:
+    def compile_all(self, parts: Callable[[], Iterable[CompiledModule]]) -> None:
         """Does everything that the parts want now, and waits for it."""
-        while self.on:
+        while self.enabled:
             self.poll(parts())
             if self._thread is None or not self.state.startswith("compiling"):
                 return
@@ -105,7 +105,7 @@ class Accelerator:
 
     def close(self) -> None:
         """Ends a build that is under way."""
-        self.on = False
+        self.enabled = False
         if self._builder is not None:
             self._builder.kill()
         if self._thread is not None:
@@ -124,10 +124,10 @@ class Accelerator:
     def _equip(self, part: CompiledModule, shape: CallSignature) -> None:
         limit_to_one_thread()
         try:
-            part.runs[shape] = self._checked(part, shape, self._found(part, shape))
+            part.backends[shape] = self._checked(part, shape, self._found(part, shape))
         except Exception as error:  # whatever it is, the stream goes on as it was
-            part.refused.add(shape)
-            if self.on:
+            part.rejected.add(shape)
+            if self.enabled:
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 self.notes.append(f"the {part.name} is not compiled and goes on as it is: {reason[0]}")
 
@@ -147,7 +147,7 @@ class Accelerator:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._build(wish, path)
             run = CompiledArtifact(path, part)
-        return Backend(run, tensorrt.MOST_ROWS, version) if engine else Backend(run)
+        return Backend(run, tensorrt.MAX_ROWS, version) if engine else Backend(run)
 
     def _kept(self, path: Path, part: CompiledModule) -> CompiledArtifact | None:
         """What the cache has, where it can be used; what is damaged is thrown away."""
@@ -203,7 +203,7 @@ class Accelerator:
     def _checked(self, part: CompiledModule, shape: CallSignature, run: Backend) -> Backend:
         """``run``, where it gives what the module gives. Raises RuntimeError."""
         tensors = example_inputs(shape, 2, self._device)
-        arguments, options = tree_unflatten(shape.form, iter(tensors))
+        arguments, options = tree_unflatten(shape.structure, iter(tensors))
         expected, found = _flat(part.module(*arguments, **options)), _flat(run.call(tensors))
         error = ((found - expected).square().mean() / expected.square().mean().clamp(min=1e-12)).sqrt().item()
         tolerance = TOLERANCE[next(part.module.parameters()).dtype]
@@ -218,10 +218,10 @@ def cache_folder() -> Path:
     return (Path(own) if own else user_cache_path("phosphene", appauthor=False)) / "compiled"
 
 
-def missing(device: torch.device, kind: str = "compile") -> str:
+def missing_requirement(device: torch.device, kind: str = "compile") -> str:
     """What is not here and is needed to accelerate; empty where all is."""
     if kind == "tensorrt":
-        return tensorrt.missing(device)
+        return tensorrt.missing_requirement(device)
     if tuple(int(n) for n in torch.__version__.split(".")[:2]) < (2, 8):
         return "torch 2.8 or newer is needed"
     if device.type not in ("cpu", "cuda"):

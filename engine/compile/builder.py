@@ -23,7 +23,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from engine.compile import tensorrt
-from engine.compile.dispatch import MAX_ROWS, CallSignature, TreeSpec, example_inputs, tree_flatten, tree_unflatten
+from engine.compile.dispatch import (
+    MAX_ROWS,
+    CallSignature,
+    TensorSpec,
+    TreeSpec,
+    example_inputs,
+    tree_flatten,
+    tree_unflatten,
+)
 from engine.compile.fx_passes import rewrite
 from engine.compile.fx_source import constants, is_mostly_convolutions, write_source
 from engine.compile.packing import pack
@@ -73,7 +81,7 @@ def recipe(
         "class": type(whole).__name__,
         "wrapper": "" if wrapped is None else f"{type(module).__module__}:{type(module).__qualname__}",
         "config": json.loads(whole.to_json_string()),
-        "form": shape.form,
+        "form": shape.structure,
         "tensors": shape.tensors,
         "dtype": str(dtype).removeprefix("torch."),
         "device": str(device),
@@ -113,10 +121,10 @@ class Exported:
 def exported(recipe: dict[str, Any], any_size: bool = False) -> Exported:
     """The part of a recipe, exported (see ``split`` for what is cut out); its pictures of any size that suits it, or of the recipe's."""
     shape = CallSignature(
-        recipe["form"], tuple((dtype, tuple(sizes), batched) for dtype, sizes, batched in recipe["tensors"])
+        recipe["form"], tuple(TensorSpec(dtype, tuple(sizes), batched) for dtype, sizes, batched in recipe["tensors"])
     )
     results: list[TreeSpec] = []
-    flat = Flat(made(recipe), shape.form, results.append)
+    flat = Flat(made(recipe), shape.structure, results.append)
     tensors, batched = example_inputs(shape, ROWS, recipe["device"]), [batched for *_, batched in shape.tensors]
     with torch.no_grad():
         whole = torch.export.export(flat, tuple(tensors), dynamic_shapes={"tensors": _open(tensors, batched, any_size)})

@@ -1,108 +1,120 @@
-"""A part of a model that something faster may run: called as the module is, from the first frame on.
+"""Dispatch of a model component's calls to compiled backends, from the first frame on.
 
-A call is known by its *shape*: which arguments are tensors, of what size beside the batch, and what the others are. For a shape that has
-a fast run, that is taken; any other goes through the module itself, and is remembered as wanted.
+A call is identified by its signature: the structure of its arguments, and each tensor's dtype and size apart from the batch.
+A signature that has a backend runs on it. Any other runs the module itself, and is recorded as requested.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 #: Arguments or results without their tensors: ("tensor",), ("list", items), ("dict", pairs) or ("constant", value).
 TreeSpec = Sequence[Any]
-#: Rows that a fast run takes at most.
+#: Largest batch that a backend accepts, in rows.
 MAX_ROWS = 63
+
+
+class TensorSpec(NamedTuple):
+    """The dtype and size of a tensor argument; ``sizes`` leave out the first dimension where that is the batch."""
+
+    dtype: str
+    sizes: tuple[int, ...]
+    is_batched: bool
 
 
 @dataclass(frozen=True)
 class CallSignature:
-    """What calls that one fast run serves have in common. A tensor is told by its dtype, its sizes, and whether its first is the batch."""
+    """The structure of a call's arguments and the specs of its tensors: one backend serves all calls that share them."""
 
-    form: TreeSpec
-    tensors: tuple[tuple[str, tuple[int, ...], bool], ...]
+    structure: TreeSpec
+    tensors: tuple[TensorSpec, ...]
 
 
 @dataclass(frozen=True)
 class Backend:
-    """Something fast: ``call`` takes the tensors of a call and gives what the module would, for at most ``rows`` rows.
+    """A faster implementation: ``call`` takes the tensors of a call and returns what the module would.
 
-    ``version`` is that of the weights that it was made with; None where it follows them.
+    ``max_rows`` is its largest batch. ``version`` is that of the weights it holds a copy of, None where it follows them.
     """
 
     call: Callable[[Sequence[Tensor]], Any]
-    rows: int = MAX_ROWS
+    max_rows: int = MAX_ROWS
     version: int | None = None
 
 
 class CompiledModule:
-    """``module``, to be called in its place. ``name`` says which part of a model it is.
+    """A callable that stands in for ``module`` and runs a compiled backend where there is one for the call's signature.
 
-    ``plain`` says whether the module does now what its configuration alone says; else it is called itself.
+    ``name`` is the component's name in the model. ``is_unmodified`` returns whether the module currently computes what
+    its configuration alone defines; while it does not, every call runs the module itself.
+    ``backends`` and ``rejected`` are by signature, ``requested`` is the signature of the last call that had no backend.
     """
 
-    def __init__(self, name: str, module: nn.Module, plain: Callable[[], bool] = lambda: True) -> None:
-        self.name, self.module, self.plain = name, module, plain
-        self.runs: dict[CallSignature, Backend] = {}
-        self.refused: set[CallSignature] = set()
-        self.wanted: CallSignature | None = None
+    def __init__(self, name: str, module: nn.Module, is_unmodified: Callable[[], bool] = lambda: True) -> None:
+        self.name, self.module, self.is_unmodified = name, module, is_unmodified
+        self.backends: dict[CallSignature, Backend] = {}
+        self.rejected: set[CallSignature] = set()
+        self.requested: CallSignature | None = None
         self.version = 0
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        if not self.plain():
+        if not self.is_unmodified():
             return self.module(*arguments, **options)
         tensors: list[Tensor] = []
-        form = tree_flatten((arguments, options), tensors)
-        shape = signature_of(form, tensors)
-        run = self.runs.get(shape)
-        if run is not None and run.version not in (None, self.version):
-            del self.runs[shape]  # it has other weights
-            run = None
-        self.wanted = shape if run is None and shape not in self.refused else None
-        if run is None or len(tensors[0]) > run.rows:
+        structure = tree_flatten((arguments, options), tensors)
+        signature = signature_of(structure, tensors)
+        backend = self.backends.get(signature)
+        if backend is not None and backend.version not in (None, self.version):
+            del self.backends[signature]  # its copy of the weights is outdated
+            backend = None
+        self.requested = signature if backend is None and signature not in self.rejected else None
+        if backend is None or len(tensors[0]) > backend.max_rows:
             return self.module(*arguments, **options)
-        return run.call(tensors)
+        return backend.call(tensors)
 
-    def changed(self) -> None:
-        """The module's weights are others now: nothing that was computed from them holds."""
+    def mark_weights_changed(self) -> None:
+        """Invalidate everything that was computed from the module's weights."""
         self.version += 1
 
 
-def signature_of(form: TreeSpec, tensors: Sequence[Tensor]) -> CallSignature:
-    """The shape of a call. The first tensor is batched; others are where they have as many rows."""
+def signature_of(structure: TreeSpec, tensors: Sequence[Tensor]) -> CallSignature:
+    """Return the signature of a call. The first tensor is batched; others are if they have as many rows."""
     rows = len(tensors[0])
-    batched = [tensor.dim() > 0 and len(tensor) == rows for tensor in tensors]
-    sizes = (tuple(tensor.shape[1:] if b else tensor.shape) for tensor, b in zip(tensors, batched, strict=True))
-    names = (str(tensor.dtype).removeprefix("torch.") for tensor in tensors)
-    return CallSignature(form, tuple(zip(names, sizes, batched, strict=True)))
+    specs = []
+    for tensor in tensors:
+        is_batched = tensor.dim() > 0 and len(tensor) == rows
+        sizes = tensor.shape[1:] if is_batched else tensor.shape
+        specs.append(TensorSpec(str(tensor.dtype).removeprefix("torch."), tuple(sizes), is_batched))
+    return CallSignature(structure, tuple(specs))
 
 
-def example_inputs(shape: CallSignature, rows: int, device: torch.device | str) -> list[Tensor]:
-    """Tensors of that shape with ``rows`` rows: noise, and for those without a width timesteps of a middling size."""
-    made = []
-    for dtype, sizes, batched in shape.tensors:
-        whole = (rows, *sizes) if batched else sizes
-        kind: torch.dtype = getattr(torch, dtype)
-        if not kind.is_floating_point:
-            made.append(torch.zeros(whole, dtype=kind, device=device))
-        elif len(whole) > 1:
-            made.append(to_compiled_layout(torch.randn(whole, device=device).to(kind)))
+def example_inputs(signature: CallSignature, rows: int, device: torch.device | str) -> list[Tensor]:
+    """Return tensors for a call of ``rows`` rows: noise, and mid-range timesteps for tensors without a width."""
+    inputs = []
+    for spec in signature.tensors:
+        sizes = (rows, *spec.sizes) if spec.is_batched else spec.sizes
+        dtype: torch.dtype = getattr(torch, spec.dtype)
+        if not dtype.is_floating_point:
+            inputs.append(torch.zeros(sizes, dtype=dtype, device=device))
+        elif len(sizes) > 1:
+            inputs.append(to_compiled_layout(torch.randn(sizes, device=device).to(dtype)))
         else:
-            made.append(torch.full(whole, 500.0, dtype=kind, device=device))
-    return made
+            inputs.append(torch.full(sizes, 500.0, dtype=dtype, device=device))
+    return inputs
 
 
 def to_compiled_layout(tensor: Tensor) -> Tensor:
-    """The tensor in the memory order that fast runs are built for: channels last for pictures."""
+    """Return the tensor in the memory format that backends are built for: channels last for images and latents."""
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor.contiguous()
 
 
 def tree_flatten(value: Any, tensors: list[Tensor]) -> TreeSpec:
-    """The form of ``value``; its tensors are appended to ``tensors`` in their order."""
+    """Return the structure of ``value``, and append its tensors to ``tensors`` in order."""
     if isinstance(value, Tensor):
         tensors.append(value)
         return ("tensor",)
@@ -113,13 +125,13 @@ def tree_flatten(value: Any, tensors: list[Tensor]) -> TreeSpec:
     return ("constant", value)
 
 
-def tree_unflatten(form: TreeSpec, tensors: Iterator[Tensor]) -> Any:
-    """What ``taken_apart`` took apart; lists come back as tuples."""
-    kind = form[0]
+def tree_unflatten(structure: TreeSpec, tensors: Iterator[Tensor]) -> Any:
+    """Invert ``tree_flatten``; lists come back as tuples."""
+    kind = structure[0]
     if kind == "tensor":
         return next(tensors)
     if kind == "list":
-        return tuple(tree_unflatten(item, tensors) for item in form[1])
+        return tuple(tree_unflatten(item, tensors) for item in structure[1])
     if kind == "dict":
-        return {key: tree_unflatten(item, tensors) for key, item in form[1]}
-    return form[1]
+        return {key: tree_unflatten(item, tensors) for key, item in structure[1]}
+    return structure[1]

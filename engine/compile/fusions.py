@@ -30,7 +30,7 @@ FEW = 4
 LEVELS = 3
 
 
-class DoublingConvolution(nn.Module):
+class UpsampleConv2d(nn.Module):
     """What ``Upsample(2, nearest)`` followed by ``convolution`` (3×3, padding 1) does: (B, C, h, w) → (B, C', 2h, 2w)."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -53,7 +53,7 @@ def spread(kernel: Tensor) -> Tensor:
     return spread.to(kernel.dtype).contiguous(memory_format=torch.channels_last)
 
 
-class Composed(nn.Module):
+class FusedConvolutions(nn.Module):
     """Convolutions in a row as one of 3×3 between cells: n×n pixels of the finer side against one of the coarser.
 
     (B, C, n·h, n·w) → (B, C', h, w) where they halve, (B, C, h, w) → (B, C', n·h, n·w) where they double, n = 2, 4 or 8.
@@ -62,7 +62,7 @@ class Composed(nn.Module):
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.halves = not isinstance(layers[0], DoublingConvolution)
+        self.halves = not isinstance(layers[0], UpsampleConv2d)
         self.side = side = 2 ** (len(layers) - 1)
         run = copy.deepcopy(nn.Sequential(*layers)).float()
         like = next(layers[-1].parameters())
@@ -181,8 +181,8 @@ def _parameter(value: Tensor, like: Tensor) -> nn.Parameter:
     return nn.Parameter(value.to(like.dtype).contiguous(memory_format=order), requires_grad=False)
 
 
-def fuse_neighbours(module: nn.Module) -> None:
-    """Replaces convolutions in a row by one, where the first or the last meets the picture itself; ``fuse_doubling`` goes before."""
+def fuse_adjacent_convolutions(module: nn.Module) -> None:
+    """Replaces convolutions in a row by one, where the first or the last meets the picture itself; ``fuse_upsampling`` goes before."""
     for parent in module.modules():
         if not isinstance(parent, nn.Sequential):
             continue
@@ -194,7 +194,7 @@ def fuse_neighbours(module: nn.Module) -> None:
             halving = list(itertools.takewhile(lambda one: _plain(one, stride=2), layers[k + 1 : k + 1 + LEVELS]))
             doubling = list(
                 itertools.takewhile(
-                    lambda one: isinstance(one, DoublingConvolution), reversed(layers[max(0, k - LEVELS) : k])
+                    lambda one: isinstance(one, UpsampleConv2d), reversed(layers[max(0, k - LEVELS) : k])
                 )
             )
             if layer.in_channels <= FEW and halving:
@@ -203,23 +203,23 @@ def fuse_neighbours(module: nn.Module) -> None:
                 row = range(k - len(doubling), k + 1)
             else:
                 continue
-            composed = Composed([layers[i] for i in row])
+            composed = FusedConvolutions([layers[i] for i in row])
             for i in row:
                 parent[places[i]] = composed if i == row[0] else nn.Identity()
 
 
-def fuse_doubling(module: nn.Module) -> None:
+def fuse_upsampling(module: nn.Module) -> None:
     """Replaces every doubling and the convolution after it inside ``module``."""
     for parent in module.modules():
         if isinstance(parent, nn.Sequential):
             for i in range(len(parent) - 1):
                 before, after = parent[i], parent[i + 1]
                 if _doubles(before) and _plain(after):
-                    parent[i], parent[i + 1] = DoublingConvolution(after), nn.Identity()
+                    parent[i], parent[i + 1] = UpsampleConv2d(after), nn.Identity()
         elif (
             type(parent).__name__ == "Upsample2D" and parent.interpolate and parent.norm is None and _plain(parent.conv)
         ):
-            parent.conv, parent.interpolate = DoublingConvolution(parent.conv), False
+            parent.conv, parent.interpolate = UpsampleConv2d(parent.conv), False
 
 
 def _doubles(module: nn.Module) -> bool:

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 #: Rows that an engine takes at most, and those that it is tuned for.
-MOST_ROWS, USUAL_ROWS = 16, 4
+MAX_ROWS, USUAL_ROWS = 16, 4
 
 
-def missing(device: torch.device) -> str:
+def missing_requirement(device: torch.device) -> str:
     """What is not here and is needed; empty where all is."""
     if device.type != "cuda":
         return "TensorRT needs an NVIDIA GPU; --accelerate compile works without"
@@ -99,7 +99,7 @@ def limits(dimensions: Sequence[int], sizes: Sequence[int]) -> tuple[list[int], 
         if size >= 0:
             chosen.append((size, size, size))
         elif place == 0:
-            chosen.append((1, USUAL_ROWS, MOST_ROWS))
+            chosen.append((1, USUAL_ROWS, MAX_ROWS))
         else:
             least, most = span(sizes[place - 1])
             chosen.append((least, sizes[place - 1], most))

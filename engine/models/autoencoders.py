@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from engine.compile.dispatch import CompiledModule
-from engine.compile.fusions import fuse_doubling, fuse_neighbours
+from engine.compile.fusions import fuse_adjacent_convolutions, fuse_upsampling
 
 
 class Encoder(nn.Module):
@@ -19,7 +19,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.wrapped = autoencoder
         if autoencoder.device.type == "cpu":
-            fuse_neighbours(autoencoder.encoder)
+            fuse_adjacent_convolutions(autoencoder.encoder)
 
     def forward(self, pictures: Tensor) -> Tensor:
         pictures = (pictures * 2 - 1).to(self.wrapped.dtype, memory_format=torch.channels_last)
@@ -33,8 +33,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.wrapped = autoencoder
         if autoencoder.device.type == "cpu":
-            fuse_doubling(autoencoder.decoder)
-            fuse_neighbours(autoencoder.decoder)
+            fuse_upsampling(autoencoder.decoder)
+            fuse_adjacent_convolutions(autoencoder.decoder)
 
     def forward(self, latents: Tensor) -> Tensor:
         latents = latents.to(self.wrapped.dtype, memory_format=torch.channels_last)
@@ -75,8 +75,8 @@ class Codec:
             return False
         autoencoder.float()
         for part in (self.encoder, self.decoder):
-            part.runs.clear()
-            part.refused.clear()
+            part.backends.clear()
+            part.rejected.clear()
         return True
 
     def normalised(self, latents: Tensor) -> Tensor:

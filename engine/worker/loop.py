@@ -65,7 +65,7 @@ class Worker:
         self.stream = make_stream(snapshot, device, options, hooks=self.hooks)
         self.values = reload_values(snapshot)
         self.accelerator = Accelerator(options.accelerate, device)
-        self.accelerator.expect()  # not before: the first frame would be later
+        self.accelerator.start_builder_early()  # not before: the first frame would be later
         self.reloader = ModelReloader(device, options)
         self.metrics = Metrics()
         self.waiting: list[Frame] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from engine.compile.accelerator import missing
+from engine.compile.accelerator import missing_requirement
 from engine.models import load, pick_device, pick_dtype
 
 
@@ -21,7 +21,7 @@ def main() -> None:
     print(f"{device.type}: {names[device.type]()}")
     load("pocket", device, dtype)
     print(f"{device.type}, {str(dtype).removeprefix('torch.')}")
-    print(missing(device) or "-")
+    print(missing_requirement(device) or "-")
 
 
 if __name__ == "__main__":

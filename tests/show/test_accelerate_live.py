@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from engine.compile.accelerator import missing
+from engine.compile.accelerator import missing_requirement
 from tests.show.stage import Stage
 from tests.waiting import until
 
 
-@pytest.mark.skipif(bool(missing(torch.device("cpu"))), reason="needs a C++ compiler")
+@pytest.mark.skipif(bool(missing_requirement(torch.device("cpu"))), reason="needs a C++ compiler")
 def test_a_show_is_compiled_while_it_runs_and_at_once_the_next_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from engine.adapters.lora import Loras, read
 from engine.compile import Accelerator
-from engine.compile.accelerator import TOLERANCE, missing
+from engine.compile.accelerator import TOLERANCE, missing_requirement
 from engine.compile.artifact import CompiledArtifact
 from engine.compile.builder import exported, recipe
 from engine.compile.dispatch import (
@@ -44,7 +44,7 @@ from tests.engine.worker.test_offline import frames
 from tests.waiting import thorough
 
 CPU = torch.device("cpu")
-compiler = pytest.mark.skipif(bool(missing(CPU)), reason="needs a C++ compiler")
+compiler = pytest.mark.skipif(bool(missing_requirement(CPU)), reason="needs a C++ compiler")
 
 
 @pytest.fixture(scope="module")
@@ -83,23 +83,23 @@ def test_a_part_is_its_module_until_something_faster_is_there() -> None:
     part = CompiledModule("denoiser", Double(), lambda: plain[0])
     x = torch.ones(2, 3)
     assert torch.equal(part(x, return_dict=False)[0], 2 * x)
-    shape = part.wanted
+    shape = part.requested
     assert shape is not None
-    part.runs[shape] = Backend(lambda tensors: (tensors[0] * 5,))
+    part.backends[shape] = Backend(lambda tensors: (tensors[0] * 5,))
     assert torch.equal(part(x, return_dict=False)[0], 5 * x)
     assert torch.equal(part(torch.ones(9, 3), return_dict=False)[0], torch.full((9, 3), 5.0)), "any number of rows"
     assert torch.equal(part(torch.ones(MAX_ROWS + 1, 3), return_dict=False)[0], torch.full((MAX_ROWS + 1, 3), 2.0))
-    assert part.wanted is None, "more rows than a run takes are no reason to build it again"
-    part.wanted = shape  # by a call that was under way when the run came
+    assert part.requested is None, "more rows than a run takes are no reason to build it again"
+    part.requested = shape  # by a call that was under way when the run came
     accelerator = Accelerator("eager", CPU)
-    accelerator.on = True
+    accelerator.enabled = True
     accelerator.poll([part])
     assert accelerator.state == "eager", "it is not equipped twice"
     assert torch.equal(part(x)[0], 2 * x), "another call is another shape"
-    assert part.wanted != shape
-    part.refused.add(part.wanted)  # type: ignore[arg-type]
+    assert part.requested != shape
+    part.rejected.add(part.requested)  # type: ignore[arg-type]
     part(x)
-    assert part.wanted is None, "what was refused is not asked for again"
+    assert part.requested is None, "what was refused is not asked for again"
     plain[0] = False
     assert torch.equal(part(x, return_dict=False)[0], 2 * x), (
         "what its configuration does not say is the module's to do"
@@ -111,7 +111,7 @@ def test_a_kind_that_does_not_exist_and_a_missing_compiler_are_told(monkeypatch:
         Accelerator("warp", CPU)
     monkeypatch.setattr("shutil.which", lambda _name: None)
     accelerator = Accelerator("auto", CPU)
-    assert not accelerator.on
+    assert not accelerator.enabled
     assert len(accelerator.notes) == 1
     assert "no C++ compiler" in accelerator.notes[0]
     part = CompiledModule("denoiser", Double())
@@ -123,7 +123,7 @@ def test_a_kind_that_does_not_exist_and_a_missing_compiler_are_told(monkeypatch:
 def test_a_run_that_is_off_and_a_build_that_fails_leave_the_part_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.compile.accelerator.missing", lambda *_: "")
+    monkeypatch.setattr("engine.compile.accelerator.missing_requirement", lambda *_: "")
     model = load(str(save_sd(tmp_path / "model", tiny=True)), CPU, torch.float32)
     decoder = model.codec.decoder
     latents = torch.randn(1, 4, 8, 8)
@@ -133,15 +133,15 @@ def test_a_run_that_is_off_and_a_build_that_fails_leave_the_part_as_it_is(
         (lambda tensors: tensors[0] * 0 + 0.3, "its output is off by"),
         (None, "the compiler ended|no such|cannot"),
     ):
-        decoder.refused.clear()
-        decoder.wanted = signature_of(tree_flatten(((latents,), {}), []), [latents])
+        decoder.rejected.clear()
+        decoder.requested = signature_of(tree_flatten(((latents,), {}), []), [latents])
         if answer is None:
             monkeypatch.undo()
             monkeypatch.setattr(accelerator, "_folder", Path("/proc/none"))
         else:
             monkeypatch.setattr(accelerator, "_found", lambda *_, answer=answer: Backend(answer))
-        accelerator.settle(lambda: [decoder])
-        assert not decoder.runs
+        accelerator.compile_all(lambda: [decoder])
+        assert not decoder.backends
         assert len(accelerator.notes) == 2, "why, and how it ended"
         assert told.split("|")[0] in accelerator.notes[0] or "goes on as it is" in accelerator.notes[0]
         accelerator.notes.clear()
@@ -159,22 +159,22 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
         x, t = torch.randn(rows, 4, 8, 8), torch.full((rows,), 400.0)
         with torch.inference_mode():
             fast = model.denoise(x, t, condition)
-            runs, model.family.run.runs = model.family.run.runs, {}
+            runs, model.family.run.backends = model.family.run.backends, {}
             plain = model.denoise(x, t, condition)
-            model.family.run.runs = runs
+            model.family.run.backends = runs
         return fast, plain
 
     both(2)
-    accelerator.settle(lambda: [model.family.run])
+    accelerator.compile_all(lambda: [model.family.run])
     assert accelerator.state == "compiled", accelerator.notes
-    assert [type(run.call) for run in model.family.run.runs.values()] == [CompiledArtifact]
+    assert [type(run.call) for run in model.family.run.backends.values()] == [CompiledArtifact]
     for rows in (1, 2, 5):
         fast, plain = both(rows)
         assert not torch.equal(fast, plain), "it is not the module itself"
         assert float((fast - plain).square().mean().sqrt() / plain.square().mean().sqrt()) < TOLERANCE[torch.float32]
 
     before = both(1)[0]
-    run = next(iter(model.family.run.runs.values())).call
+    run = next(iter(model.family.run.backends.values())).call
     assert isinstance(run, CompiledArtifact)
     t = torch.full((1,), 400.0)
     with torch.inference_mode():
@@ -184,7 +184,7 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
             model.denoise(torch.randn(1, 4, 8, 8), t, given)
             counts.append(run.computed)
     assert counts == [counts[0]] * 3, "what follows from prompt and timesteps is computed once"
-    loras = Loras({"unet": model.denoiser}, model.family.run.changed)
+    loras = Loras({"unet": model.denoiser}, model.family.run.mark_weights_changed)
     loras.install(
         [
             read(
@@ -201,13 +201,13 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
     loras.weigh([0.0])
     with torch.inference_mode():
         model.denoiser.conv_in.weight.mul_(1.5)
-    model.family.run.changed()
+    model.family.run.mark_weights_changed()
     fast, plain = both(1)
     assert float((plain - before).abs().max()) > 1e-2, "a convolution's weights are others"
     assert float((fast - plain).abs().max()) < 1e-3, "and what was laid out of them is too"
     with torch.inference_mode():
         model.denoiser.conv_in.weight.div_(1.5)
-    model.family.run.changed()
+    model.family.run.mark_weights_changed()
 
     # Another model of the same make, with other weights, is served from the cache.
     files = sorted((cache / "compiled").glob("*.json"))
@@ -217,8 +217,8 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
     with torch.inference_mode():
         other.denoiser.conv_out.weight.mul_(3.0)
         other.denoise(torch.randn(2, 4, 8, 8), torch.full((2,), 400.0), condition)
-        accelerator.settle(lambda: [other.family.run])
-        assert other.family.run.runs
+        accelerator.compile_all(lambda: [other.family.run])
+        assert other.family.run.backends
     assert [file.stat().st_mtime_ns for file in files] == [made_at]
     damaged = shutil.copytree(cache / "compiled", tmp_path / "damaged") / files[0].name
     damaged.with_suffix(".pt2").write_bytes(damaged.with_suffix(".pt2").read_bytes()[:1000])
@@ -253,7 +253,7 @@ def test_the_builder_is_started_ahead_where_nothing_was_ever_built(
     part = CompiledModule("denoiser", Double())
     accelerator = Accelerator("compile", CPU, tmp_path)
     threads = torch.get_num_threads()
-    accelerator.expect()
+    accelerator.start_builder_early()
     builder = accelerator._builder
     assert builder is not None
     accelerator.poll([part])
@@ -261,7 +261,7 @@ def test_the_builder_is_started_ahead_where_nothing_was_ever_built(
     assert torch.get_num_threads() == max(1, threads - 1)
     builder.kill()
     builder.wait()
-    accelerator.expect()
+    accelerator.start_builder_early()
     assert accelerator._builder not in (None, builder), "another, where it died"
     builder = accelerator._builder
     assert builder is not None
@@ -271,7 +271,7 @@ def test_the_builder_is_started_ahead_where_nothing_was_ever_built(
     assert builder.poll() is not None
     assert torch.get_num_threads() == threads
     (tmp_path / "one.json").touch()
-    accelerator.expect()
+    accelerator.start_builder_early()
     assert accelerator._builder is None, "what is needed may be there"
 
 
@@ -299,8 +299,8 @@ def test_a_compiled_control_steers_a_compiled_denoiser(tmp_path: Path) -> None:
     plain = stream.step([frame])
     accelerator = Accelerator("compile", CPU, tmp_path / "cache")
     parts = [model.family.run, *stream.adapters.parts]
-    accelerator.settle(lambda: parts)
-    assert [len(part.runs) for part in parts] == [1, 1], accelerator.notes
+    accelerator.compile_all(lambda: parts)
+    assert [len(part.backends) for part in parts] == [1, 1], accelerator.notes
     fast = stream.step([frame])
     assert plain
     assert fast
@@ -309,7 +309,7 @@ def test_a_compiled_control_steers_a_compiled_denoiser(tmp_path: Path) -> None:
     stream.apply(Snapshot(values | {"/control/1/weight": 0.3}), wait=True)
     weaker = stream.step([frame])
     assert weaker
-    assert model.family.run.wanted is None
+    assert model.family.run.requested is None
     assert np.abs(fast[0].pixels.astype(int) - weaker[0].pixels).max() > 2
     stream.close()
 
@@ -328,8 +328,8 @@ def test_the_graph_of_every_family_equals_its_module(name: str, tmp_path: Path) 
         stream.step([frame])
     stream.close()
     for part in model.parts:
-        assert part.wanted is not None
-        made = exported(json.loads(json.dumps(recipe(part.name, part.module, part.wanted, model.dtype, CPU, 2))))
+        assert part.requested is not None
+        made = exported(json.loads(json.dumps(recipe(part.name, part.module, part.requested, model.dtype, CPU, 2))))
         assert (made.steady is not None) == (part.name == "denoiser")
         graph = made.program().module()
         state = {
@@ -343,9 +343,9 @@ def test_the_graph_of_every_family_equals_its_module(name: str, tmp_path: Path) 
         }
         graph.load_state_dict(own, strict=False)
         for rows in (1, 2, 5):
-            tensors = example_inputs(part.wanted, rows, CPU)
-            arguments, options = tree_unflatten(part.wanted.form, iter(tensors))
-            changing = dynamic_inputs(part.wanted.tensors)
+            tensors = example_inputs(part.requested, rows, CPU)
+            arguments, options = tree_unflatten(part.requested.structure, iter(tensors))
+            changing = dynamic_inputs(part.requested.tensors)
             with torch.inference_mode():
                 expected = part.module(*arguments, **options)
                 if made.steady is not None:
@@ -367,12 +367,12 @@ def test_a_family_that_cannot_be_compiled_goes_on_as_it_is(name: str, tmp_path: 
     frame = Frame(np.full((64, 64, 4), 90, np.uint8))
     plain = stream.step([frame])
     accelerator = Accelerator("compile", CPU, tmp_path / "cache")
-    accelerator.on = True  # with or without a compiler here: it does not come to that
-    accelerator.settle(lambda: [model.family.run])
+    accelerator.enabled = True  # with or without a compiler here: it does not come to that
+    accelerator.compile_all(lambda: [model.family.run])
     assert accelerator.state == "eager"
     assert sum("the denoiser is not compiled and goes on as it is" in note for note in accelerator.notes) == 1
     stream.restart()
     again = stream.step([frame])
     assert (plain is None) == (again is None)
-    assert model.family.run.wanted is None
+    assert model.family.run.requested is None
     stream.close()

@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import nn
 
-from engine.compile.fusions import Composed, DoublingConvolution, fuse_doubling, fuse_neighbours
+from engine.compile.fusions import FusedConvolutions, UpsampleConv2d, fuse_adjacent_convolutions, fuse_upsampling
 from engine.models import POCKET
 
 
@@ -17,8 +17,8 @@ def test_a_doubling_and_a_convolution_are_one_transposed_convolution(size: tuple
     plain = nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(6, 5, 3, padding=1))
     x = torch.randn(2, 6, *size)
     expected = plain(x)
-    fuse_doubling(nn.ModuleList([plain]))
-    assert isinstance(plain[0], DoublingConvolution)
+    fuse_upsampling(nn.ModuleList([plain]))
+    assert isinstance(plain[0], UpsampleConv2d)
     assert torch.allclose(plain(x), expected, atol=1e-5)
 
 
@@ -35,8 +35,8 @@ def test_a_whole_autoencoder_is_the_same_with_its_doublings_fused() -> None:
         for autoencoder, count in ((small, 1), (pocket, 3)):
             latents = torch.randn(1, autoencoder.config.latent_channels, 8, 12)
             expected = autoencoder.decode(latents).sample
-            fuse_doubling(autoencoder.decoder)
-            assert sum(isinstance(module, DoublingConvolution) for module in autoencoder.decoder.modules()) == count
+            fuse_upsampling(autoencoder.decoder)
+            assert sum(isinstance(module, UpsampleConv2d) for module in autoencoder.decoder.modules()) == count
             assert torch.allclose(autoencoder.decode(latents).sample, expected, atol=1e-5)
 
 
@@ -54,14 +54,14 @@ def test_convolutions_in_a_row_are_one_up_to_the_last_pixel_of_the_edges(cells: 
         plain = nn.Sequential(*layers)
         x = torch.randn(2, channels, cells[0] * side, cells[1] * side)
         expected = plain(x)
-        fuse_doubling(nn.ModuleList([plain]))
-        fuse_neighbours(plain)
-        assert [type(layer) for layer in plain if not isinstance(layer, nn.Identity)] == [Composed]
+        fuse_upsampling(nn.ModuleList([plain]))
+        fuse_adjacent_convolutions(plain)
+        assert [type(layer) for layer in plain if not isinstance(layer, nn.Identity)] == [FusedConvolutions]
         assert torch.allclose(plain(x), expected, atol=1e-5)
-        fuse_neighbours(plain)
+        fuse_adjacent_convolutions(plain)
         assert torch.allclose(plain(x), expected, atol=1e-5), "once is enough"
     between = nn.Sequential(first[0], nn.ReLU(), first[1])
-    fuse_neighbours(between)
+    fuse_adjacent_convolutions(between)
     assert isinstance(between[0], nn.Conv2d), "what has something between stays"
 
 
@@ -70,6 +70,6 @@ def test_of_four_halvings_three_become_one_with_the_convolution_before_them() ->
     plain = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), *(nn.Conv2d(6, 6, 3, stride=2, padding=1) for _ in range(4)))
     x = torch.randn(1, 3, 16, 48)
     expected = plain(x)
-    fuse_neighbours(plain)
-    assert [type(layer) for layer in plain] == [Composed, nn.Identity, nn.Identity, nn.Identity, nn.Conv2d]
+    fuse_adjacent_convolutions(plain)
+    assert [type(layer) for layer in plain] == [FusedConvolutions, nn.Identity, nn.Identity, nn.Identity, nn.Conv2d]
     assert torch.allclose(plain(x), expected, atol=1e-5)

@@ -107,7 +107,7 @@ def test_the_pocket_models_autoencoders_are_run_from_their_source_and_follow_the
     model = load("pocket", CPU, torch.float32)
     model.decode(model.encode(torch.rand(1, 3, 64, 48)))
     for part in (model.codec.encoder, model.codec.decoder):
-        shape = part.wanted
+        shape = part.requested
         assert shape is not None
         path = tmp_path / f"{part.name}.json"
         build(json.loads(json.dumps(recipe(part.name, part.module, shape, torch.float32, CPU, 2))), path)
@@ -124,7 +124,7 @@ def test_the_pocket_models_autoencoders_are_run_from_their_source_and_follow_the
                 expected = part.module(*tensors)
                 assert torch.allclose(run(tensors), expected, atol=1e-4)
             first.weight.mul_(1.3)
-            part.changed()
+            part.mark_weights_changed()
             assert (part.module(*tensors) - expected).abs().max() > 1e-3
             assert torch.allclose(run(tensors), part.module(*tensors), atol=1e-4), "laid out again"
 

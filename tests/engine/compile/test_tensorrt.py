@@ -45,10 +45,10 @@ class Runtime:
     """onnxruntime on a part's exported graph, its weights put in by their names, as a TensorRT engine is refitted."""
 
     def __init__(self, part: CompiledModule, path: Path) -> None:
-        assert part.wanted is not None
-        self.part, self.changing = part, dynamic_inputs(part.wanted.tensors)
+        assert part.requested is not None
+        self.part, self.changing = part, dynamic_inputs(part.requested.tensors)
         self.made = exported(
-            json.loads(json.dumps(recipe(part.name, part.module, part.wanted, torch.float32, CPU, 2))), any_size=True
+            json.loads(json.dumps(recipe(part.name, part.module, part.requested, torch.float32, CPU, 2))), any_size=True
         )
         tensorrt.write_onnx(self.made.program(), path)
         graph = onnx.load(str(path))
@@ -80,10 +80,10 @@ def check(part: CompiledModule, other: CompiledModule, path: Path) -> Runtime:
     runtime = Runtime(part, path)
     assert runtime.named > 5
     for at in (part, other):
-        assert at.wanted is not None
+        assert at.requested is not None
         for rows in (1, 4):
-            tensors = example_inputs(at.wanted, rows, CPU)
-            arguments, options = tree_unflatten(at.wanted.form, iter(tensors))
+            tensors = example_inputs(at.requested, rows, CPU)
+            arguments, options = tree_unflatten(at.requested.structure, iter(tensors))
             with torch.inference_mode():
                 expected = part.module(*arguments, **options)
                 found = runtime(tensors)
@@ -119,8 +119,8 @@ def test_an_exported_control_and_what_it_steers_equal_their_modules(tmp_path: Pa
     values = {"/control/1": str(tmp_path / "control"), "/control/1/from": "input"}
     parts, stream = wanted(str(folder), 64, values)
     others, beside = wanted(str(folder), 128, values)
-    assert parts["denoiser"].wanted is not None
-    assert len(parts["denoiser"].wanted.tensors) > 6, "what the control adds is among its inputs"
+    assert parts["denoiser"].requested is not None
+    assert len(parts["denoiser"].requested.tensors) > 6, "what the control adds is among its inputs"
     for name in ("control", "denoiser"):
         check(parts[name], others[name], tmp_path / f"{name}.onnx")
     stream.close()
@@ -145,24 +145,27 @@ def test_an_engine_serves_an_octave_of_sizes() -> None:
 
 def test_without_what_it_needs_the_stream_goes_on_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     accelerator = Accelerator("tensorrt", CPU)
-    assert not accelerator.on
+    assert not accelerator.enabled
     assert accelerator.notes == ["not accelerated: TensorRT needs an NVIDIA GPU; --accelerate compile works without"]
     monkeypatch.setattr(
         tensorrt, "find_spec", lambda name: None if name == "tensorrt" else ModuleSpec(name, None, origin=name)
     )
-    assert tensorrt.missing(torch.device("cuda")) == "tensorrt is not installed; pip install 'phosphene[tensorrt]'"
+    assert (
+        tensorrt.missing_requirement(torch.device("cuda"))
+        == "tensorrt is not installed; pip install 'phosphene[tensorrt]'"
+    )
 
 
 def test_what_holds_other_weights_than_the_module_has_now_is_not_run() -> None:
     part = CompiledModule("denoiser", torch.nn.Linear(2, 2))
     x = torch.ones(3, 2)
     expected = part(x)
-    shape = part.wanted
+    shape = part.requested
     assert shape is not None
-    part.runs[shape] = Backend(lambda tensors: tensors[0] * 7, rows=4, version=part.version)
+    part.backends[shape] = Backend(lambda tensors: tensors[0] * 7, max_rows=4, version=part.version)
     assert torch.equal(part(x), 7 * x)
     assert part(torch.ones(5, 2)).shape == (5, 2), "more rows than it takes are the module's"
     assert torch.equal(part(x), 7 * x)
-    part.changed()
+    part.mark_weights_changed()
     assert torch.equal(part(x), expected)
-    assert part.wanted == shape, "and it is asked for anew"
+    assert part.requested == shape, "and it is asked for anew"

@@ -75,10 +75,10 @@ def test_a_part_is_built_and_checked_on_one_thread(tmp_path: Path, monkeypatch: 
     seen: list[int] = []
     monkeypatch.setattr(Accelerator, "_found", lambda *_: seen.append(torch.get_num_threads()))
     accelerator = Accelerator("compile", CPU, tmp_path)
-    accelerator.on = True
+    accelerator.enabled = True
     part = CompiledModule("denoiser", torch.nn.Identity())
     part(torch.zeros(1, 2))
-    accelerator.settle(lambda: [part])
+    accelerator.compile_all(lambda: [part])
     accelerator.close()
     assert seen == [1]
     assert torch.get_num_threads() == 2

@@ -1,8 +1,8 @@
-r"""Builds the Phosphene component inside TouchDesigner and saves it as Phosphene.tox. One line in the Textport:
+r"""Builds the Phosphene component inside TouchDesigner and saves it as Phosphene.tox. Run this line in the Textport:
 
     import sys; sys.path.append(r'C:\phosphene\touchdesigner'); import build; build.tox()
 
-A .tox can only be written by TouchDesigner itself; this script is what Phosphene ships.
+Only TouchDesigner itself can write a .tox file, so Phosphene ships this script instead.
 """
 
 import json
@@ -10,53 +10,48 @@ import os
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-#: Custom parameters that are the component's own, by page: style, name, label, default, help, and the choices of a menu.
-OWN = {
+#: Controls of the component itself, by page: style, name, label, default, help, and a menu's names and labels.
+#: The other pages come from parameters.json.
+COMPONENT_PARAMETERS = {
     "Phosphene": (
-        ("Toggle", "Active", "Active", True, "Whether the component sends and listens"),
-        (
-            "Menu",
-            "Transport",
-            "Transport",
-            "local",
-            "How pictures travel",
-            ("local", "ndi"),
-            ("Spout or Syphon", "NDI"),
-        ),
-        ("Toggle", "Passinput", "Pass Input", True, "Whether the input is passed on while the engine does not answer"),
-        ("Pulse", "Start", "Start Engine", None, "Starts Phosphene on this machine, with the names and ports below"),
-        ("Pulse", "Stop", "Stop Engine", None, "Ends the Phosphene that Start began"),
-        ("Pulse", "Reconnect", "Reconnect", None, "Asks the engine for everything, now; this also happens by itself"),
-        ("Pulse", "Sendall", "Send All", None, "Sends every parameter as it is here"),
-        ("Pulse", "Openpanel", "Open Panel", None, "The engine's panel in the browser"),
-        ("Toggle", "Connected", "Connected", False, "Whether the engine answers"),
-        ("Str", "Status", "Status", "", "What the engine is doing"),
-        ("Str", "Error", "Error", "", "What is wrong"),
-        ("Float", "Fps", "Frames a Second", 0.0, "Frames a second that the engine makes"),
-        ("Float", "Latency", "Latency", 0.0, "From texture in to texture out, in milliseconds"),
-        ("Str", "Cue", "Cue", "", "The cue that stands"),
-        ("Str", "Nextcue", "Next Cue", "", "The cue that Go starts"),
+        ("Toggle", "Active", "Active", True, "Exchange pictures and OSC with the engine"),
+        ("Menu", "Transport", "Transport", "local", "Texture transport",
+         ("local", "ndi"), ("Spout or Syphon", "NDI")),
+        ("Toggle", "Passinput", "Pass Input", True, "Pass the input through while the engine does not answer"),
+        ("Pulse", "Start", "Start Engine", None, "Start Phosphene on this machine with the names and ports of Setup"),
+        ("Pulse", "Stop", "Stop Engine", None, "Stop the engine that Start Engine started"),
+        ("Pulse", "Reconnect", "Reconnect", None, "Request all values from the engine now (automatic otherwise)"),
+        ("Pulse", "Sendall", "Send All", None, "Send every parameter to the engine"),
+        ("Pulse", "Openpanel", "Open Panel", None, "Open the engine's panel in the browser"),
+        ("Toggle", "Connected", "Connected", False, "Connection to the engine"),
+        ("Str", "Status", "Status", "", "State of the engine"),
+        ("Str", "Error", "Error", "", "Current problems"),
+        ("Float", "Fps", "Frames a Second", 0.0, "Frame rate of the engine"),
+        ("Float", "Latency", "Latency", 0.0, "Latency from texture in to texture out, in milliseconds"),
+        ("Str", "Cue", "Cue", "", "Current cue"),
+        ("Str", "Nextcue", "Next Cue", "", "Cue that Go starts"),
     ),
     "Setup": (
-        ("File", "Program", "Program", "", "The phosphene program, where Start does not find it"),
-        ("Str", "Arguments", "Arguments", "", "More arguments for `phosphene run`"),
-        ("Str", "Host", "Host", "127.0.0.1", "The machine that Phosphene runs on"),
+        ("File", "Program", "Program", "", "Path of the phosphene program (empty = search PATH)"),
+        ("Str", "Arguments", "Arguments", "", "Additional arguments for `phosphene run`"),
+        ("Str", "Host", "Host", "127.0.0.1", "Address of the machine that runs Phosphene"),
         ("Int", "Port", "OSC Port", 9000, "Phosphene's OSC port"),
-        ("Int", "Feedbackport", "Feedback Port", 9002, "The port on which this component listens"),
+        ("Int", "Feedbackport", "Feedback Port", 9002, "OSC port that this component listens on"),
         ("Int", "Httpport", "Panel Port", 9001, "Phosphene's HTTP port"),
-        ("Str", "Sendername", "Sender Name", "phosphene-in", "Name of the texture that is sent to Phosphene"),
-        ("Str", "Receivername", "Receiver Name", "phosphene-out", "Name of the texture that comes back"),
-        ("Str", "Ndisource", "NDI Source", "", "Full name of the NDI source that comes back; empty: on this machine"),
-        ("Str", "Version", "Version", "", "Of this component"),
-        ("Str", "Engineversion", "Engine Version", "", "Of the engine that answers"),
+        ("Str", "Sendername", "Sender Name", "phosphene-in", "Name of the texture sent to Phosphene"),
+        ("Str", "Receivername", "Receiver Name", "phosphene-out", "Name of the texture received from Phosphene"),
+        ("Str", "Ndisource", "NDI Source", "",
+         "Full name of the NDI source to receive (empty = Receiver Name on this machine)"),
+        ("Str", "Version", "Version", "", "Version of this component"),
+        ("Str", "Engineversion", "Engine Version", "", "Version of the connected engine"),
     ),
     "Presets": (
-        ("Pulse", "Presetnow", "Recall Again", None, "Recalls the preset of the menu once more"),
-        ("Pulse", "Cuegotonow", "Go to Cue Again", None, "Starts the cue of the menu once more"),
+        ("Pulse", "Presetnow", "Recall Again", None, "Recall the preset of the menu again"),
+        ("Pulse", "Cuegotonow", "Go to Cue Again", None, "Start the cue of the menu again"),
     ),
-}
+}  # fmt: skip
 READ_ONLY = ("Connected", "Status", "Error", "Fps", "Latency", "Cue", "Nextcue", "Version", "Engineversion")
-#: Inner operators: name → type, place in the network.
+#: Operators of the network: name → type, x, y.
 OPERATORS = {
     "in1": ("inTOP", 0, 0),
     "share": ("syphonspoutoutTOP", 200, 100),
@@ -73,8 +68,9 @@ OPERATORS = {
     "PhospheneExt": ("textDAT", 400, -500),
     "parameters": ("textDAT", 600, -500),
 }
-TEXTS = ("PhospheneExt", "osc_callbacks", "parameters_callbacks", "frame_callbacks")
-#: What inner parameters are set to, and what they follow.
+#: DATs whose text is the file of the same name in dats/.
+TEXT_DATS = ("PhospheneExt", "osc_callbacks", "parameters_callbacks", "frame_callbacks")
+#: Operator → constant values of its parameters.
 VALUES = {
     "osc_in": {"callbacks": "osc_callbacks", "splitbundle": True},
     "parameters_callbacks": {
@@ -88,6 +84,7 @@ VALUES = {
     },
     "frame_callbacks": {"framestart": True, "exit": True, "active": True},
 }
+#: Operator → expressions of its parameters.
 EXPRESSIONS = {
     "share": {
         "active": "parent().par.Active and parent().par.Transport == 'local'",
@@ -97,11 +94,13 @@ EXPRESSIONS = {
     "ndi_out": {"active": "parent().par.Active and parent().par.Transport == 'ndi'", "name": "parent().par.Sendername"},
     "ndi_in": {
         "active": "parent().par.Active and parent().par.Transport == 'ndi'",
-        "name": "parent().par.Ndisource.eval() or op('PhospheneExt').module.own_source_name(parent().par.Receivername.eval())",
+        "name": "parent().par.Ndisource.eval()"
+        " or op('PhospheneExt').module.local_source_name(parent().par.Receivername.eval())",
     },
     "osc_out": {"address": "parent().par.Host", "port": "parent().par.Port"},
     "osc_in": {"port": "parent().par.Feedbackport", "active": "parent().par.Active"},
 }
+#: Wires: from, to. The inputs of an operator are filled in this order.
 WIRES = (
     ("in1", "share"),
     ("in1", "ndi_out"),
@@ -113,7 +112,7 @@ WIRES = (
 
 
 def tox(path=None):
-    """Builds the component in the open project and saves it; returns where, beside this script where ``path`` does not say."""
+    """Build the component in the open project, save it and return its path (default: Phosphene.tox in this folder)."""
     import td
 
     component = build(td.op("/project1") or td.op("/"))
@@ -122,18 +121,18 @@ def tox(path=None):
     return saved
 
 
-def build(place):
-    """The component, made anew in the component ``place``; returns it."""
-    older = place.op("Phosphene")
-    if older is not None:
-        older.destroy()
+def build(parent):
+    """Build the component inside the COMP ``parent``, replacing an earlier one, and return it."""
+    previous = parent.op("Phosphene")
+    if previous is not None:
+        previous.destroy()
     with open(os.path.join(HERE, "parameters.json"), encoding="utf-8") as file:
-        about = file.read()
-    component = place.create("baseCOMP", "Phosphene")
+        parameters_json = file.read()
+    component = parent.create("baseCOMP", "Phosphene")
     component.comment = "Live diffusion beside TouchDesigner"
     component.color = (0.55, 0.2, 0.6)
-    _pages(component, json.loads(about))
-    _network(component, about)
+    _add_pages(component, json.loads(parameters_json))
+    _add_network(component, parameters_json)
     component.par.parentshortcut = "Phosphene"
     component.par.ext0object = "op('./PhospheneExt').module.PhospheneExt(me)"
     component.par.ext0promote = True
@@ -141,25 +140,25 @@ def build(place):
     return component
 
 
-def _pages(component, about):
-    for title, rows in OWN.items():
+def _add_pages(component, description):
+    for title, rows in COMPONENT_PARAMETERS.items():
         page = component.appendCustomPage(title)
-        for style, name, label, default, text, *menu in rows:
+        for style, name, label, default, help_text, *menu in rows:
             par = getattr(page, f"append{style}")(name, label=label)[0]
             if menu:
                 par.menuNames, par.menuLabels = list(menu[0]), list(menu[1])
-            _default(par, default, text)
+            _set_default(par, default, help_text)
             par.readOnly = name in READ_ONLY
-    component.par.Version.val = about["version"]
-    component.par.Program.val = _program()
-    for title, rows in about["pages"].items():
+    component.par.Version.val = description["version"]
+    component.par.Program.val = _program_path()
+    for title, rows in description["pages"].items():
         page = component.appendCustomPage(title)
         for row in rows:
-            _parameter(page, row)
+            _add_parameter(page, row)
 
 
-def _parameter(page, row):
-    """One parameter of the table, with its range, its menu and its help."""
+def _add_parameter(page, row):
+    """Append one of Phosphene's parameters, with its range, menu and help."""
     par = getattr(page, f"append{row['style']}")(row["name"], label=row["label"])[0]
     if "menu" in row:
         par.menuNames = row["menu"]
@@ -167,22 +166,22 @@ def _parameter(page, row):
     if "min" in row:
         par.min, par.max, par.clampMin, par.clampMax = row["min"], row["max"], True, True
         par.normMin, par.normMax = row["min"], row["slider"]
-    _default(par, row.get("default"), row["help"])
+    _set_default(par, row.get("default"), row["help"])
 
 
-def _default(par, value, text):
-    par.help = text
+def _set_default(par, value, help_text):
+    par.help = help_text
     if value is not None:
         par.default = value
         par.val = value
 
 
-def _network(component, about):
-    for name, (kind, x, y) in OPERATORS.items():
-        made = component.create(kind, name)
-        made.nodeX, made.nodeY = x, y
-    component.op("parameters").text = about
-    for name in TEXTS:
+def _add_network(component, parameters_json):
+    for name, (operator_type, x, y) in OPERATORS.items():
+        operator = component.create(operator_type, name)
+        operator.nodeX, operator.nodeY = x, y
+    component.op("parameters").text = parameters_json
+    for name in TEXT_DATS:
         with open(os.path.join(HERE, "dats", f"{name}.py"), encoding="utf-8") as file:
             component.op(name).text = file.read()
     for name, settings in VALUES.items():
@@ -193,12 +192,12 @@ def _network(component, about):
             component.op(name).par[par].expr = expression
     for start, end in WIRES:
         target = component.op(end)
-        place = sum(1 for _, other in WIRES[: WIRES.index((start, end))] if other == end)
-        component.op(start).outputConnectors[0].connect(target.inputConnectors[place])
+        index = sum(1 for _, other in WIRES[: WIRES.index((start, end))] if other == end)
+        component.op(start).outputConnectors[0].connect(target.inputConnectors[index])
 
 
-def _program():
-    """The program of the checkout that this script lies in, where it was set up there; else empty."""
+def _program_path():
+    """Return the program in the virtual environment of the checkout that contains this script, or an empty string."""
     inside = ("Scripts", "phosphene.exe") if sys.platform == "win32" else ("bin", "phosphene")
     path = os.path.join(os.path.dirname(HERE), ".venv", *inside)
     return path if os.path.exists(path) else ""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.touchdesigner.recorder import Operator, TouchDesigner
+from tests.touchdesigner.simulator import Operator, TouchDesigner
 from tests.touchdesigner.wire import Wire, built, par
 
 __all__ = ["built"]  # a fixture
@@ -46,24 +46,24 @@ def test_start_play_and_stop(built: tuple[TouchDesigner, Operator], tmp_path: Pa
     extension.logPath = str(tmp_path / "log")
     try:
         par(component, "Start").pulse()
-        wire.pass_time(until=lambda: par(component, "Status").val == "live", patience=60)
-        wire.pass_time(until=lambda: par(component, "Fps").val > 1)
+        wire.advance(until=lambda: par(component, "Status").val == "live", timeout=60)
+        wire.advance(until=lambda: par(component, "Fps").val > 1)
         assert par(component, "Error").val == ""
         assert par(component, "Cuelist").val == "demo"
         component.par.Strength = 0.3
         par(component, "Recallbonfire").pulse()
-        wire.pass_time(until=lambda: par(component, "Prompt").val == "orange fire")
+        wire.advance(until=lambda: par(component, "Prompt").val == "orange fire")
         par(component, "Cuego").pulse()
-        wire.pass_time(until=lambda: par(component, "Cue").val == "1")
+        wire.advance(until=lambda: par(component, "Cue").val == "1")
         assert "2" in par(component, "Cuegoto").menuNames
         process = psutil.Process(extension.process.pid)
         family = [process, *process.children(recursive=True)]
         par(component, "Stop").pulse()
-        wire.pass_time(
+        wire.advance(
             until=lambda: all(not each.is_running() or each.status() == psutil.STATUS_ZOMBIE for each in family),
-            patience=15,
+            timeout=15,
         )
-        wire.pass_time(until=lambda: not par(component, "Connected").val)
+        wire.advance(until=lambda: not par(component, "Connected").val)
         assert par(component, "Error").val == ""
     except AssertionError:
         print(

@@ -1,4 +1,4 @@
-"""The TouchDesigner component, built and played in a stand-in that refuses what TouchDesigner has not, against the real ports."""
+"""The TouchDesigner component in a strict simulation of TouchDesigner, against Phosphene's real OSC ports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bridge.commands import touchdesigner_parameters as described
+from bridge.commands import touchdesigner_parameters
 from bridge.control.state import State
 from bridge.osc.dispatch import OscControl
 from bridge.osc.oscquery import tree
@@ -19,20 +19,20 @@ from bridge.osc.udp import UdpServer
 from bridge.panel.server import described as panel_row
 from bridge.performance.presets import Library
 from engine.shared.table import ROOT, TABLE
-from tests.touchdesigner.recorder import OPERATORS, Operator, Refused, TouchDesigner
+from tests.touchdesigner.simulator import OPERATORS, Operator, TouchDesigner, Unsupported
 from tests.touchdesigner.wire import FOLDER, Wire, built, par
 
 __all__ = ["built"]  # a fixture
 
 
 class Engine(Wire):
-    """The OSC side of a show, with the component on its wire."""
+    """The OSC side of a show, connected to the component."""
 
     def __init__(self, touch: TouchDesigner, component: Operator) -> None:
         self.state = State()
         self.status: dict[str, Any] = {"fps": 24.5, "latency": 41.0, "state": "live", "cue": "2", "cue/next": "3"}
         self.status |= {
-            "version": described.release(),
+            "version": touchdesigner_parameters.release(),
             "presets": ("lava", "my-look"),
             "cues": ("1 In", "2 Up", "3 Out"),
         }
@@ -48,13 +48,13 @@ class Engine(Wire):
 
 @pytest.fixture
 def engine(built: tuple[TouchDesigner, Operator]) -> Iterator[Engine]:
-    made = Engine(*built)
-    yield made
-    made.close()
+    engine = Engine(*built)
+    yield engine
+    engine.close()
 
 
-def test_the_kept_pages_are_the_tables() -> None:
-    assert (FOLDER / "parameters.json").read_text(encoding="utf-8") == described.to_json(), (
+def test_parameters_json_matches_the_table() -> None:
+    assert (FOLDER / "parameters.json").read_text(encoding="utf-8") == touchdesigner_parameters.to_json(), (
         "run `python -m bridge.commands.generate_docs`"
     )
 
@@ -77,40 +77,40 @@ def test_every_parameter_has_the_same_name_for_osc_panel_and_touchdesigner(
     }
     assert {ROOT + panel_row(p)["name"] for p in TABLE.values()} == {ROOT + name for name in TABLE}
     for row in rows.values():
-        made = par(component, row["name"])
+        custom = par(component, row["name"])
         parameter = TABLE[row["address"].removeprefix(ROOT)]
-        assert made.help.startswith(parameter.help)
+        assert custom.help.startswith(parameter.help)
         if parameter.kind in ("float", "int"):
-            assert (made.min, made.max, made.val) == (parameter.low, parameter.high, parameter.default)
-            assert (made.clampMin, made.clampMax) == (True, True)
+            assert (custom.min, custom.max, custom.val) == (parameter.low, parameter.high, parameter.default)
+            assert (custom.clampMin, custom.clampMax) == (True, True)
         if parameter.choices:
-            assert made.menuNames == list(parameter.choices)
-            assert made.val == parameter.default
+            assert custom.menuNames == list(parameter.choices)
+            assert custom.val == parameter.default
     assert len({row["name"] for row in rows.values()}) == len(rows)
 
 
-def test_every_preset_and_cue_is_a_choice_and_every_preset_a_button(
+def test_presets_and_cues_fill_menus_and_every_preset_has_a_button(
     built: tuple[TouchDesigner, Operator], engine: Engine
 ) -> None:
     _, component = built
     shipped = [preset.name for preset in Library([]).ordered]
     assert par(component, "Preset").menuNames == ["", *shipped]
     assert len([p for p in component.customPars if p.name.startswith("Recall")]) == len(shipped)
-    engine.pass_time(until=lambda: par(component, "Preset").menuNames == ["", "lava", "my-look"])
+    engine.advance(until=lambda: par(component, "Preset").menuNames == ["", "lava", "my-look"])
     assert {p.name for p in component.customPars if p.name.startswith("Recall")} == {"Recalllava", "Recallmylook"}
     assert par(component, "Cuegoto").menuNames == ["", "1", "2", "3"]
     assert par(component, "Cuegoto").menuLabels == ["-", "1 In", "2 Up", "3 Out"]
-    told = list[tuple[str, object]]()
+    commands = list[tuple[str, object]]()
     for name in ("/preset", "/cue/goto"):
-        engine.state.on_command(name, lambda value, name=name: told.append((name, value)))
+        engine.state.on_command(name, lambda value, name=name: commands.append((name, value)))
     par(component, "Recallmylook").pulse()
-    engine.pass_time(until=lambda: told == [("/preset", "my-look")])
+    engine.advance(until=lambda: commands == [("/preset", "my-look")])
     component.par.Preset = "lava"
-    engine.pass_time(until=lambda: told[1:] == [("/preset", "lava")])
+    engine.advance(until=lambda: commands[1:] == [("/preset", "lava")])
     par(component, "Presetnow").pulse()
-    engine.pass_time(until=lambda: told[2:] == [("/preset", "lava")])
+    engine.advance(until=lambda: commands[2:] == [("/preset", "lava")])
     component.par.Cuegoto = "2"
-    engine.pass_time(until=lambda: told[3:] == [("/cue/goto", "2")])
+    engine.advance(until=lambda: commands[3:] == [("/cue/goto", "2")])
 
 
 def test_the_network_is_wired_from_in_to_out(built: tuple[TouchDesigner, Operator]) -> None:
@@ -137,51 +137,47 @@ def test_the_network_is_wired_from_in_to_out(built: tuple[TouchDesigner, Operato
     assert source.par.name.eval() == f"{socket.gethostname().upper()} (phosphene-out)"
 
 
-def test_the_component_and_the_engine_are_in_step_both_ways(
-    built: tuple[TouchDesigner, Operator], engine: Engine
-) -> None:
+def test_component_and_engine_stay_in_sync_both_ways(built: tuple[TouchDesigner, Operator], engine: Engine) -> None:
     _, component = built
     engine.state.set("/prompt", ["of the engine"], "test")
-    engine.pass_time(until=lambda: bool(par(component, "Connected").val))
-    engine.pass_time(until=lambda: par(component, "Prompt").val == "of the engine")
-    assert engine.state.accepted == 1, "what was heard was sent back"
+    engine.advance(until=lambda: bool(par(component, "Connected").val))
+    engine.advance(until=lambda: par(component, "Prompt").val == "of the engine")
+    assert engine.state.accepted == 1, "a received value was sent back"
     component.par.Strength = 0.7
     component.par.Prompt = "of the component"
     component.par.Guidancemode = "full"
     component.par.Freeze = True
-    engine.pass_time(until=lambda: engine.state.snapshot().flag("/freeze"))
+    engine.advance(until=lambda: engine.state.snapshot().flag("/freeze"))
     snapshot = engine.state.snapshot()
     assert snapshot.real("/strength") == pytest.approx(0.7)
     assert (snapshot.text("/prompt"), snapshot.text("/guidance/mode")) == ("of the component", "full")
     engine.state.set("/strength", [0.2], "a desk")
     engine.state.set("/freeze", [0], "a desk")
-    engine.pass_time(
-        until=lambda: abs(par(component, "Strength").val - 0.2) < 1e-6 and not par(component, "Freeze").val
-    )
+    engine.advance(until=lambda: abs(par(component, "Strength").val - 0.2) < 1e-6 and not par(component, "Freeze").val)
     before = engine.state.accepted
-    engine.pass_time(1.0)
-    assert engine.state.accepted == before, "an echo goes round and round"
+    engine.advance(1.0)
+    assert engine.state.accepted == before, "values echo back and forth"
     assert engine.state.refused == 0
 
 
-def test_a_fader_that_is_held_is_not_moved_back_by_older_values(
+def test_a_moving_fader_is_not_pulled_back_by_older_values(
     built: tuple[TouchDesigner, Operator], engine: Engine
 ) -> None:
     _, component = built
-    engine.pass_time(until=lambda: bool(par(component, "Connected").val))
-    engine.pass_time(0.5)
+    engine.advance(until=lambda: bool(par(component, "Connected").val))
+    engine.advance(0.5)
     shown = []
     for step in range(40):
         component.par.Mix = step / 40
-        engine.pass_time(0.02)
+        engine.advance(0.02)
         shown.append(par(component, "Mix").val)
     assert shown == [pytest.approx(step / 40) for step in range(40)]
-    engine.pass_time(until=lambda: engine.state.snapshot().real("/mix") == pytest.approx(39 / 40))
+    engine.advance(until=lambda: engine.state.snapshot().real("/mix") == pytest.approx(39 / 40))
 
 
-def test_read_outs_and_the_version_check(built: tuple[TouchDesigner, Operator], engine: Engine) -> None:
+def test_readouts_and_version_check(built: tuple[TouchDesigner, Operator], engine: Engine) -> None:
     _, component = built
-    engine.pass_time(until=lambda: par(component, "Status").val == "live")
+    engine.advance(until=lambda: par(component, "Status").val == "live")
     assert [par(component, name).val for name in ("Fps", "Latency", "Cue", "Nextcue", "Error")] == [
         24.5,
         41.0,
@@ -190,45 +186,45 @@ def test_read_outs_and_the_version_check(built: tuple[TouchDesigner, Operator], 
         "",
     ]
     engine.status["version"] = "9.1.0"
-    engine.pass_time(until=lambda: "build it again" in par(component, "Error").val)
+    engine.advance(until=lambda: "rebuild the component" in par(component, "Error").val)
     assert "9.1.0" in par(component, "Error").val
 
 
-def test_it_finds_the_engine_again_and_shows_the_input_meanwhile(
+def test_it_reconnects_and_passes_the_input_through_meanwhile(
     built: tuple[TouchDesigner, Operator], engine: Engine
 ) -> None:
     _, component = built
     choose = component.op("choose")
     assert choose is not None
-    engine.pass_time(until=lambda: bool(par(component, "Connected").val))
-    engine.pass_time(until=lambda: choose.par.index.val == 0)
+    engine.advance(until=lambda: bool(par(component, "Connected").val))
+    engine.advance(until=lambda: choose.par.index.val == 0)
     engine.control.feedback.close()
-    engine.pass_time(until=lambda: not par(component, "Connected").val)
-    engine.pass_time(until=lambda: choose.par.index.val == 2)
+    engine.advance(until=lambda: not par(component, "Connected").val)
+    engine.advance(until=lambda: choose.par.index.val == 2)
     assert par(component, "Status").val == "no answer"
     engine.server.close()
     other = OscControl(engine.state, lambda: engine.status)
     engine.server = UdpServer(other, "127.0.0.1", int(component.par.Port.val))
-    engine.pass_time(until=lambda: bool(par(component, "Connected").val) and choose.par.index.val == 0)
+    engine.advance(until=lambda: bool(par(component, "Connected").val) and choose.par.index.val == 0)
     other.close()
 
 
-def test_send_all_gives_a_fresh_engine_everything(built: tuple[TouchDesigner, Operator], engine: Engine) -> None:
+def test_send_all_updates_the_engine(built: tuple[TouchDesigner, Operator], engine: Engine) -> None:
     _, component = built
-    component.par.Prompt = "kept in the project"
+    component.par.Prompt = "from the project file"
     component.par.Seed = 77
-    engine.pass_time(until=lambda: bool(par(component, "Connected").val))
+    engine.advance(until=lambda: bool(par(component, "Connected").val))
     engine.state.set("/prompt", ["another"], "test")
     engine.state.set("/seed", [5], "test")
-    engine.pass_time(until=lambda: par(component, "Seed").val == 5)
+    engine.advance(until=lambda: par(component, "Seed").val == 5)
     component.par.Seed = 78
     par(component, "Sendall").pulse()
-    engine.pass_time(until=lambda: engine.state.snapshot().whole("/seed") == 78)
-    engine.pass_time(0.3)
+    engine.advance(until=lambda: engine.state.snapshot().whole("/seed") == 78)
+    engine.advance(0.3)
     assert engine.state.refused == 0
 
 
-def test_start_and_stop_of_the_engines_process(
+def test_start_and_stop_of_the_engine_process(
     built: tuple[TouchDesigner, Operator], engine: Engine, tmp_path: Path
 ) -> None:
     _, component = built
@@ -244,24 +240,24 @@ def test_start_and_stop_of_the_engines_process(
     script.chmod(0o755)
     component.par.Program = str(script)
     par(component, "Start").pulse()
-    engine.pass_time(until=lambda: extension.process is not None)
+    engine.advance(until=lambda: extension.process is not None)
     process = extension.process
     par(component, "Start").pulse()
-    engine.pass_time(0.2)
-    assert extension.process is process, "it was started twice"
+    engine.advance(0.2)
+    assert extension.process is process, "a second process was started"
     par(component, "Stop").pulse()
-    engine.pass_time(until=lambda: process.poll() is not None)
-    engine.pass_time(0.6)
+    engine.advance(until=lambda: process.poll() is not None)
+    engine.advance(0.6)
     assert par(component, "Error").val == ""
-    script.write_text(f"#!{sys.executable}\nprint('the port is taken', flush=True)\nraise SystemExit(3)\n")
+    script.write_text(f"#!{sys.executable}\nprint('port in use', flush=True)\nraise SystemExit(3)\n")
     par(component, "Start").pulse()
-    engine.pass_time(until=lambda: par(component, "Error").val == "Phosphene ended (3): the port is taken")
+    engine.advance(until=lambda: par(component, "Error").val == "Phosphene ended (3): port in use")
     component.par.Program = str(tmp_path / "nothing")
     par(component, "Start").pulse()
-    engine.pass_time(until=lambda: "cannot be started" in par(component, "Error").val)
+    engine.advance(until=lambda: "cannot be started" in par(component, "Error").val)
 
 
-def test_a_deleted_component_takes_its_engine_with_it(built: tuple[TouchDesigner, Operator], tmp_path: Path) -> None:
+def test_deleting_the_component_stops_its_engine(built: tuple[TouchDesigner, Operator], tmp_path: Path) -> None:
     _, component = built
     script = tmp_path / "phosphene"
     script.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")
@@ -274,17 +270,17 @@ def test_a_deleted_component_takes_its_engine_with_it(built: tuple[TouchDesigner
     process.wait(5)
 
 
-def test_built_twice_it_is_there_once(built: tuple[TouchDesigner, Operator]) -> None:
+def test_rebuilding_replaces_the_component(built: tuple[TouchDesigner, Operator]) -> None:
     touch, component = built
     import build
 
-    again = build.build(touch.project)
-    assert touch.project.op("Phosphene") is again
-    assert again is not component
+    rebuilt = build.build(touch.project)
+    assert touch.project.op("Phosphene") is rebuilt
+    assert rebuilt is not component
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "misuse",
     [
         lambda c: c.create("spoutinTOP", "x"),
         lambda c: c.op("share").par.sender,
@@ -298,11 +294,11 @@ def test_built_twice_it_is_there_once(built: tuple[TouchDesigner, Operator]) -> 
         lambda c: c.op("in1").sendOSC("/x", [1]),
     ],
 )
-def test_the_stand_in_refuses_what_touchdesigner_does_not_have(
-    built: tuple[TouchDesigner, Operator], wrong: Callable[[Operator], object]
+def test_the_simulation_rejects_what_touchdesigner_lacks(
+    built: tuple[TouchDesigner, Operator], misuse: Callable[[Operator], object]
 ) -> None:
-    with pytest.raises((Refused, IndexError)):
-        wrong(built[1])
+    with pytest.raises((Unsupported, IndexError)):
+        misuse(built[1])
 
 
 def test_only_documented_operators_are_used(built: tuple[TouchDesigner, Operator]) -> None:

@@ -1,4 +1,4 @@
-"""The component in an open project, and its sockets: frames pass, messages go out and come in."""
+"""Connects the simulated component to real sockets: advances frames, sends its OSC and delivers the replies."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 from pythonosc.osc_message import OscMessage
 
 from bridge.osc.subscriptions import encoded
-from tests.touchdesigner.recorder import Operator, Par, TouchDesigner
+from tests.touchdesigner.simulator import Operator, Par, TouchDesigner
 
 FOLDER = Path(__file__).parent.parent.parent / "touchdesigner"
 
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> tuple[TouchDesigner, Operator]:
-    """The component, as the line in the Textport makes it."""
+    """Build the component with the line that the guide gives for the Textport."""
     touch = TouchDesigner()
     monkeypatch.setitem(sys.modules, "td", touch.module())
     monkeypatch.syspath_prepend(str(FOLDER))
@@ -33,7 +33,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> tuple[TouchDesigner, Operator]:
 
 
 class Wire:
-    """The component's OSC DATs on real sockets; ``port`` is the engine's."""
+    """The component's OSC DATs on real UDP sockets; ``port`` is the engine's OSC port."""
 
     def __init__(self, touch: TouchDesigner, component: Operator, port: int) -> None:
         self.touch, self.component = touch, component
@@ -43,9 +43,9 @@ class Wire:
         component.par.Port = port
         component.par.Feedbackport = self.socket.getsockname()[1]
 
-    def pass_time(self, seconds: float = 0.0, until: Callable[[], bool] = lambda: False, patience: float = 6.0) -> None:
-        """Frames of TouchDesigner's, its messages sent and the engine's received."""
-        end = time.monotonic() + (seconds or patience)
+    def advance(self, seconds: float = 0.0, until: Callable[[], bool] = lambda: False, timeout: float = 6.0) -> None:
+        """Advance frames and exchange messages for ``seconds``, or until ``until`` is true."""
+        end = time.monotonic() + (seconds or timeout)
         while time.monotonic() < end and not until():
             self.touch.frame(self.component)
             out = self.component.op("osc_out")
@@ -59,13 +59,14 @@ class Wire:
                     self.touch.receive(self.component, message.address, list(message.params))
             except TimeoutError:
                 pass
-        assert seconds or until(), "it did not happen"
+        assert seconds or until(), "timed out"
 
     def close(self) -> None:
         self.socket.close()
 
 
 def par(component: Operator, name: str) -> Par:
-    found = component.par[name]
-    assert found is not None, name
-    return found
+    """Return a parameter that must exist."""
+    parameter = component.par[name]
+    assert parameter is not None, name
+    return parameter

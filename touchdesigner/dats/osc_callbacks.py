@@ -2,4 +2,4 @@
 
 
 def onReceiveOSC(dat, rowIndex, message, bytes, timeStamp, address, args, peer):
-    parent().ext.PhospheneExt.Hear(address, args)
+    parent().ext.PhospheneExt.Receive(address, args)

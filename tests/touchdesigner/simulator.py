@@ -1,7 +1,7 @@
-"""A stand-in for TouchDesigner's Python that refuses what TouchDesigner does not have.
+"""A strict simulation of TouchDesigner's Python: it rejects whatever TouchDesigner does not document.
 
-What it has is written down here from the vendor's documentation (docs.derivative.ca: the operators' pages, COMP, OP, Page and Par Class):
-operators with their own parameters, methods, the rule for custom names, which family may be wired to which.
+Source: docs.derivative.ca, the pages of the operators and of the classes COMP, OP, Page and Par. Covered are the
+operators and their parameters, methods, the rule for custom names, and which families can be wired together.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import re
 import types
 from typing import Any
 
-#: Operator types that may be created, with those of their parameters that we use or could confuse.
+#: Operator type → the parameters that the component uses, or that are easily confused with them.
 OPERATORS: dict[str, set[str]] = {
-    "baseCOMP": {"parentshortcut", "opshortcut", "ext0object", "ext0name", "ext0promote", "initextonstart", "reinitextensions"},
+    "baseCOMP": {
+        "parentshortcut", "opshortcut", "ext0object", "ext0name", "ext0promote", "initextonstart", "reinitextensions",
+    },
     "inTOP": {"label"},
     "outTOP": {"label"},
     "switchTOP": {"index", "blend", "extend"},
@@ -22,12 +24,12 @@ OPERATORS: dict[str, set[str]] = {
     "ndioutTOP": {"active", "name", "failovername", "fps"},
     "oscoutDAT": {"active", "protocol", "address", "port", "localaddress", "shared"},
     "oscinDAT": {
-        "active", "protocol", "address", "port", "localaddress", "shared", "addscope", "typetag", "splitbundle", "splitmessage",
-        "bundletimestamp", "callbacks", "executeloc", "fromop", "clamp", "maxlines", "clear", "bytes",
+        "active", "protocol", "address", "port", "localaddress", "shared", "addscope", "typetag", "splitbundle",
+        "splitmessage", "bundletimestamp", "callbacks", "executeloc", "fromop", "clamp", "maxlines", "clear", "bytes",
     },
     "parameterexecuteDAT": {
-        "active", "op", "pars", "valuechange", "valueschanged", "onpulse", "expressionchange", "exportchange", "enablechange", "modechange",
-        "custom", "builtin",
+        "active", "op", "pars", "valuechange", "valueschanged", "onpulse", "expressionchange", "exportchange",
+        "enablechange", "modechange", "custom", "builtin",
     },
     "executeDAT": {"active", "start", "create", "exit", "framestart", "frameend", "playstatechange", "devicechange"},
     "textDAT": {"file", "syncfile"},
@@ -36,23 +38,23 @@ STYLES = {"Float", "Int", "Str", "Toggle", "Pulse", "Menu", "File", "Header"}
 CUSTOM_NAME = re.compile(r"[A-Z][a-z0-9]*")
 
 
-class Refused(Exception):
-    """TouchDesigner has no such thing."""
+class Unsupported(Exception):
+    """Use of something that TouchDesigner does not have."""
 
 
 class Strict:
-    """An object that takes no attribute that its class does not name."""
+    """An object that rejects attributes its class does not list."""
 
     ALLOWED: frozenset[str] = frozenset()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in self.ALLOWED and not name.startswith("_"):
-            raise Refused(f"{type(self).__name__} has no member {name!r} to set")
+            raise Unsupported(f"{type(self).__name__} has no member {name!r} to set")
         object.__setattr__(self, name, value)
 
 
 class Par(Strict):
-    """One parameter."""
+    """A parameter, built in (no style) or custom."""
 
     ALLOWED = frozenset(
         {
@@ -88,7 +90,7 @@ class Par(Strict):
 
     @menuNames.setter
     def menuNames(self, names: list[str]) -> None:
-        self._only("Menu")
+        self._require_style("Menu")
         self._menu = list(names)
 
     @property
@@ -97,10 +99,10 @@ class Par(Strict):
 
     @menuLabels.setter
     def menuLabels(self, labels: list[str]) -> None:
-        self._only("Menu")
+        self._require_style("Menu")
         assert self._menu is not None
         if len(labels) != len(self._menu):
-            raise Refused(f"{self._name}: {len(labels)} labels for {len(self._menu)} choices")
+            raise Unsupported(f"{self._name}: {len(labels)} labels for {len(self._menu)} choices")
         self._labels = list(labels)
 
     @property
@@ -116,30 +118,30 @@ class Par(Strict):
         elif self._style == "Toggle":
             value = bool(value)
         elif self._style == "Menu" and value not in (self._menu or ()):
-            raise Refused(f"{self._name} has no choice {value!r}, but {self._menu}")
+            raise Unsupported(f"{self._name} has no choice {value!r}, but {self._menu}")
         elif self._style == "Pulse":
-            raise Refused(f"{self._name} is a pulse and holds nothing")
-        was, self._value = self._value, value
-        if was != value and self._style:
-            self._owner._changed.append((self, was))
+            raise Unsupported(f"{self._name} is a pulse and has no value")
+        previous, self._value = self._value, value
+        if previous != value and self._style:
+            self._owner._changed.append((self, previous))
 
     def eval(self) -> Any:
         if self.expr:
-            return self._owner._evaluated(self.expr)
+            return self._owner._evaluate(self.expr)
         return self._value
 
     def pulse(self) -> None:
-        self._only("Pulse")
+        self._require_style("Pulse")
         self._owner._pulsed.append(self)
 
     def destroy(self) -> None:
         if not self._style:
-            raise Refused("only custom parameters can be destroyed")
+            raise Unsupported("only custom parameters can be destroyed")
         del self._owner._custom[self._name]
 
-    def _only(self, style: str) -> None:
+    def _require_style(self, style: str) -> None:
         if self._style != style:
-            raise Refused(f"{self._name} is no {style} but {self._style or 'built in'}")
+            raise Unsupported(f"{self._name} is not a {style} but {self._style or 'built in'}")
 
     def __eq__(self, other: object) -> bool:
         return bool(self.eval() == (other.eval() if isinstance(other, Par) else other))
@@ -157,23 +159,23 @@ class Pars:
         object.__setattr__(self, "_owner", owner)
 
     def __getitem__(self, name: str) -> Par | None:
-        found = self._owner._custom.get(name)
-        if found is None and name in OPERATORS[self._owner.opType]:
-            found = self._owner._builtin.setdefault(name, Par(self._owner, name))
-        return found
+        par = self._owner._custom.get(name)
+        if par is None and name in OPERATORS[self._owner.opType]:
+            par = self._owner._builtin.setdefault(name, Par(self._owner, name))
+        return par
 
     def __getattr__(self, name: str) -> Par:
-        found = self[name]
-        if found is None:
-            raise Refused(f"{self._owner.opType} has no parameter {name!r}")
-        return found
+        par = self[name]
+        if par is None:
+            raise Unsupported(f"{self._owner.opType} has no parameter {name!r}")
+        return par
 
     def __setattr__(self, name: str, value: Any) -> None:
         getattr(self, name).val = value
 
 
 class Page(Strict):
-    """A custom page."""
+    """A page of custom parameters."""
 
     def __init__(self, owner: Operator, name: str) -> None:
         self._owner, self._name, self._pars = owner, name, []
@@ -183,24 +185,24 @@ class Page(Strict):
 
     def __getattr__(self, method: str) -> Any:
         if not method.startswith("append") or method[6:] not in STYLES:
-            raise Refused(f"a page has no method {method!r}")
+            raise Unsupported(f"a page has no method {method!r}")
 
         def append(name: str, label: str | None = None) -> list[Par]:
             if not CUSTOM_NAME.fullmatch(name):
-                raise Refused(f"{name!r} is no name for a custom parameter")
+                raise Unsupported(f"{name!r} is not a valid name for a custom parameter")
             if name in self._owner._custom:
-                raise Refused(f"{name} is there already")
-            made = Par(self._owner, name, method[6:])
-            made.label = label or name
-            self._owner._custom[name] = made
-            self._pars.append(made)
-            return [made]
+                raise Unsupported(f"{name} exists already")
+            par = Par(self._owner, name, method[6:])
+            par.label = label or name
+            self._owner._custom[name] = par
+            self._pars.append(par)
+            return [par]
 
         return append
 
 
 class Connector:
-    """An end of a wire."""
+    """One end of a wire."""
 
     def __init__(self, owner: Operator, out: bool) -> None:
         self.owner, self._out = owner, out
@@ -208,20 +210,20 @@ class Connector:
 
     def connect(self, other: Connector) -> None:
         if not self._out or other._out or self.owner.family != other.owner.family:
-            raise Refused(f"{self.owner.name} cannot be wired to {other.owner.name}")
+            raise Unsupported(f"{self.owner.name} cannot be wired to {other.owner.name}")
         self.connections.append(other)
         other.connections = [self]
 
 
 class Operator(Strict):
-    """A node."""
+    """A node of the network."""
 
     ALLOWED = frozenset({"comment", "color", "nodeX", "nodeY", "text", "viewer"})
 
-    def __init__(self, kind: str, name: str, above: Operator | None) -> None:
+    def __init__(self, kind: str, name: str, parent: Operator | None) -> None:
         if kind not in OPERATORS:
-            raise Refused(f"there is no operator {kind!r}")
-        self._kind, self._name, self._above = kind, name, above
+            raise Unsupported(f"unknown operator type {kind!r}")
+        self._kind, self._name, self._parent = kind, name, parent
         self._builtin: dict[str, Par] = {}
         self._custom: dict[str, Par] = {}
         self._pages: list[Page] = []
@@ -250,21 +252,21 @@ class Operator(Strict):
 
     @property
     def text(self) -> str:
-        self._be("DAT")
+        self._require_family("DAT")
         return self._text
 
     @text.setter
     def text(self, text: str) -> None:
-        self._be("DAT")
+        self._require_family("DAT")
         self._text = text
 
     @property
     def module(self) -> Any:
-        """The DAT's text as a module; ``parent`` is there as it is in TouchDesigner."""
-        self._be("DAT")
+        """The DAT's text as a module, with ``parent`` defined as in TouchDesigner."""
+        self._require_family("DAT")
         if self._module is None:
             self._module = types.ModuleType(self._name)
-            vars(self._module)["parent"] = lambda: self._above
+            vars(self._module)["parent"] = lambda: self._parent
             exec(compile(self._text, f"{self._name}.py", "exec"), vars(self._module))
         return self._module
 
@@ -276,89 +278,90 @@ class Operator(Strict):
         return self._children.get(path.removeprefix("./"))
 
     def create(self, kind: str, name: str) -> Operator:
-        self._be("COMP")
+        self._require_family("COMP")
         if name in self._children:
-            raise Refused(f"{name} is there already, it would be called {name}1")
+            raise Unsupported(f"{name} exists already, the new one would be called {name}1")
         self._children[name] = Operator(kind, name, self)
         return self._children[name]
 
     def destroy(self) -> None:
         if self._extension is not None:
             self._extension.onDestroyTD()
-        if self._above is not None:
-            del self._above._children[self._name]
+        if self._parent is not None:
+            del self._parent._children[self._name]
 
     def appendCustomPage(self, name: str) -> Page:
-        self._be("COMP")
+        self._require_family("COMP")
         self._pages.append(Page(self, name))
         return self._pages[-1]
 
     def initializeExtensions(self, _index: int | None = None) -> Any:
-        self._be("COMP")
-        self._extension = self._evaluated(self.par.ext0object.val)
+        self._require_family("COMP")
+        self._extension = self._evaluate(self.par.ext0object.val)
         return self._extension
 
     def save(self, path: str) -> str:
-        self._be("COMP")
+        self._require_family("COMP")
         self._saved = path
         return path
 
     def sendOSC(self, address: str, values: list[Any], asBundle: bool = False, useNonStandardTypes: bool = True) -> int:
         if self._kind not in ("oscoutDAT", "oscinDAT"):
-            raise Refused(f"{self._kind} sends no OSC")
+            raise Unsupported(f"{self._kind} cannot send OSC")
         if not isinstance(values, list):
-            raise Refused("the values of a message are a list")
+            raise Unsupported("the values of a message must be a list")
         self._sent.append((address, values))
         return 0
 
-    def _evaluated(self, expression: str) -> Any:
-        """An expression as this operator's parameters see it."""
-        inside = self if self.family == "COMP" else self._above
-        assert inside is not None
-        value = eval(expression, {"parent": lambda: self._above, "op": inside.op, "me": self})
+    def _evaluate(self, expression: str) -> Any:
+        """Evaluate an expression in the scope of this operator's parameters."""
+        scope = self if self.family == "COMP" else self._parent
+        assert scope is not None
+        value = eval(expression, {"parent": lambda: self._parent, "op": scope.op, "me": self})
         return value.eval() if isinstance(value, Par) else value
 
-    def _be(self, family: str) -> None:
+    def _require_family(self, family: str) -> None:
         if self.family != family:
-            raise Refused(f"{self._kind} is no {family}")
+            raise Unsupported(f"{self._kind} is not a {family}")
 
 
 class TouchDesigner:
-    """An open project, and the frames that pass in it."""
+    """An open project whose frames the test advances."""
 
     def __init__(self) -> None:
         self.root = Operator("baseCOMP", "/", None)
         self.project = self.root.create("baseCOMP", "project1")
 
     def module(self) -> types.ModuleType:
-        """What ``import td`` gives."""
-        made = types.ModuleType("td")
-        made.__dict__["op"] = {"/": self.root, "/project1": self.project}.get
-        return made
+        """Return the module that ``import td`` yields."""
+        module = types.ModuleType("td")
+        module.__dict__["op"] = {"/": self.root, "/project1": self.project}.get
+        return module
 
     def frame(self, component: Operator) -> None:
-        """One frame: what changed and what was pressed is told to the Parameter Execute DAT, and the Execute DAT is called."""
-        watch, every = component.op("parameters_callbacks"), component.op("frame_callbacks")
-        assert watch is not None and every is not None  # noqa: PT018 -- for the type checker
+        """Advance one frame: call the Execute DAT, then report changes and pulses to the Parameter Execute DAT."""
+        watch, frames = component.op("parameters_callbacks"), component.op("frame_callbacks")
+        assert watch is not None
+        assert frames is not None
         assert watch.par.active.val
         assert watch.par.op.val == ".."
         assert watch.par.custom.val
-        if every.par.framestart.val and every.par.active.val:
-            every.module.onFrameStart(0)
+        if frames.par.framestart.val and frames.par.active.val:
+            frames.module.onFrameStart(0)
         changed, component._changed = component._changed, []
-        for par, was in changed:
+        for par, previous in changed:
             if watch.par.valuechange.val and par.name in component._custom:
-                watch.module.onValueChange(par, par.eval(), was)
+                watch.module.onValueChange(par, par.eval(), previous)
         pulsed, component._pulsed = component._pulsed, []
         for par in pulsed:
             if watch.par.onpulse.val:
                 watch.module.onPulse(par)
 
     def receive(self, component: Operator, address: str, args: list[Any]) -> None:
-        """An OSC message for the OSC In DAT."""
-        listening = component.op("osc_in")
-        assert listening is not None
-        assert listening.par.active.eval()
-        callbacks = component.op(listening.par.callbacks.val)
+        """Deliver an OSC message to the OSC In DAT."""
+        osc_in = component.op("osc_in")
+        assert osc_in is not None
+        assert osc_in.par.active.eval()
+        callbacks = component.op(osc_in.par.callbacks.val)
         assert callbacks is not None
-        callbacks.module.onReceiveOSC(listening, 0, "", b"", 0.0, address, args, None)
+        callbacks.module.onReceiveOSC(osc_in, 0, "", b"", 0.0, address, args, None)

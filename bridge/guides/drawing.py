@@ -1,4 +1,4 @@
-"""``python -m bridge.guides.drawing``: draws the guides' pictures, boxes and arrows, as SVG."""
+"""``python -m bridge.guides.drawing``: draw the guides' connection diagrams, boxes and arrows, as SVG."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from xml.sax.saxutils import escape
 
 HERE = Path(__file__).parent
 TOUCHDESIGNER = HERE.parent.parent / "touchdesigner"
-#: Sizes in pixels: a box, the space between columns and between rows, the margin.
-WIDTH, HEIGHT, ACROSS, DOWN, MARGIN = 210, 64, 150, 28, 24
-INK, PAPER, OURS, THEIRS = "#1c1626", "#ffffff", "#e5d4ff", "#e8edf2"
+#: Pixels: size of a box, gaps between columns and rows, outer margin.
+BOX_WIDTH, BOX_HEIGHT, COLUMN_GAP, ROW_GAP, MARGIN = 210, 64, 150, 28, 24
+INK, PAPER, PHOSPHENE_FILL, OTHER_FILL = "#1c1626", "#ffffff", "#e5d4ff", "#e8edf2"
 
-#: A box: name → (column, row, first line, second line). Phosphene's own are those whose name begins with "phosphene".
+#: Name → (column, row, first line, second line). Boxes whose name begins with "phosphene" get Phosphene's colour.
 Boxes = Mapping[str, tuple[float, float, str, str]]
-#: An arrow: from, to, what travels on it.
+#: (from, to, label)
 Arrows = Sequence[tuple[str, str, str]]
 
-FLOWS: dict[str, tuple[Boxes, Arrows]] = {
+DIAGRAMS: dict[str, tuple[Boxes, Arrows]] = {
     "resolume": (
         {
             "deck": (0, 0, "Resolume: composition", "Output > Texture Sharing (Spout, Syphon)"),
@@ -26,11 +26,11 @@ FLOWS: dict[str, tuple[Boxes, Arrows]] = {
             "layer": (2, 0, "Resolume: layer", "Sources > Spout/Syphon > phosphene-out"),
             "osc": (1, 1.2, "Resolume: OSC output", "Preferences > OSC, port 9000"),
         },
-        [("deck", "phosphene", "picture"), ("phosphene", "layer", "picture"), ("osc", "phosphene", "faders, clips")],
+        [("deck", "phosphene", "video"), ("phosphene", "layer", "video"), ("osc", "phosphene", "faders, clips")],
     ),
     "obs": (
         {
-            "camera": (0, 0, "OBS: programme", "NDI output named phosphene-in"),
+            "camera": (0, 0, "OBS: program output", "NDI output named phosphene-in"),
             "phosphene": (1, 0, "phosphene run", "--source ndi:… --sink ndi:phosphene-out"),
             "scene": (2, 0, "OBS: scene", "NDI Source: phosphene-out"),
             "browser": (1, 1.2, "OBS: custom browser dock", "http://127.0.0.1:9001/"),
@@ -39,28 +39,28 @@ FLOWS: dict[str, tuple[Boxes, Arrows]] = {
     ),
     "mappers": (
         {
-            "source": (0, 0, "camera, VDMX layer", "Syphon or Spout: phosphene-in"),
+            "source": (0, 0, "Camera or VDMX layer", "Syphon or Spout: phosphene-in"),
             "phosphene": (1, 0, "phosphene run", "Syphon on macOS, Spout on Windows"),
             "mapper": (2, 0, "MadMapper, VDMX", "Syphon or Spout input: phosphene-out"),
-            "osc": (1, 1.2, "MadMapper, VDMX: OSC", "finds the parameters by OSCQuery"),
+            "osc": (1, 1.2, "MadMapper, VDMX: OSC", "discovers parameters by OSCQuery"),
         },
-        [("source", "phosphene", "picture"), ("phosphene", "mapper", "picture"), ("osc", "phosphene", "OSC both ways")],
+        [("source", "phosphene", "video"), ("phosphene", "mapper", "video"), ("osc", "phosphene", "OSC both ways")],
     ),
     "grandma3": (
         {
             "desk": (0, 0, "grandMA3", "Menu > In & Out > OSC"),
             "phosphene": (1, 0, "phosphene run", "--desk grandma3 --host 0.0.0.0"),
-            "wall": (2, 0, "media server, LED wall", "NDI, Spout or Syphon"),
+            "wall": (2, 0, "Media server, LED wall", "NDI, Spout or Syphon"),
         },
-        [("desk", "phosphene", "/Page1/Fader201"), ("phosphene", "wall", "picture")],
+        [("desk", "phosphene", "/Page1/Fader201"), ("phosphene", "wall", "video")],
     ),
     "eos": (
         {
             "desk": (0, 0, "ETC Eos", "Setup > System > Show Control > OSC"),
             "phosphene": (1, 0, "phosphene run", "--desk eos --host 0.0.0.0"),
-            "wall": (2, 0, "media server, LED wall", "NDI, Spout or Syphon"),
+            "wall": (2, 0, "Media server, LED wall", "NDI, Spout or Syphon"),
         },
-        [("desk", "phosphene", "cue fired"), ("phosphene", "wall", "picture")],
+        [("desk", "phosphene", "cue fired"), ("phosphene", "wall", "video")],
     ),
     "qlcplus": (
         {
@@ -72,10 +72,10 @@ FLOWS: dict[str, tuple[Boxes, Arrows]] = {
     ),
     "two-machines": (
         {
-            "stage": (0, 0, "machine A", "NDI out: phosphene-in"),
-            "phosphene": (1, 0, "machine B: phosphene run", "--source ndi:… --sink ndi:… --host 0.0.0.0"),
-            "back": (2, 0, "machine A", "NDI in: B (phosphene-out)"),
-            "panel": (1, 1.2, "phone, laptop", "http://machine-b:9001/"),
+            "stage": (0, 0, "Machine A", "NDI out: phosphene-in"),
+            "phosphene": (1, 0, "Machine B: phosphene run", "--source ndi:… --sink ndi:… --host 0.0.0.0"),
+            "back": (2, 0, "Machine A", "NDI in: B (phosphene-out)"),
+            "panel": (1, 1.2, "Phone or laptop", "http://machine-b:9001/"),
         },
         [
             ("stage", "phosphene", "NDI, network"),
@@ -86,74 +86,82 @@ FLOWS: dict[str, tuple[Boxes, Arrows]] = {
 }
 
 
-def drawn(boxes: Boxes, arrows: Arrows) -> str:
-    """The picture as SVG."""
-    places = {
-        name: (MARGIN + column * (WIDTH + ACROSS), MARGIN + row * (HEIGHT + DOWN))
+def draw_diagram(boxes: Boxes, arrows: Arrows) -> str:
+    """Return the diagram as an SVG document."""
+    positions = {
+        name: (MARGIN + column * (BOX_WIDTH + COLUMN_GAP), MARGIN + row * (BOX_HEIGHT + ROW_GAP))
         for name, (column, row, *_) in boxes.items()
     }
-    width = max(x for x, _ in places.values()) + WIDTH + MARGIN
-    height = max(y for _, y in places.values()) + HEIGHT + MARGIN
+    width = max(x for x, _ in positions.values()) + BOX_WIDTH + MARGIN
+    height = max(y for _, y in positions.values()) + BOX_HEIGHT + MARGIN
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}"'
-        ' font-family="Helvetica, Arial, sans-serif">',
-        f'<defs><marker id="tip" markerWidth="10" markerHeight="8" refX="9" refY="4" orient="auto"><path d="M0 0L10 4L0 8z" fill="{INK}"/>'
-        "</marker></defs>",
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}"'
+        f' viewBox="0 0 {width:g} {height:g}" font-family="Helvetica, Arial, sans-serif">',
+        '<defs><marker id="tip" markerWidth="10" markerHeight="8" refX="9" refY="4" orient="auto">'
+        f'<path d="M0 0L10 4L0 8z" fill="{INK}"/></marker></defs>',
         f'<rect width="100%" height="100%" fill="{PAPER}"/>',
     ]
-    for start, end, what in arrows:
-        lines += _arrow(places[start], places[end], what)
+    for start, end, label in arrows:
+        lines += _arrow(positions[start], positions[end], label)
     for name, (_, _, first, second) in boxes.items():
-        x, y = places[name]
-        fill = OURS if name.startswith("phosphene") else THEIRS
-        lines.append(
-            f'<rect x="{x:g}" y="{y:g}" width="{WIDTH}" height="{HEIGHT}" rx="8" fill="{fill}" stroke="{INK}"/>'
-        )
-        lines.append(_text(x + WIDTH / 2, y + (27 if second else 37), first, 14, weight="bold"))
-        lines.append(_text(x + WIDTH / 2, y + 46, second, 10.5))
+        lines += _box(positions[name], first, second, name.startswith("phosphene"))
     return "\n".join([*lines, "</svg>", ""])
 
 
-def _arrow(start: tuple[float, float], end: tuple[float, float], what: str) -> list[str]:
-    (x1, y1), (x2, y2) = start, end
-    if abs(x1 - x2) < WIDTH / 2:  # one above the other
-        down = y2 > y1
-        ends = (x1 + WIDTH / 2, y1 + (HEIGHT if down else 0), x2 + WIDTH / 2, y2 + (0 if down else HEIGHT))
-        label = _text((ends[0] + ends[2]) / 2 + 8, (ends[1] + ends[3]) / 2 + 4, what, 11, "start")
-    else:
-        right = x2 > x1
-        ends = (x1 + (WIDTH if right else 0), y1 + HEIGHT / 2, x2 + (0 if right else WIDTH), y2 + HEIGHT / 2)
-        label = _text((ends[0] + ends[2]) / 2, (ends[1] + ends[3]) / 2 - 8, what, 11)
-    a, b, c, d = ends
+def _box(position: tuple[float, float], first: str, second: str, is_phosphene: bool) -> list[str]:
+    x, y = position
+    fill = PHOSPHENE_FILL if is_phosphene else OTHER_FILL
     return [
-        f'<line x1="{a:g}" y1="{b:g}" x2="{c:g}" y2="{d:g}" stroke="{INK}" stroke-width="1.5" marker-end="url(#tip)"/>',
-        label,
+        f'<rect x="{x:g}" y="{y:g}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="8" fill="{fill}" stroke="{INK}"/>',
+        _text(x + BOX_WIDTH / 2, y + (27 if second else 37), first, 14, weight="bold"),
+        _text(x + BOX_WIDTH / 2, y + 46, second, 10.5),
     ]
 
 
-def _text(x: float, y: float, words: str, size: float, anchor: str = "middle", weight: str = "normal") -> str:
-    return f'<text x="{x:g}" y="{y:g}" font-size="{size}" font-weight="{weight}" text-anchor="{anchor}" fill="{INK}">{escape(words)}</text>'
+def _arrow(start: tuple[float, float], end: tuple[float, float], label: str) -> list[str]:
+    (x1, y1), (x2, y2) = start, end
+    if abs(x1 - x2) < BOX_WIDTH / 2:  # one above the other
+        down = y2 > y1
+        a, b = x1 + BOX_WIDTH / 2, y1 + (BOX_HEIGHT if down else 0)
+        c, d = x2 + BOX_WIDTH / 2, y2 + (0 if down else BOX_HEIGHT)
+        caption = _text((a + c) / 2 + 8, (b + d) / 2 + 4, label, 11, "start")
+    else:
+        right = x2 > x1
+        a, b = x1 + (BOX_WIDTH if right else 0), y1 + BOX_HEIGHT / 2
+        c, d = x2 + (0 if right else BOX_WIDTH), y2 + BOX_HEIGHT / 2
+        caption = _text((a + c) / 2, (b + d) / 2 - 8, label, 11)
+    return [
+        f'<line x1="{a:g}" y1="{b:g}" x2="{c:g}" y2="{d:g}" stroke="{INK}" stroke-width="1.5" marker-end="url(#tip)"/>',
+        caption,
+    ]
 
 
-def network() -> str:
-    """The TouchDesigner component's network, as its script builds it."""
+def _text(x: float, y: float, text: str, size: float, anchor: str = "middle", weight: str = "normal") -> str:
+    return (
+        f'<text x="{x:g}" y="{y:g}" font-size="{size}" font-weight="{weight}" text-anchor="{anchor}" fill="{INK}">'
+        f"{escape(text)}</text>"
+    )
+
+
+def draw_touchdesigner_network() -> str:
+    """Return the network that touchdesigner/build.py builds, as an SVG document."""
     spec = importlib.util.spec_from_file_location("touchdesigner_build", TOUCHDESIGNER / "build.py")
     assert spec is not None
     assert spec.loader is not None
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
     boxes = {
-        ("phosphene " if kind.endswith("DAT") else "") + name: (x / 200, (100 - y) / 100, name, kind)
-        for name, (kind, x, y) in build.OPERATORS.items()
+        ("phosphene " if operator_type.endswith("DAT") else "") + name: (x / 200, (100 - y) / 100, name, operator_type)
+        for name, (operator_type, x, y) in build.OPERATORS.items()
     }
-    return drawn(boxes, [(start, end, "") for start, end in build.WIRES])
+    return draw_diagram(boxes, [(start, end, "") for start, end in build.WIRES])
 
 
 def main() -> None:
-    """Writes every picture."""
-    for name, (boxes, arrows) in FLOWS.items():
-        (HERE / f"{name}.svg").write_text(drawn(boxes, arrows), encoding="utf-8")
-    (TOUCHDESIGNER / "network.svg").write_text(network(), encoding="utf-8")
+    """Write every diagram."""
+    for name, (boxes, arrows) in DIAGRAMS.items():
+        (HERE / f"{name}.svg").write_text(draw_diagram(boxes, arrows), encoding="utf-8")
+    (TOUCHDESIGNER / "network.svg").write_text(draw_touchdesigner_network(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class Stream:
         self.adapters = adapters or Adapters(model)
         self.conditioner = Conditioner(model.encode_prompt, model.family.encode_negative, self.adapters.dressed)
         self.hooks = hooks or Hooks(None)
-        self.similarity, self.optics, self.memory = SimilarityFilter(), ImageEffects(), KeyValueMemory()
+        self.similarity, self.effects, self.memory = SimilarityFilter(), ImageEffects(), KeyValueMemory()
         self.slots: list[Slot] = []
         self.second: Frame | None = None
         self._second: tuple[Frame, Tensor] | None = None
@@ -91,7 +91,7 @@ class Stream:
             self.plan = Plan(made, self._tables.mixed(snapshot.looks, len(made)))
         self.gamma, self.delta = snapshot.real("/guidance"), snapshot.real("/guidance/delta")
         self.mode = snapshot.text("/guidance/mode")
-        self.optics.apply(snapshot)
+        self.effects.apply(snapshot)
         self.memory.strength, self.memory.length = snapshot.real("/consistency"), snapshot.whole("/consistency/frames")
         self.memory.merge = snapshot.text("/consistency/merge")
         self._wait, self._followed = wait, False
@@ -129,7 +129,7 @@ class Stream:
         """Forgets the frames in flight and everything that was kept of earlier ones."""
         self.slots.clear()
         self.similarity, self._smoothed, self._fresh = SimilarityFilter(), None, True
-        self.optics.forget()
+        self.effects.reset()
         self.memory.begin(None)
 
     def close(self) -> None:
@@ -150,23 +150,23 @@ class Stream:
     def _entering(self) -> AbstractContextManager[object]:
         """The lane of the inputs: after all else at first, and after the last output where the input, or an effect, is made of it."""
         fresh, self._fresh = self._fresh, False
-        return self._lanes.input_stream(fresh, self.snapshot.real("/feedback") > 0.0 or self.hooks.moving)
+        return self._lanes.input_stream(fresh, self.snapshot.real("/feedback") > 0.0 or self.hooks.is_dynamic)
 
     def _taken(self, frames: Sequence[Frame]) -> PreparedInput | None:
         if not frames:
             return None
         pictures = cat_batch([self._picture(frame) for frame in frames])
         alpha = None
-        if self.optics.alpha:
+        if self.effects.uses_alpha:
             alpha = cat_batch([to_alpha(frame.pixels, self.width, self.height, self.model.device) for frame in frames])
-        taken = self.optics.taken(pictures, alpha, self._beside())
+        taken = self.effects.preprocess(pictures, alpha, self._beside())
         return PreparedInput(
             self.hooks.run("before", taken.pictures, self.snapshot, frames[-1].captured_at), taken.mask
         )
 
     def _skips(self, taken: PreparedInput | None) -> bool:
         get = self.snapshot
-        moving = get.real("/feedback") > 0.0 or get.real("/seed/travel") > 0.0 or self.hooks.moving
+        moving = get.real("/feedback") > 0.0 or get.real("/seed/travel") > 0.0 or self.hooks.is_dynamic
         if taken is None or moving or not get.flag("/similarity"):
             return False
         newest = taken.pictures[-1]
@@ -189,7 +189,7 @@ class Stream:
             z = torch.zeros_like(x)
         else:
             with self._lanes.input_stream():
-                z = self.model.encode(self.optics.fed_back(taken.pictures))
+                z = self.model.encode(self.effects.apply_feedback(taken.pictures))
             self._lanes.sync_input(z)
             x = (self.plan.steps[0].a * z).add_(self.plan.start)
         beside = self._beside()
@@ -269,11 +269,11 @@ class Stream:
         )
         decoded = self.model.decode(latents)
         total = latents.sum() + decoded.sum()
-        if self.hooks.moving and not isfinite(total):
+        if self.hooks.is_dynamic and not isfinite(total):
             raise NotFinite  # now: effects would be blamed for it
         pictures = self.hooks.run("after", decoded, self.snapshot, now)
         pictures = pictures if pictures is decoded else pictures.clamp(0, 1)
-        pixels = to_pixels(self.optics.given(pictures, [slot.taken for slot, _ in finished]))
+        pixels = to_pixels(self.effects.postprocess(pictures, [slot.taken for slot, _ in finished]))
         return PendingOutput(
             [(frame, slot.number) for slot, _ in finished for frame in slot.frames], pixels, total, (finished, latents)
         )

@@ -1,4 +1,4 @@
-"""Pixels as the mailboxes carry them, RGBA uint8 (H, W, 4), and pictures as the model takes and gives them, float32 in 0..1."""
+"""Conversion between pixels (RGBA uint8, as mailboxes carry them) and pictures (float32 in 0..1, on a device)."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ from torch import Tensor
 
 
 def to_picture(pixels: NDArray[np.uint8], width: int, height: int, device: torch.device) -> Tensor:
-    """The colours of ``pixels`` → (1, 3, height, width) on ``device``, channels last."""
-    if device.type == "cpu":  # the same, only faster
+    """Return the colours of ``pixels`` as (1, 3, height, width) on ``device``, channels last."""
+    if device.type == "cpu":  # the same values as below, but faster
         colours = torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB))
     else:
-        colours = _moved(pixels, device)[..., :3]
-    return _sized(colours.float().div_(255.0), width, height)
+        colours = _upload(pixels, device)[..., :3]
+    return _resize(colours.float().div_(255.0), width, height)
 
 
 def to_alpha(pixels: NDArray[np.uint8], width: int, height: int, device: torch.device) -> Tensor:
-    """The alpha of ``pixels`` → (1, 1, height, width) on ``device``."""
-    return _sized(_moved(pixels, device)[..., 3:].float().div_(255.0), width, height)
+    """Return the alpha of ``pixels`` as (1, 1, height, width) on ``device``."""
+    return _resize(_upload(pixels, device)[..., 3:].float().div_(255.0), width, height)
 
 
 def to_pixels(pictures: Tensor) -> Tensor:
-    """(B, 3, H, W) in 0..1 → RGBA uint8 (B, H, W, 4), opaque."""
+    """Return pictures (B, 3, H, W) in 0..1 as opaque RGBA uint8 (B, H, W, 4), rounded to the nearest."""
     rows = pictures.permute(0, 2, 3, 1)
-    if rows.device.type == "cpu":  # the same, only faster
-        scaled = [cv2.convertScaleAbs(picture, alpha=255.0) for picture in rows.float().contiguous().numpy()]
-        made = np.empty((*rows.shape[:3], 4), np.uint8)
-        for picture, into in zip(scaled, made, strict=True):
-            cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA, dst=into)
-        return torch.from_numpy(made)
+    if rows.device.type == "cpu":  # the same values as below, but faster
+        rounded = [cv2.convertScaleAbs(picture, alpha=255.0) for picture in rows.float().contiguous().numpy()]
+        pixels = np.empty((*rows.shape[:3], 4), np.uint8)
+        for picture, target in zip(rounded, pixels, strict=True):
+            cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA, dst=target)
+        return torch.from_numpy(pixels)
     opaque = torch.full((*rows.shape[:3], 4), 255, dtype=torch.uint8, device=rows.device)
     opaque[..., :3] = (rows * 255.0).round_()
     return opaque
 
 
-def cat_batch(rows: Sequence[Tensor]) -> Tensor:
-    """Batches as one; a single one as it is, not copied."""
-    return torch.cat(list(rows)) if len(rows) > 1 else rows[0]
+def cat_batch(batches: Sequence[Tensor]) -> Tensor:
+    """Concatenate batches along the first dimension; return a single one as it is, without a copy."""
+    return torch.cat(list(batches)) if len(batches) > 1 else batches[0]
 
 
-def _moved(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
+def _upload(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
     tensor = torch.from_numpy(pixels)
     if device.type == "cuda":
-        tensor = tensor.pin_memory().to(device, non_blocking=True)  # beside this frame's kernels; not run on a GPU yet
+        tensor = tensor.pin_memory().to(device, non_blocking=True)  # copies while kernels run
     return tensor.to(device)
 
 
-def _sized(rows: Tensor, width: int, height: int) -> Tensor:
-    """(H, W, C) → (1, C, height, width)."""
+def _resize(rows: Tensor, width: int, height: int) -> Tensor:
+    """Resize (H, W, C) to (1, C, height, width)."""
     picture = rows.permute(2, 0, 1)[None]
     if picture.shape[-2:] == (height, width):
         return picture

@@ -1,4 +1,4 @@
-"""What happens to pictures before they are encoded and after they are decoded, as the snapshot has it."""
+"""Image effects around the diffusion: grade, fold and mask the input, mix feedback in, grade and mix the output."""
 
 from __future__ import annotations
 
@@ -12,75 +12,79 @@ from engine.image.ops import ColorGrade, Feedback, feather, kaleidoscope, mirror
 from engine.image.temporal import TemporalAccumulator
 from engine.shared.snapshot import Snapshot
 
+_GRADES = ("gain", "contrast", "saturation", "hue")
+
 
 @dataclass(frozen=True)
 class PreparedInput:
-    """An input as it came: the graded pictures (B, 3, H, W) in 0..1, and where to diffuse, (B, 1, H, W)."""
+    """A preprocessed input: pictures (B, 3, H, W) in 0..1, and the mask of what is diffused, (B, 1, H, W) in 0..1."""
 
     pictures: Tensor
     mask: Tensor | None = None
 
 
 class ImageEffects:
-    """Grades, folds and mixes. Keeps the last output for the feedback; ``apply`` takes new values, all of them live."""
+    """Image effects of one stream. Keeps the last output for the feedback; ``apply`` takes new values at any frame."""
 
     def __init__(self) -> None:
-        self.last: Tensor | None = None
-        self._motion = TemporalAccumulator()
+        self._last_output: Tensor | None = None
+        self._accumulator = TemporalAccumulator()
         self.apply(Snapshot())
 
-    def forget(self) -> None:
-        """The next picture has none before it."""
-        self.last = None
-        self._motion.forget()
+    def reset(self) -> None:
+        """Drop the previous output, so that the next picture has no history."""
+        self._last_output = None
+        self._accumulator.reset()
 
     def apply(self, snapshot: Snapshot) -> None:
-        """Takes the values of ``snapshot``."""
+        """Take the values of ``snapshot`` from the next picture on."""
         get = snapshot.real
-        self._before, self._after = (
+        self._input_grade, self._output_grade = (
             ColorGrade(*(get(f"/{side}/{name}") for name in _GRADES)) for side in ("input", "output")
         )
         self._mirror, self._segments = snapshot.text("/input/mirror"), snapshot.whole("/input/kaleidoscope")
-        moves = {name: get(f"/feedback/{name}") for name in ("zoom", "rotate", "x", "y", "hue")}
-        self._feedback = Feedback(get("/feedback"), edge=snapshot.text("/feedback/edge"), **moves)
-        self._mask, self._invert, self._feather = (
-            snapshot.text("/mask"),
-            snapshot.flag("/mask/invert"),
-            get("/mask/feather"),
-        )
-        self._mix, self._carry = get("/mix"), get("/consistency/motion")
+        transform = {name: get(f"/feedback/{name}") for name in ("zoom", "rotate", "x", "y", "hue")}
+        self._feedback = Feedback(get("/feedback"), edge=snapshot.text("/feedback/edge"), **transform)
+        self._mask, self._invert_mask = snapshot.text("/mask"), snapshot.flag("/mask/invert")
+        self._feather = get("/mask/feather")
+        self._mix, self._accumulation = get("/mix"), get("/consistency/motion")
 
     @property
-    def alpha(self) -> bool:
-        """Whether the input's alpha is its mask."""
+    def uses_alpha(self) -> bool:
+        """Whether the input's alpha is the mask, so that ``preprocess`` needs it."""
         return self._mask == "alpha"
 
-    def taken(self, rgb: Tensor, alpha: Tensor | None, second: Tensor | None) -> PreparedInput:
-        """The input (B, 3, H, W) in 0..1, graded and folded, and its mask: its ``alpha`` (B, 1, H, W) or the second source's brightness."""
-        pictures = kaleidoscope(mirror(self._before(rgb), self._mirror), self._segments)
+    def preprocess(self, pictures: Tensor, alpha: Tensor | None, second: Tensor | None) -> PreparedInput:
+        """Grade and fold ``pictures`` (B, 3, H, W) in 0..1, and build the mask.
+
+        The mask is the input's ``alpha`` (B, 1, H, W) or the brightness of the second source, ``second`` (1, 3, H, W).
+        """
+        folded = self._fold(self._input_grade(pictures))
         mask: Tensor | None = None
-        if self.alpha and alpha is not None:
-            mask = kaleidoscope(mirror(alpha, self._mirror), self._segments)
+        if self.uses_alpha and alpha is not None:
+            mask = self._fold(alpha)
         elif self._mask == "source" and second is not None:
-            mask = second.mean(1, keepdim=True).expand(len(rgb), -1, -1, -1)
+            mask = second.mean(1, keepdim=True).expand(len(pictures), -1, -1, -1)
         if mask is not None:
-            mask = feather(1 - mask if self._invert else mask, self._feather)
-        return PreparedInput(pictures, mask)
+            mask = feather(1 - mask if self._invert_mask else mask, self._feather)
+        return PreparedInput(folded, mask)
 
-    def fed_back(self, pictures: Tensor) -> Tensor:
-        """``pictures`` with the last output mixed in."""
-        return self._feedback(pictures, self.last)
+    def apply_feedback(self, pictures: Tensor) -> Tensor:
+        """Mix the transformed last output into ``pictures`` (B, 3, H, W)."""
+        return self._feedback(pictures, self._last_output)
 
-    def given(self, diffused: Tensor, taken: list[PreparedInput]) -> Tensor:
-        """What leaves, (B, 3, H, W) in 0..1: the diffused pictures, graded, where the masks say, mixed with their inputs."""
-        dry = cat_batch([one.pictures for one in taken])
-        diffused = self._motion.carried(diffused, dry, self._carry)
-        self.last = diffused[-1:]
-        out = self._after(diffused)
-        if self._mix >= 1.0 and all(one.mask is None for one in taken):
-            return out
-        wet = [dry.new_ones(len(one.pictures), 1, *dry.shape[-2:]) if one.mask is None else one.mask for one in taken]
-        return torch.lerp(dry, out, self._mix * torch.cat(wet))
+    def postprocess(self, diffused: Tensor, inputs: list[PreparedInput]) -> Tensor:
+        """Accumulate and grade ``diffused`` (B, 3, H, W) in 0..1, then mix it with its ``inputs`` by mask."""
+        dry = cat_batch([item.pictures for item in inputs])
+        diffused = self._accumulator.accumulate(diffused, dry, self._accumulation)
+        self._last_output = diffused[-1:]
+        wet = self._output_grade(diffused)
+        if self._mix >= 1.0 and all(item.mask is None for item in inputs):
+            return wet
+        masks = [
+            dry.new_ones(len(item.pictures), 1, *dry.shape[-2:]) if item.mask is None else item.mask for item in inputs
+        ]
+        return torch.lerp(dry, wet, self._mix * torch.cat(masks))
 
-
-_GRADES = ("gain", "contrast", "saturation", "hue")
+    def _fold(self, pictures: Tensor) -> Tensor:
+        return kaleidoscope(mirror(pictures, self._mirror), self._segments)

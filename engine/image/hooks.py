@@ -1,13 +1,13 @@
-"""Picture and latent effects that users write: Python files in a folder, loaded and loaded again while frames pass.
+"""Hooks: image and latent effects that users write as Python files, reloaded while the stream runs.
 
-A file declares its parameters as plain text, ``PARAMETERS = {"amount": (0.5, 0.0, 1.0, "How much")}`` (default, least, most, help), and
-any of three functions, each of which returns a tensor of the shape it was given; ``seconds`` is when the frame was captured:
+A file declares its parameters as a literal, ``PARAMETERS = {"amount": (0.5, 0.0, 1.0, "Help")}`` (default, minimum,
+maximum, help), and any of three functions. Each returns a tensor of its input's shape. ``seconds`` is the capture time:
 
-    def before(pictures, values, seconds): ...   # (B, 3, H, W) in 0..1, ahead of the encoder
-    def latent(latents, values, seconds): ...    # (B, C, h, w), ahead of the decoder
-    def after(pictures, values, seconds): ...    # (B, 3, H, W) in 0..1, ahead of the output grade
+    def before(pictures, values, seconds): ...   # (B, 3, H, W) in 0..1, before the encoder
+    def latent(latents, values, seconds): ...    # (B, C, h, w), before the decoder
+    def after(pictures, values, seconds): ...    # (B, 3, H, W) in 0..1, before the output grade
 
-One that raises, or answers with another shape or with values that are no numbers, is switched off with one line until its file changes.
+A hook that raises, or returns another shape, NaN or infinity, is disabled until its file changes, with one log line.
 """
 
 from __future__ import annotations
@@ -24,122 +24,115 @@ import torch
 from torch import Tensor
 
 from engine.runtime.threads import limit_to_one_thread
+from engine.shared.errors import first_line
+from engine.shared.files import FolderWatcher
 from engine.shared.parameter import InvalidValue
 from engine.shared.snapshot import Snapshot
 from engine.shared.table import HOOK_NAME
 
 log = logging.getLogger(__name__)
 STAGES = ("before", "latent", "after")
-#: How often the folder is looked at, in seconds.
-EVERY = 0.5
+POLL_SECONDS = 0.5
 
 
 @dataclass
 class Hook:
-    """One file as it was loaded: its functions by stage."""
+    """One loaded file: its functions by stage."""
 
     name: str
-    stamp: tuple[int, int]
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     broken: bool = False
 
     def values(self, snapshot: Snapshot) -> dict[str, float]:
-        """Its parameters as they are set, by the last part of their names."""
-        start = f"/hook/{self.name}/"
-        return {name.removeprefix(start): float(value) for name, value in snapshot.items() if name.startswith(start)}
+        """Return the present values of the hook's parameters, by the last part of their names."""
+        prefix = f"/hook/{self.name}/"
+        return {name.removeprefix(prefix): float(value) for name, value in snapshot.items() if name.startswith(prefix)}
 
 
 class Hooks:
-    """The hooks of a folder, in the order of their names. Watches it on a thread; ``notes`` are lines for the user.
+    """The hooks of a folder, in the order of their names. A thread watches it; ``notes`` are lines for the user.
 
-    Without a folder there are none. Files are run: the folder is one that the user has named.
+    Without a folder there are no hooks. The files are executed: the user chooses the folder.
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-        self._hooks: tuple[Hook, ...] = ()
         self.notes: list[str] = []
+        self._watcher = FolderWatcher(lambda: _list_files(folder) if folder is not None else [], self._load)
         self._stop = threading.Event()
         if folder is not None:
-            self.look()
+            self.poll()
             threading.Thread(target=self._watch, name="hooks", daemon=True).start()
 
-    def look(self) -> None:
-        """Loads what is new or changed in the folder, and forgets what is gone."""
-        assert self._folder is not None
-        known = {hook.name: hook for hook in self._hooks}
-        found = []
-        for path in sorted(path for path in self._folder.glob("*.py") if HOOK_NAME.fullmatch(path.stem)):
-            try:
-                stamp = (path.stat().st_mtime_ns, path.stat().st_size)
-            except OSError:
-                continue  # gone in this moment
-            hook = known.get(path.stem)
-            found.append(hook if hook is not None and hook.stamp == stamp else self._loaded(path, stamp))
-        self._hooks = tuple(found)
+    def poll(self) -> None:
+        """Load new and changed files, and drop the hooks of deleted ones."""
+        self._watcher.poll()
 
     def run(self, stage: str, tensor: Tensor, snapshot: Snapshot, seconds: float = 0.0) -> Tensor:
-        """``tensor`` through every hook that has a function for ``stage`` and is on; ``seconds`` is when its frame was captured."""
-        for hook in self._hooks:
+        """Pass ``tensor`` through the enabled hooks that have a function for ``stage``; ``seconds`` is the capture time."""
+        for hook in self._watcher.entries.values():
             function = hook.functions.get(stage)
             if function is None or hook.broken or not snapshot.get(f"/hook/{hook.name}/on", True):
                 continue
             try:
-                changed = function(tensor, hook.values(snapshot), seconds)
-                if not isinstance(changed, Tensor) or changed.shape != tensor.shape:
-                    raise TypeError(f"it answered {_described(changed)} for {_described(tensor)}")
-                if not bool(changed.isfinite().all()):
-                    raise ValueError("its answer holds values that are not numbers")
-            except Exception as error:  # whatever a user's code may do
+                result = function(tensor, hook.values(snapshot), seconds)
+                if not isinstance(result, Tensor) or result.shape != tensor.shape:
+                    raise TypeError(f"returned {_describe(result)}, expected {_describe(tensor)}")
+                if not bool(result.isfinite().all()):
+                    raise ValueError("returned NaN or infinity")
+            except Exception as error:  # user code may raise anything
                 hook.broken = True
-                self.notes.append(f"hook {hook.name} is switched off: {stage}{_line(error)}: {_said(error)}")
+                self.notes.append(f"hook {hook.name} disabled: {stage}{_line_of(error)}: {_summarize(error)}")
                 continue
-            tensor = changed.to(tensor.dtype)
+            tensor = result.to(tensor.dtype)
         return tensor
 
     @property
-    def moving(self) -> bool:
-        """Whether any hook may change a picture from frame to frame by itself."""
-        return any(not hook.broken for hook in self._hooks)
+    def is_dynamic(self) -> bool:
+        """Whether a hook may change the picture from frame to frame even if the input stands still."""
+        return any(not hook.broken for hook in self._watcher.entries.values())
 
     def close(self) -> None:
-        """Ends the watch."""
+        """Stop the watching thread."""
         self._stop.set()
 
     def _watch(self) -> None:
         limit_to_one_thread()
-        while not self._stop.wait(EVERY):
-            self.look()
+        while not self._stop.wait(POLL_SECONDS):
+            self.poll()
 
-    def _loaded(self, path: Path, stamp: tuple[int, int]) -> Hook:
+    def _load(self, path: Path, previous: Hook | None) -> Hook:
         try:
             namespace: dict[str, Any] = {"__name__": f"phosphene_hook_{path.stem}", "__file__": str(path)}
             exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), namespace)
             functions = {stage: namespace[stage] for stage in STAGES if callable(namespace.get(stage))}
             if not functions:
-                raise InvalidValue(f"hook {path.stem}: it has none of the functions {', '.join(STAGES)}")
+                raise InvalidValue(f"hook {path.stem} not loaded: it defines none of {', '.join(STAGES)}")
         except InvalidValue as error:
             self.notes.append(str(error))
-            return Hook(path.stem, stamp, broken=True)
-        except Exception as error:  # whatever a user's code may do
-            self.notes.append(f"hook {path.stem} is not loaded{_line(error)}: {_said(error)}")
-            return Hook(path.stem, stamp, broken=True)
+            return Hook(path.stem, broken=True)
+        except Exception as error:  # user code may raise anything
+            self.notes.append(f"hook {path.stem} not loaded{_line_of(error)}: {_summarize(error)}")
+            return Hook(path.stem, broken=True)
         log.info("hook %s loaded: %s", path.stem, ", ".join(functions))
-        return Hook(path.stem, stamp, functions)
+        return Hook(path.stem, functions)
 
 
-def _line(error: Exception) -> str:
-    """Where in the user's file it happened."""
+def _list_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.py") if HOOK_NAME.fullmatch(path.stem))
+
+
+def _line_of(error: Exception) -> str:
+    """Return ``, line N`` of the user's file, or nothing where the traceback does not reach it."""
     if isinstance(error, SyntaxError):
         return f", line {error.lineno}"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
     return f", line {frames[0].lineno}" if frames else ""
 
 
-def _said(error: Exception) -> str:
-    text = str(error).splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+def _summarize(error: Exception) -> str:
+    name, text = type(error).__name__, first_line(error)
+    return name if text == name else f"{name}: {text}"
 
 
-def _described(value: object) -> str:
+def _describe(value: object) -> str:
     return f"a tensor {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"

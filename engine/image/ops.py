@@ -1,4 +1,4 @@
-"""Pictures on the device before and after diffusion: grade, mirror, kaleidoscope, feedback, mask. All (B, 3, H, W) in 0..1."""
+"""Picture operations on a device: grade, mirror, kaleidoscope, feedback, feather. Pictures: (B, 3, H, W) in 0..1."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class ColorGrade:
-    """Gain, contrast about mid grey, saturation, and a turn of the hue in degrees. The defaults change nothing."""
+    """Gain, contrast about mid grey, saturation, and hue rotation in degrees. The defaults change nothing."""
 
     gain: float = 1.0
     contrast: float = 1.0
@@ -22,40 +22,40 @@ class ColorGrade:
     hue: float = 0.0
 
     def __call__(self, pictures: Tensor) -> Tensor:
-        """Graded ``pictures``, clamped to 0..1."""
+        """Return graded ``pictures``, clamped to 0..1; with the defaults ``pictures`` itself."""
         if self == ColorGrade():
             return pictures
         matrix = self._matrix().to(pictures.device, pictures.dtype)
-        mixed = torch.einsum("oc,bchw->bohw", matrix, pictures)
-        return ((mixed - 0.5) * self.contrast + 0.5).clamp(0, 1)
+        graded = torch.einsum("oc,bchw->bohw", matrix, pictures)
+        return ((graded - 0.5) * self.contrast + 0.5).clamp(0, 1)
 
     def _matrix(self) -> Tensor:
-        """Saturation and hue as one 3×3 matrix about the grey axis, times the gain; grey stays grey of the same luminance."""
+        """Return gain, saturation and hue as one 3×3 matrix about the grey axis. At gain 1 grey keeps its luminance."""
         luma = torch.tensor(_LUMA).expand(3, 3)
-        turned = torch.eye(3)
+        rotation = torch.eye(3)
         if self.hue:
             angle = math.radians(self.hue)
             c, s = math.cos(angle), math.sin(angle)
             third, root = (1 - c) / 3, s / math.sqrt(3)
-            plain = torch.tensor(
+            about_grey = torch.tensor(
                 [
                     [c + third, third - root, third + root],
                     [third + root, c + third, third - root],
                     [third - root, third + root, c + third],
                 ]
             )
-            # A turn about the grey axis changes luminance: what it adds is taken from all three channels alike.
-            turned = plain + (luma - luma @ plain)
-        return self.gain * (luma + self.saturation * (torch.eye(3) - luma)) @ turned
+            # A rotation about the grey axis changes luminance: subtract the change equally from all three channels.
+            rotation = about_grey + (luma - luma @ about_grey)
+        return self.gain * (luma + self.saturation * (torch.eye(3) - luma)) @ rotation
 
 
 def luminance(pictures: Tensor) -> Tensor:
-    """The brightness of each picture, three times, (B, 3, H, W)."""
+    """Return the luminance (BT.601) of each picture, repeated in three channels, (B, 3, H, W)."""
     return (pictures * pictures.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True).expand(-1, 3, -1, -1)
 
 
 def mirror(pictures: Tensor, side: str) -> Tensor:
-    """One half shown on both sides: ``left`` and its mirror image, ``top``, or the top left quarter in all four."""
+    """Mirror the ``left`` or the ``top`` half onto the other one, or the top left quarter onto all four (``both``)."""
     height, width = pictures.shape[-2:]
     if side in ("left", "both"):
         half = pictures[..., : (width + 1) // 2]
@@ -67,7 +67,7 @@ def mirror(pictures: Tensor, side: str) -> Tensor:
 
 
 def kaleidoscope(pictures: Tensor, segments: int) -> Tensor:
-    """The picture folded into ``segments`` mirrored wedges about its middle; below 2 as it is."""
+    """Fold each picture into ``segments`` mirrored wedges about its centre; below 2 return ``pictures`` itself."""
     if segments < 2:
         return pictures
     height, width = pictures.shape[-2:]
@@ -84,7 +84,10 @@ def kaleidoscope(pictures: Tensor, segments: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Feedback:
-    """How the last output comes back into the input: how much of it, moved how, and what shows beyond its edge."""
+    """Feedback of the last output into the input: its share, its transform, and what fills the area beyond its edge.
+
+    ``rotate`` and ``hue`` are degrees, ``x`` and ``y`` shares of the picture, ``edge`` mirror, wrap, hold or black.
+    """
 
     amount: float = 0.0
     zoom: float = 1.0
@@ -95,13 +98,13 @@ class Feedback:
     edge: str = "mirror"
 
     def __call__(self, pictures: Tensor, last: Tensor | None) -> Tensor:
-        """``pictures`` with ``last`` (1, 3, H, W) mixed in. At amount 0, or without a last one, as they are."""
+        """Mix ``last`` (1, 3, H, W) into ``pictures``; at amount 0 or without ``last`` return ``pictures`` itself."""
         if self.amount <= 0.0 or last is None or last.shape[-2:] != pictures.shape[-2:]:
             return pictures
-        return torch.lerp(pictures, ColorGrade(hue=self.hue)(self.moved(last)), self.amount)
+        return torch.lerp(pictures, ColorGrade(hue=self.hue)(self.transform(last)), self.amount)
 
-    def moved(self, last: Tensor) -> Tensor:
-        """``last`` zoomed in by ``zoom``, turned by ``rotate`` degrees clockwise and moved by shares of its size."""
+    def transform(self, last: Tensor) -> Tensor:
+        """Zoom ``last`` in by ``zoom``, rotate it clockwise, then shift it right and down."""
         height, width = last.shape[-2:]
         angle, aspect = math.radians(self.rotate), width / height
         c, s = math.cos(angle) / self.zoom, math.sin(angle) / self.zoom
@@ -119,15 +122,15 @@ class Feedback:
 
 
 def feather(mask: Tensor, share: float) -> Tensor:
-    """A mask (B, 1, H, W) in 0..1 with its edges softened over ``share`` of the height."""
+    """Soften the edges of a mask (B, 1, H, W) in 0..1 over ``share`` of the height."""
     radius = round(share * mask.shape[-2] / 2)
     if radius < 1:
         return mask
-    for _ in range(2):  # two box blurs are nearly a Gaussian
+    for _ in range(2):  # two box blurs approximate a Gaussian
         mask = F.avg_pool2d(F.pad(mask, (radius,) * 4, mode="replicate"), 2 * radius + 1, 1)
     return mask
 
 
 def _axis(count: int, like: Tensor) -> Tensor:
-    """Centres of ``count`` pixels, -1..1."""
+    """Return the centres of ``count`` pixels in -1..1."""
     return (torch.arange(count, device=like.device, dtype=like.dtype) + 0.5) / count * 2 - 1

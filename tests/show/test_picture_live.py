@@ -47,9 +47,7 @@ def test_an_effect_is_loaded_changed_and_switched_off_while_running(tmp_path: Pa
         until(lambda: show.status()["parameters"].get("/hook/dim/light") == 0.25, 10)
         assert show.status()["refused"] == 0
         hook.write_text("def after(pictures, values, seconds):\n    return pictures[0]\n")
-        until(lambda: show.status()["errors"] == 1, 15, "the effect switched off")
-        assert show.status()["last_error"].startswith(
-            "hook dim is switched off: after: TypeError: it answered a tensor"
-        )
+        until(lambda: show.status()["errors"] == 1, 15, "the hook disabled")
+        assert show.status()["last_error"].startswith("hook dim disabled: after: TypeError: returned a tensor")
         frames = show.status()["frames"]
         until(lambda: show.status()["frames"] > frames + 3, 10, "the show going on")

@@ -38,15 +38,15 @@ def test_gain_contrast_and_saturation() -> None:
 
 
 @pytest.mark.parametrize("degrees", [-120.0, -60.0, 35.0, 120.0])
-def test_a_turn_of_the_hue_keeps_grey_and_luminance_and_turns_colours(degrees: float) -> None:
+def test_hue_rotation_keeps_grey_and_luminance_and_rotates_colours(degrees: float) -> None:
     grey = torch.full((1, 3, 4, 4), 0.37)
     assert torch.allclose(ColorGrade(hue=degrees)(grey), grey, atol=1e-6)
     image = pictures() * 0.1 + 0.45
-    turned = ColorGrade(hue=degrees)(image)
-    assert torch.allclose(luma(turned), luma(image), atol=1e-5)
+    rotated = ColorGrade(hue=degrees)(image)
+    assert torch.allclose(luma(rotated), luma(image), atol=1e-5)
     colour = torch.tensor([0.55, 0.45, 0.45]).view(1, 3, 1, 1)
-    found = colorsys.rgb_to_hsv(*ColorGrade(hue=degrees)(colour).flatten().tolist())[0] * 360
-    assert abs((found - degrees + 180) % 360 - 180) < 12
+    hue = colorsys.rgb_to_hsv(*ColorGrade(hue=degrees)(colour).flatten().tolist())[0] * 360
+    assert abs((hue - degrees + 180) % 360 - 180) < 12
 
 
 def test_mirrors_show_one_half_twice() -> None:
@@ -64,14 +64,14 @@ def test_mirrors_show_one_half_twice() -> None:
 def test_a_kaleidoscope_is_the_same_in_each_wedge() -> None:
     image = torch.nn.functional.avg_pool2d(pictures(height=96, width=96), 9, 1, 4)
     folded = kaleidoscope(image, 4)
-    turned = torch.rot90(folded, 1, (-2, -1))  # four double wedges: a quarter turn changes nothing
+    rotated = torch.rot90(folded, 1, (-2, -1))  # four double wedges: a quarter turn changes nothing
     middle = (slice(None), slice(None), slice(20, 76), slice(20, 76))
-    assert (folded[middle] - turned[middle]).abs().mean() < 0.01
+    assert (folded[middle] - rotated[middle]).abs().mean() < 0.01
     assert (folded[middle] - image[middle]).abs().mean() > 0.01
     assert kaleidoscope(image, 1) is image
 
 
-def test_no_feedback_is_none() -> None:
+def test_feedback_of_amount_zero_or_without_an_output_changes_nothing() -> None:
     image, last = pictures(), pictures() * 0.5
     assert Feedback(0.0, zoom=1.3)(image, last) is image
     assert Feedback(0.5)(image, None) is image
@@ -81,51 +81,51 @@ def test_no_feedback_is_none() -> None:
 @pytest.mark.parametrize(("x", "y"), [(0.25, 0.0), (0.0, -0.25)])
 def test_feedback_moves_right_and_down(x: float, y: float) -> None:
     last = pictures(height=32, width=64)
-    moved = Feedback(1.0, x=x, y=y, edge="wrap").moved(last)
+    shifted = Feedback(1.0, x=x, y=y, edge="wrap").transform(last)
     assert torch.allclose(
-        moved[..., 9:-9, 17:-17], last.roll((round(x * 64), round(y * 32)), (-1, -2))[..., 9:-9, 17:-17], atol=1e-4
+        shifted[..., 9:-9, 17:-17], last.roll((round(x * 64), round(y * 32)), (-1, -2))[..., 9:-9, 17:-17], atol=1e-4
     )
 
 
 def test_feedback_turns_clockwise_and_zooms_in_on_wide_pictures_too() -> None:
     last = torch.nn.functional.avg_pool2d(pictures(height=48, width=80), 7, 1, 3)
-    moved = Feedback(1.0, zoom=1.5, rotate=30.0, edge="hold").moved(last)
+    transformed = Feedback(1.0, zoom=1.5, rotate=30.0, edge="hold").transform(last)
     array = last[0].permute(1, 2, 0).numpy()
     matrix = cv2.getRotationMatrix2D(((80 - 1) / 2, (48 - 1) / 2), -30.0, 1.5)  # OpenCV counts counter-clockwise
     expected = cv2.warpAffine(array, matrix, (80, 48), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    assert np.abs(moved[0].permute(1, 2, 0).numpy() - expected)[8:-8, 8:-8].mean() < 0.01
-    black = Feedback(1.0, zoom=0.5, edge="black").moved(torch.ones_like(last))
+    assert np.abs(transformed[0].permute(1, 2, 0).numpy() - expected)[8:-8, 8:-8].mean() < 0.01
+    black = Feedback(1.0, zoom=0.5, edge="black").transform(torch.ones_like(last))
     assert black[..., 0, 0].max() == 0.0
     assert black[..., 24, 40].min() == 1.0
 
 
 def test_a_mask_chooses_between_input_and_output() -> None:
-    optics = ImageEffects()
+    effects = ImageEffects()
     rgba = torch.cat([pictures(2), torch.zeros(2, 1, 32, 48)], 1)
     rgba[:, 3, :, 24:] = 1.0
-    optics.apply(Snapshot({"/mask": "alpha"}))
-    taken = optics.taken(rgba[:, :3], rgba[:, 3:], None)
+    effects.apply(Snapshot({"/mask": "alpha"}))
+    prepared = effects.preprocess(rgba[:, :3], rgba[:, 3:], None)
     diffused = 1 - rgba[:, :3]
-    out = optics.given(diffused, [taken])
+    out = effects.postprocess(diffused, [prepared])
     assert torch.allclose(out[..., :24], rgba[:, :3, :, :24])
     assert torch.allclose(out[..., 24:], diffused[..., 24:])
-    optics.apply(Snapshot({"/mask": "alpha", "/mask/invert": True}))
-    out = optics.given(diffused, [optics.taken(rgba[:, :3], rgba[:, 3:], None)])
+    effects.apply(Snapshot({"/mask": "alpha", "/mask/invert": True}))
+    out = effects.postprocess(diffused, [effects.preprocess(rgba[:, :3], rgba[:, 3:], None)])
     assert torch.allclose(out[..., :24], diffused[..., :24])
     second = torch.zeros(1, 3, 32, 48)
     second[:, :, :16] = 1.0
-    optics.apply(Snapshot({"/mask": "source"}))
-    out = optics.given(diffused, [optics.taken(rgba[:, :3], None, second)])
+    effects.apply(Snapshot({"/mask": "source"}))
+    out = effects.postprocess(diffused, [effects.preprocess(rgba[:, :3], None, second)])
     assert torch.allclose(out[:, :, :16], diffused[:, :, :16])
     assert torch.allclose(out[:, :, 16:], rgba[:, :3, 16:])
 
 
 def test_mix_goes_from_input_to_output() -> None:
-    optics = ImageEffects()
+    effects = ImageEffects()
     rgb = pictures()
     for mix in (0.0, 0.3, 1.0):
-        optics.apply(Snapshot({"/mix": mix}))
-        out = optics.given(1 - rgb, [optics.taken(rgb, None, None)])
+        effects.apply(Snapshot({"/mix": mix}))
+        out = effects.postprocess(1 - rgb, [effects.preprocess(rgb, None, None)])
         assert torch.allclose(out, rgb * (1 - mix) + (1 - rgb) * mix, atol=1e-6)
 
 
@@ -148,21 +148,21 @@ def shape() -> torch.Tensor:
 
 
 def test_canny_finds_thin_edges_where_opencv_finds_them() -> None:
-    found = control.canny(shape())[0, 0].numpy() > 0.5
+    edges = control.canny(shape())[0, 0].numpy() > 0.5
     grey = cv2.cvtColor((shape()[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8), cv2.COLOR_RGB2GRAY)
-    theirs = cv2.Canny(grey, 100, 200) > 0
-    near = cv2.dilate(theirs.astype(np.uint8), np.ones((3, 3))) > 0
-    assert found.sum() > 0.8 * math.tau * 26
-    assert (found & near).sum() > 0.95 * found.sum()
-    assert found.sum() < 2 * theirs.sum(), "thin"
+    reference = cv2.Canny(grey, 100, 200) > 0
+    near = cv2.dilate(reference.astype(np.uint8), np.ones((3, 3))) > 0
+    assert edges.sum() > 0.8 * math.tau * 26
+    assert (edges & near).sum() > 0.95 * edges.sum()
+    assert edges.sum() < 2 * reference.sum(), "thin"
 
 
 def test_maps_have_the_pictures_shape_and_range() -> None:
     for name, make in control.MAPS.items():
-        made = make(pictures(2))
-        assert made.shape == (2, 3, 32, 48), name
-        assert made.min() >= 0.0
-        assert made.max() <= 1.0
+        image = make(pictures(2))
+        assert image.shape == (2, 3, 32, 48), name
+        assert image.min() >= 0.0
+        assert image.max() <= 1.0
     flat = torch.full((1, 3, 32, 32), 0.5)
     assert control.canny(flat).sum() == 0.0
     assert control.soft_edge(flat).max() < 1e-3

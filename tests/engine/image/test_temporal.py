@@ -1,4 +1,4 @@
-"""The last output carried along the input's motion: where it goes, and when it is not believed."""
+"""Temporal accumulation: the previous output follows the input's motion, and is dropped where the motion is uncertain."""
 
 from __future__ import annotations
 
@@ -15,64 +15,64 @@ def texture(seed: int, size: int = 192) -> np.ndarray:
 
 
 def window(picture: np.ndarray, k: int) -> torch.Tensor:
-    """A window that moves by 3 pixels to the right and 1 down each frame, (1, 3, 96, 128) in 0..1."""
+    """Return a window that moves 3 pixels right and 1 down each frame, (1, 3, 96, 128) in 0..1."""
     y, x = 10 + k, 10 + 3 * k
     return torch.from_numpy(picture[y : y + 96, x : x + 128].clip(0, 1)).permute(2, 0, 1)[None]
 
 
-def test_no_share_is_nothing_carried() -> None:
-    motion, picture = TemporalAccumulator(), torch.rand(1, 3, 32, 32)
-    assert motion.carried(picture, picture, 0.0) is picture
+def test_share_zero_accumulates_nothing() -> None:
+    accumulator, picture = TemporalAccumulator(), torch.rand(1, 3, 32, 32)
+    assert accumulator.accumulate(picture, picture, 0.0) is picture
 
 
-def test_paint_moves_with_what_it_is_on() -> None:
+def test_paint_follows_the_motion_of_the_input() -> None:
     source, paint = texture(0), texture(1)
-    motion, rng = TemporalAccumulator(), torch.Generator().manual_seed(2)
+    accumulator, rng = TemporalAccumulator(), torch.Generator().manual_seed(2)
     plain, steady = [], []
     for k in range(10):
-        # A diffusion flickers in blots of a latent's cell, not in single pixels.
+        # Diffusion flickers in blots of a latent's cell, not in single pixels.
         blots = torch.nn.functional.interpolate(torch.randn(1, 3, 12, 16, generator=rng), (96, 128), mode="bilinear")
         noisy = window(paint, k) + 0.15 * blots
-        out = motion.carried(noisy, window(source, k), 0.8)
+        out = accumulator.accumulate(noisy, window(source, k), 0.8)
         inner = (slice(None), slice(None), slice(12, -12), slice(16, -16))
         plain.append((noisy - window(paint, k))[inner].abs().mean().item())
         steady.append((out - window(paint, k))[inner].abs().mean().item())
     assert np.mean(steady[4:]) < 0.6 * np.mean(plain[4:])
 
 
-def test_a_cut_carries_nothing_over() -> None:
-    motion = TemporalAccumulator()
-    motion.carried(torch.zeros(1, 3, 96, 128), window(texture(3), 0), 0.9)
+def test_a_cut_drops_the_history() -> None:
+    accumulator = TemporalAccumulator()
+    accumulator.accumulate(torch.zeros(1, 3, 96, 128), window(texture(3), 0), 0.9)
     after = torch.ones(1, 3, 96, 128)
-    out = motion.carried(after, 1 - window(texture(4), 0), 0.9)
+    out = accumulator.accumulate(after, 1 - window(texture(4), 0), 0.9)
     assert (after - out).mean() < 0.1
-    motion.forget()
-    assert torch.equal(motion.carried(after, window(texture(3), 0), 0.9), after)
+    accumulator.reset()
+    assert torch.equal(accumulator.accumulate(after, window(texture(3), 0), 0.9), after)
 
 
-def test_another_size_begins_anew() -> None:
-    motion = TemporalAccumulator()
-    motion.carried(torch.zeros(1, 3, 64, 64), torch.rand(1, 3, 64, 64), 0.9)
+def test_another_size_drops_the_history() -> None:
+    accumulator = TemporalAccumulator()
+    accumulator.accumulate(torch.zeros(1, 3, 64, 64), torch.rand(1, 3, 64, 64), 0.9)
     picture = torch.rand(1, 3, 48, 80)
-    assert torch.equal(motion.carried(picture, torch.rand(1, 3, 48, 80), 0.9), picture)
+    assert torch.equal(accumulator.accumulate(picture, torch.rand(1, 3, 48, 80), 0.9), picture)
 
 
-def test_carried_paint_keeps_its_sharpness_and_never_gains() -> None:
-    """Over a long pan by half pixels and over a long stand: what is given back must not feed on itself."""
+def test_accumulated_paint_keeps_its_sharpness_without_gaining_any() -> None:
+    """Over a long pan by half pixels and over a long still: the sharpening must not build up."""
 
     def edges(picture: torch.Tensor) -> float:
         return float((picture[..., 12:-12, 13:-12] - picture[..., 12:-12, 12:-13]).abs().mean())
 
     large, paint = texture(0, 384), texture(1, 384)
     for pace in (0.0, 0.5):
-        motion, found = TemporalAccumulator(), []
+        accumulator, ratios = TemporalAccumulator(), []
         for k in range(60):
             shift = np.array([[1, 0, -pace * k], [0, 1, 0]], np.float32)
             views = [
                 cv2.warpAffine(p, shift, (384, 384), flags=cv2.INTER_CUBIC)[40:136, 40:168].clip(0, 1)
                 for p in (paint, large)
             ]
-            fresh, source = (torch.from_numpy(view).permute(2, 0, 1)[None] for view in views)
-            found.append(edges(motion.carried(fresh, source, 0.9)) / edges(fresh))
-        assert all(0.9 < ratio < 1.4 for ratio in found)
-        assert np.mean(found[-10:]) < 1.05 * np.mean(found[10:20])
+            diffused, source = (torch.from_numpy(view).permute(2, 0, 1)[None] for view in views)
+            ratios.append(edges(accumulator.accumulate(diffused, source, 0.9)) / edges(diffused))
+        assert all(0.9 < ratio < 1.4 for ratio in ratios)
+        assert np.mean(ratios[-10:]) < 1.05 * np.mean(ratios[10:20])

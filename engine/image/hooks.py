@@ -68,7 +68,7 @@ class Hooks:
         self._watcher.poll()
 
     def run(self, stage: str, tensor: Tensor, snapshot: Snapshot, seconds: float = 0.0) -> Tensor:
-        """Pass ``tensor`` through the enabled hooks that have a function for ``stage``; ``seconds`` is the capture time."""
+        """Pass ``tensor`` through the enabled hooks that serve ``stage``; ``seconds`` is the capture time."""
         for hook in self._watcher.entries.values():
             function = hook.functions.get(stage)
             if function is None or hook.broken or not snapshot.get(f"/hook/{hook.name}/on", True):

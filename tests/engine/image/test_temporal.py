@@ -1,4 +1,4 @@
-"""Temporal accumulation: the previous output follows the input's motion, and is dropped where the motion is uncertain."""
+"""Temporal accumulation: the history follows the input's motion, and is dropped where that is uncertain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A limit for log lines that can repeat at frame rate."""
+"""Rate limit for log lines that can repeat at frame rate."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import time
 
 
 class RateLimit:
-    """Lets ``burst`` events through in ``seconds``, counts the rest and tells how many there were."""
+    """Passes ``burst`` events in ``seconds``, and counts those it suppresses."""
 
     def __init__(self, burst: int = 5, seconds: float = 5.0) -> None:
         self._burst, self._seconds = burst, seconds
-        self._since, self._passed, self._held = 0.0, 0, 0
+        self._window_start, self._passed, self._suppressed = 0.0, 0, 0
 
     def passes(self) -> tuple[bool, int]:
-        """Whether this event may be shown, and how many were held back before it."""
+        """Return whether this event may be logged, and how many were suppressed before it."""
         now = time.monotonic()
-        if now - self._since > self._seconds:
-            self._since, self._passed = now, 0
+        if now - self._window_start > self._seconds:
+            self._window_start, self._passed = now, 0
         if self._passed >= self._burst:
-            self._held += 1
+            self._suppressed += 1
             return False, 0
         self._passed += 1
-        held, self._held = self._held, 0
-        return True, held
+        suppressed, self._suppressed = self._suppressed, 0
+        return True, suppressed

@@ -25,7 +25,7 @@ from bridge.control.state import State
 from bridge.errors import UserError
 from bridge.logs import Log
 from bridge.network.access import AccessPolicy, confine_files
-from bridge.network.discovery import Announcement, own_addresses
+from bridge.network.discovery import Announcement, outside_address
 from bridge.osc.tcp import TcpServer
 from bridge.osc.udp import UdpServer
 from bridge.panel.server import PanelServer
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
         raise
     page = f"http://{'127.0.0.1' if options.host == '0.0.0.0' else options.host}:{panel.port}/"
     outer = (
-        f"http://{own_addresses()[-1] if options.host == '0.0.0.0' else options.host}:{panel.port}/?token={doors.token}"
+        f"http://{outside_address() if options.host == '0.0.0.0' else options.host}:{panel.port}/?token={doors.token}"
     )
     announcement = Announcement(options.host, osc.port, panel.port)
     if before is not None:

@@ -214,7 +214,7 @@ class ControllerMap:
             try:
                 meant = entry.arguments(match.groupdict(), arguments)
             except InvalidValue as error:
-                self._state.refuse(str(error), origin)
+                self._state.reject(str(error), origin)
                 continue
             if meant is not None:
                 self._state.set(entry.to, meant, f"{origin} ({entry.desk})")

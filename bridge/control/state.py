@@ -1,4 +1,4 @@
-"""The parameters' values as the show has them now. Every way in (OSC, panel, command line) ends here."""
+"""The present values of all parameters. Every input (OSC, panel, command line) ends here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class State:
-    """Values checked by the table, numbered snapshots of them, and a count of what was refused. Thread-safe."""
+    """Values validated by the table, numbered snapshots of them, and a count of rejected input. Thread-safe."""
 
     def __init__(self, values: Mapping[str, Value] | None = None) -> None:
         self._lock = threading.RLock()
@@ -25,74 +25,79 @@ class State:
         self._limit = RateLimit()
         self._listeners: list[Callable[[], None]] = []
         self._followers: list[Callable[[frozenset[str], str], None]] = []
-        self._handlers: dict[str, Callable[[], None]] = {}
+        self._triggers: dict[str, Callable[[], None]] = {}
         self._commands: dict[str, Callable[[str], None]] = {}
         self._mixture: Mixture = ()
-        self._over: dict[str, Value] = {}
-        self._taken: tuple[Snapshot, Snapshot] | None = None
-        self.refused = self.accepted = 0
-        self.last_refusal = ""
+        self._overlay: dict[str, Value] = {}
+        self._snapshots: tuple[Snapshot, Snapshot] | None = None
+        self.rejected = self.accepted = 0
+        self.last_rejection = ""
         self.confine: Callable[[str], None] = lambda _text: None
 
     def snapshot(self) -> Snapshot:
-        """Every value at this moment, under its number."""
-        return self._now()[0]
+        """Return all values as they were set."""
+        return self._current_snapshots()[0]
 
     def effective(self) -> Snapshot:
-        """The same with what modulators lay over it: what is seen."""
-        return self._now()[1]
+        """Return all values under the modulators' overlay, as the engine renders them."""
+        return self._current_snapshots()[1]
 
-    def _now(self) -> tuple[Snapshot, Snapshot]:
-        """The snapshots of this moment: without what is laid over, and with it. Many ask, many times for each change."""
+    def _current_snapshots(self) -> tuple[Snapshot, Snapshot]:
+        """Return the snapshots without and with the overlay, built once for each change: many threads ask for them."""
         with self._lock:
-            if self._taken is None or self._taken[0].number != self._number:
+            if self._snapshots is None or self._snapshots[0].number != self._number:
                 plain = Snapshot(self._values, self._number, self._mixture)
-                seen = Snapshot(self._values | self._over, self._number, self._mixture) if self._over else plain
-                self._taken = plain, seen
-            return self._taken
+                overlaid = plain
+                if self._overlay:
+                    overlaid = Snapshot(self._values | self._overlay, self._number, self._mixture)
+                self._snapshots = plain, overlaid
+            return self._snapshots
 
     def overlay(self, values: Mapping[str, Value]) -> None:
-        """Lays values over those that were set, in the place of what was laid over them before."""
+        """Replace the values that lie over those that were set."""
         with self._lock:
-            if values == self._over:
+            if values == self._overlay:
                 return
-            self._over = dict(values)
+            self._overlay = dict(values)
             self._number += 1
         for listener in self._listeners:
             listener()
 
     @property
     def number(self) -> int:
-        """Goes up with every change."""
+        """Number of the present values; it grows with every change."""
         return self._number
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """``listener`` is called after every change, on the thread that made it; it must be quick."""
+        """Call ``listener`` after every change, on the thread that made it. It must be quick."""
         self._listeners.append(listener)
 
     def on_set(self, follower: Callable[[frozenset[str], str], None]) -> None:
-        """``follower`` is called after every change with the names that changed and who changed them; it must be quick."""
+        """Call ``follower`` after every change with the names that changed and the origin. It must be quick."""
         self._followers.append(follower)
 
     def on_command(self, name: str, handler: Callable[[str], None]) -> None:
-        """``handler`` does what the command ``name`` is for; a BadValue that it raises is refused as the command's."""
+        """Handle the command ``name``. An InvalidValue that the handler raises rejects the command."""
         self._commands[name] = handler
 
     def on_trigger(self, name: str, handler: Callable[[], None]) -> None:
-        """``handler`` does what the trigger ``name`` is for, on the thread that pulled it."""
-        self._handlers[name] = handler
+        """Handle the trigger ``name``, on the thread that sets it."""
+        self._triggers[name] = handler
 
     def set(self, name: str, arguments: Sequence[object], origin: str) -> bool:
-        """Sets one parameter from what came in; what cannot be meant is refused: counted, logged at a limited rate, nothing changes."""
+        """Set one parameter from raw arguments. Return False if they are invalid.
+
+        Invalid input changes nothing: it is counted, and logged at a limited rate.
+        """
         try:
             parameter = lookup(name)
-            value = self._meant(parameter.name, arguments)
+            value = self._coerce(parameter, arguments)
             if parameter.name in FILES:
                 self.confine(str(value))
             if parameter.kind == "command" and parameter.name in self._commands:
                 self._commands[parameter.name](str(value))
         except InvalidValue as error:
-            self.refuse(str(error), origin)
+            self.reject(str(error), origin)
             return False
         if parameter.kind == "trigger":
             if value:
@@ -109,48 +114,49 @@ class State:
         by: str = "",
         expected: Mapping[str, Value] | None = None,
     ) -> None:
-        """Sets values that are already checked, all at once, and the mixture where one is given.
+        """Set validated values in one change, and the mixture unless it is None.
 
-        A value that is not as ``expected`` is left as it is: somebody was quicker.
+        A value that differs from its ``expected`` one is left alone: another thread was quicker.
         """
         with self._lock:
-            fresh = {name: value for name, value in values.items() if self._values.get(name) != value}
+            changed = {name: value for name, value in values.items() if self._values.get(name) != value}
             if expected is not None:
-                fresh = {
+                changed = {
                     name: value
-                    for name, value in fresh.items()
+                    for name, value in changed.items()
                     if name not in expected or self._values.get(name) == expected[name]
                 }
-            if not fresh and mixture in (None, self._mixture):
+            if not changed and mixture in (None, self._mixture):
                 return
-            self._values.update(fresh)
+            self._values.update(changed)
             self._mixture = self._mixture if mixture is None else mixture
             self._number += 1
         for listener in self._listeners:
             listener()
         for follower in self._followers:
-            follower(frozenset(fresh), by)
+            follower(frozenset(changed), by)
 
     def declare(self, rows: Sequence[Parameter]) -> None:
-        """Takes the parameters of the user's effects, in the place of those before; values that were set stay."""
+        """Replace the parameters of the user's effects. Values that were set stay, clamped to the new ranges."""
         declare(rows)
-        self.put({row.name: self._values.get(row.name, row.default) for row in rows})
+        self.put({row.name: row.coerce([self._values.get(row.name, row.default)]) for row in rows})
 
-    def refuse(self, reason: str, origin: str) -> None:
-        """Counts and logs something that could not be used."""
+    def reject(self, reason: str, origin: str) -> None:
+        """Count and log unusable input."""
         with self._lock:
-            self.refused += 1
-            self.last_refusal = reason
-            shown, held = self._limit.passes()
+            self.rejected += 1
+            self.last_rejection = reason
+            shown, suppressed = self._limit.passes()
         if shown:
-            log.warning("%s: %s%s", origin, reason, f" ({held} more like this were not shown)" if held else "")
+            log.warning(
+                "%s: %s%s", origin, reason, f" ({suppressed} similar messages suppressed)" if suppressed else ""
+            )
 
-    def _meant(self, name: str, arguments: Sequence[object]) -> Value:
-        parameter = TABLE[name]
+    def _coerce(self, parameter: Parameter, arguments: Sequence[object]) -> Value:
         if not arguments and parameter.kind == "trigger":
             return True
         if not arguments and parameter.kind == "bool":  # a button without a value toggles
-            return not self._values[name]
+            return not self._values[parameter.name]
         return parameter.coerce(arguments)
 
     def _trigger(self, name: str) -> None:
@@ -158,5 +164,5 @@ class State:
             self.put({"/seed": random.randrange(2**31)})
         elif name == "/reset":
             self.put({p.name: p.default for p in TABLE.values() if p.live and p.holds}, mixture=())
-        elif name in self._handlers:
-            self._handlers[name]()
+        elif name in self._triggers:
+            self._triggers[name]()

@@ -1,4 +1,4 @@
-"""Who may come in: networks for OSC and HTTP, names that a browser may call this machine, a token, and the files that may be named."""
+"""Access control: networks for OSC and HTTP, known host names, the token for changes, and folders open to others."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from engine.shared.parameter import InvalidValue
 
-#: Who is let in where ``--allow`` says nothing and the show listens beyond its own machine: private networks alone.
-PRIVATE = (
+#: Networks that are admitted by default if the show listens beyond this machine: private ones only.
+PRIVATE_NETWORKS = (
     "127.0.0.0/8",
     "10.0.0.0/8",
     "172.16.0.0/12",
@@ -23,54 +23,59 @@ PRIVATE = (
     "fc00::/7",
     "fe80::/10",
 )
-LOCAL = ("127.0.0.0/8", "::1/128")
-#: A name that is no path: one in a folder of Phosphene's own, or one on a hub.
+LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
+#: A name that is not a path: of an entry in one of Phosphene's folders, or of a model on a hub.
 NAME = re.compile(r"[\w][\w.+-]*(/[\w][\w.+-]*)?")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class AccessPolicy:
-    """The doors of one show that listens on ``host``. ``allow`` are networks as ``192.168.1.0/24`` or addresses; raises ValueError.
+    """Access rules of a show that listens on ``host``.
 
-    ``token`` is what changes need from another machine: the one that is given, or one that is drawn where the show is ``exposed``.
+    ``allow`` lists networks such as ``192.168.1.0/24`` or addresses, also several in one text, separated by commas.
+    ``token`` authorises changes from other machines; if it is empty and the show is ``exposed``, it is random.
+    Raises ValueError for a malformed network.
     """
 
     def __init__(self, host: str = "127.0.0.1", allow: Iterable[str] = (), token: str = "") -> None:
-        self.exposed = not _local(host)
-        wanted = [part.strip() for text in allow for part in text.split(",") if part.strip()]
-        usual = PRIVATE if self.exposed else LOCAL
-        self.networks = (
-            tuple(ipaddress.ip_network(one, strict=False) for one in (*wanted, *LOCAL)) if wanted else _networks(usual)
-        )
+        self.exposed = not _is_loopback(host)
+        allowed = [part.strip() for text in allow for part in text.split(",") if part.strip()]
+        default = PRIVATE_NETWORKS if self.exposed else LOOPBACK_NETWORKS
+        networks = (*allowed, *LOOPBACK_NETWORKS) if allowed else default
+        self.networks: tuple[Network, ...] = tuple(ipaddress.ip_network(text, strict=False) for text in networks)
         self.token = token or (secrets.token_urlsafe(12) if self.exposed else "")
-        own = socket.gethostname().lower()
-        self._names = {"localhost", host.lower(), own, own.split(".")[0], own.split(".")[0] + ".local"}
+        host_name = socket.gethostname().lower()
+        short_name = host_name.split(".")[0]
+        self._host_names = {"localhost", host.lower(), host_name, short_name, short_name + ".local"}
 
     def admits(self, address: str) -> bool:
-        """Whether that address may come in at all."""
-        try:
-            found = ipaddress.ip_address(address.split("%")[0])
-        except ValueError:
-            return False
-        found = getattr(found, "ipv4_mapped", None) or found
-        return any(found.version == network.version and found in network for network in self.networks)
+        """Return whether this address may connect at all."""
+        ip = _parse_address(address)
+        return ip is not None and any(ip.version == network.version and ip in network for network in self.networks)
 
     def trusts(self, address: str, token: str) -> bool:
-        """Whether whoever is there may change things: this machine, or one with the token."""
-        return not self.token or _local(address) or hmac.compare_digest(self.token.encode(), token.encode())
+        """Return whether a client at ``address`` may make changes: this machine may, others need the token."""
+        return not self.token or _is_loopback(address) or hmac.compare_digest(self.token.encode(), token.encode())
 
-    def is_called(self, name: str) -> bool:
-        """Whether a browser may call this machine so. Another name that leads here is another site's trick."""
+    def is_known_host(self, name: str) -> bool:
+        """Return whether ``name`` is an address or one of this machine's names.
+
+        Any other name that resolves to this machine is DNS rebinding by another site.
+        """
         name = name.lower().strip("[]").split("%")[0]
         try:
             ipaddress.ip_address(name)
         except ValueError:
-            return name in self._names
+            return name in self._host_names
         return True
 
 
 def confine_files(folders: Iterable[Path]) -> Callable[[str], None]:
-    """A check of what is named from outside: plain names pass, and files in one of ``folders``; it raises BadValue for any other."""
+    """Return a check for file names from other machines: it accepts plain names, and files in one of ``folders``.
+
+    The check raises InvalidValue for any other.
+    """
     roots = [folder.expanduser().resolve() for folder in folders]
 
     def check(text: str) -> None:
@@ -79,22 +84,22 @@ def confine_files(folders: Iterable[Path]) -> Callable[[str], None]:
         try:
             path = Path(text).expanduser().resolve()
         except (OSError, RuntimeError, ValueError):
-            raise InvalidValue(f"{text[:80]!r} is no file's name") from None
+            raise InvalidValue(f"{text[:80]!r} is not a file name") from None
         if not any(path.is_relative_to(root) for root in roots):
-            raise InvalidValue(f"{text[:80]!r} lies in no folder that is open to other machines; --files DIR opens one")
+            raise InvalidValue(f"{text[:80]!r} is outside the folders open to other machines; --files DIR opens one")
 
     return check
 
 
-def _networks(texts: Iterable[str]) -> tuple[Network, ...]:
-    return tuple(ipaddress.ip_network(text) for text in texts)
-
-
-def _local(address: str) -> bool:
-    if address == "localhost":
-        return True
+def _parse_address(text: str) -> Address | None:
+    """Return the address without its zone, an IPv4 address mapped to IPv6 as IPv4; None if it is malformed."""
     try:
-        found = ipaddress.ip_address(address.split("%")[0])
+        ip = ipaddress.ip_address(text.split("%")[0])
     except ValueError:
-        return False
-    return bool((getattr(found, "ipv4_mapped", None) or found).is_loopback)
+        return None
+    return getattr(ip, "ipv4_mapped", None) or ip
+
+
+def _is_loopback(host: str) -> bool:
+    ip = _parse_address(host)
+    return host == "localhost" or (ip is not None and ip.is_loopback)

@@ -1,4 +1,4 @@
-"""What a flood of OSC says again and again: of the numbers that one parameter is set to in one go, the last one counts."""
+"""Coalescing of OSC floods: keep only the last number sent to each parameter in a batch."""
 
 from __future__ import annotations
 
@@ -8,47 +8,49 @@ from typing import TypeVar
 
 from engine.shared.table import ROOT, TABLE
 
-#: What follows the address of a message with one number, float or int.
-NUMBERS = (b",f\0\0", b",i\0\0")
+#: Type tags, padded, of a message with one number: float or int.
+FLOAT_TAG, INT_TAG = b",f\0\0", b",i\0\0"
 Sender = TypeVar("Sender", bound=Hashable)
 
 
-def latest(came: Sequence[tuple[bytes, Sender]]) -> Sequence[tuple[bytes, Sender]]:
-    """``came`` in its order, without the messages that set a parameter to a number and that a later one of the same sender overrides.
+def coalesce(packets: Sequence[tuple[bytes, Sender]]) -> Sequence[tuple[bytes, Sender]]:
+    """Drop each message that sets a parameter to a number if a later one of the same sender overrides it.
 
-    Whatever else that sender says between the two may depend on the first, so both are kept then.
+    The order stays. Any other packet of that sender between the two may depend on the first, which then stays too.
     """
-    if len(came) < 2:
-        return came
-    names = _settable(tuple(TABLE))
-    later: dict[Sender, set[bytes]] = {}
-    kept = []
-    for data, sender in reversed(came):
+    if len(packets) < 2:
+        return packets
+    addresses = _numeric_addresses(TABLE.version)
+    overriding: dict[Sender, set[bytes]] = {}
+    remaining = []
+    for data, sender in reversed(packets):
         end = data.find(0)
-        name = data[:end]
-        if name in names and _number(data, (end | 3) + 1):
-            overridden = later.setdefault(sender, set())
-            if name in overridden:
+        address = data[:end]
+        if address in addresses and _holds_one_number(data, (end | 3) + 1):
+            later = overriding.setdefault(sender, set())
+            if address in later:
                 continue
-            overridden.add(name)
+            later.add(address)
         else:
-            later.pop(sender, None)
-        kept.append((data, sender))
-    kept.reverse()
-    return kept
+            overriding.pop(sender, None)
+        remaining.append((data, sender))
+    remaining.reverse()
+    return remaining
 
 
-def _number(data: bytes, start: int) -> bool:
-    """Whether one number that is one (no NaN, no infinity) is all that follows the address, from ``start`` on."""
-    kind = data[start : start + 4]
-    if kind not in NUMBERS or len(data) != start + 8:
+def _holds_one_number(data: bytes, start: int) -> bool:
+    """Return whether the message holds, from byte ``start``, exactly one finite number."""
+    tag = data[start : start + 4]
+    if tag not in (FLOAT_TAG, INT_TAG) or len(data) != start + 8:
         return False
-    return kind == NUMBERS[1] or not (data[start + 4] & 0x7F == 0x7F and data[start + 5] & 0x80)
+    return tag == INT_TAG or not (data[start + 4] & 0x7F == 0x7F and data[start + 5] & 0x80)
 
 
-@lru_cache(maxsize=4)
-def _settable(names: tuple[str, ...]) -> frozenset[bytes]:
-    """The addresses of parameters that simply take a number."""
+@lru_cache(maxsize=1)
+def _numeric_addresses(_table_version: int) -> frozenset[bytes]:
+    """Return the addresses of the parameters that hold a number."""
     return frozenset(
-        (ROOT + name).encode() for name in names if TABLE[name].kind in ("float", "int", "bool") and TABLE[name].holds
+        (ROOT + name).encode()
+        for name, parameter in TABLE.items()
+        if parameter.kind in ("float", "int", "bool") and parameter.holds
     )

@@ -1,4 +1,4 @@
-"""OSCQuery: the parameters as a tree that a client can browse (the proposal of Vidvox), made from the table."""
+"""OSCQuery: the parameters as a tree that clients can browse (Vidvox's proposal), built from the table."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from engine.shared.parameter import Parameter, Value
 from engine.shared.table import ROOT, TABLE
 
 Node = dict[str, Any]
-#: Attributes that may be asked for one by one.
+#: Attributes that a client may query one by one.
 ATTRIBUTES = ("FULL_PATH", "CONTENTS", "TYPE", "ACCESS", "VALUE", "RANGE", "DESCRIPTION", "UNIT", "CLIPMODE")
 EXTENSIONS = dict.fromkeys(
     ("ACCESS", "VALUE", "RANGE", "DESCRIPTION", "UNIT", "CLIPMODE", "LISTEN", "PATH_CHANGED"), True
 )
 READ, WRITE = 1, 2
-#: Where the heartbeat's values lie, to read only: name → OSC type.
-STATUS = {
+#: The heartbeat's values, read-only: name → OSC type.
+STATUS_TYPES = {
     "fps": "f",
     "latency": "f",
     "state": "s",
@@ -27,28 +27,28 @@ STATUS = {
     "presets": "s",
     "cues": "s",
 }
-#: Commands that take one of the names in a list of the heartbeat's.
-NAMED = {"/preset": "presets", "/cue/goto": "cues"}
+#: Commands whose argument is a name from a list in the heartbeat: command → list.
+NAME_LISTS = {"/preset": "presets", "/cue/goto": "cues"}
 
 
-def tree(values: Mapping[str, Value], status: Status) -> Node:
-    """The whole tree with its values."""
+def build_tree(values: Mapping[str, Value], status: Status) -> Node:
+    """Return the tree of all parameters and status values, with their present values."""
     root: Node = {"FULL_PATH": "/", "DESCRIPTION": "Phosphene", "ACCESS": 0, "CONTENTS": {}}
     for parameter in TABLE.values():
-        _place(root, ROOT + parameter.name, _described(parameter, values))
-    for name, kind in STATUS.items():
-        value = status.get(name, "" if kind == "s" else 0.0)
-        listed = list(value) if isinstance(value, tuple) else [value]
-        _place(root, f"{ROOT}/status/{name}", {"TYPE": kind * len(listed), "ACCESS": READ, "VALUE": listed})
-    for name, where in NAMED.items():
-        names = status.get(where)
+        _insert(root, ROOT + parameter.name, _describe(parameter, values))
+    for name, osc_type in STATUS_TYPES.items():
+        value = status.get(name, "" if osc_type == "s" else 0.0)
+        items = list(value) if isinstance(value, tuple) else [value]
+        _insert(root, f"{ROOT}/status/{name}", {"TYPE": osc_type * len(items), "ACCESS": READ, "VALUE": items})
+    for command, list_name in NAME_LISTS.items():
+        names = status.get(list_name)
         if isinstance(names, tuple):
-            _place(root, ROOT + name, {"RANGE": [{"VALS": [n.split(" ")[0] for n in names]}]})
+            _insert(root, ROOT + command, {"RANGE": [{"VALS": [name.split(" ")[0] for name in names]}]})
     return root
 
 
-def found(root: Node, path: str) -> Node | None:
-    """The node at a path; None where there is none."""
+def find_node(root: Node, path: str) -> Node | None:
+    """Return the node at ``path``, or None."""
     node: Node | None = root
     for part in path.strip("/").split("/"):
         if part and node is not None:
@@ -57,25 +57,25 @@ def found(root: Node, path: str) -> Node | None:
 
 
 def host_info(name: str, osc_port: int, http_port: int) -> Node:
-    """What ``?HOST_INFO`` answers."""
+    """Return the answer to ``?HOST_INFO``."""
     return {"NAME": name, "EXTENSIONS": EXTENSIONS, "OSC_PORT": osc_port, "OSC_TRANSPORT": "UDP", "WS_PORT": http_port}
 
 
-def _place(root: Node, path: str, attributes: Node) -> None:
+def _insert(root: Node, path: str, attributes: Node) -> None:
     node = root
     parts = path.strip("/").split("/")
     for depth in range(len(parts)):
-        inside = node.setdefault("CONTENTS", {})
-        node = inside.setdefault(parts[depth], {"FULL_PATH": "/" + "/".join(parts[: depth + 1]), "ACCESS": 0})
+        children = node.setdefault("CONTENTS", {})
+        node = children.setdefault(parts[depth], {"FULL_PATH": "/" + "/".join(parts[: depth + 1]), "ACCESS": 0})
     node |= attributes
 
 
-def _described(parameter: Parameter, values: Mapping[str, Value]) -> Node:
-    """One parameter's attributes."""
+def _describe(parameter: Parameter, values: Mapping[str, Value]) -> Node:
+    """Return the attributes of one parameter."""
     value = values.get(parameter.name)
-    kinds = {"float": "f", "int": "i", "bool": "T" if value else "F", "trigger": "I"}
+    types = {"float": "f", "int": "i", "bool": "T" if value else "F", "trigger": "I"}
     node: Node = {
-        "TYPE": kinds.get(parameter.kind, "s"),
+        "TYPE": types.get(parameter.kind, "s"),
         "DESCRIPTION": parameter.help,
         "ACCESS": READ | WRITE if parameter.holds else WRITE,
     }

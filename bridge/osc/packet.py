@@ -1,7 +1,7 @@
-"""OSC packets as they come, read whole before anything of them is done: what is cut, odd or endless is a ValueError.
+"""OSC packets, parsed as a whole before anything in them takes effect. Truncated or malformed data is a ValueError.
 
-The messages are python-osc's. Its reader of bundles is not used: a part of negative length keeps it for ever, and one that is neither
-message nor bundle it passes over.
+Messages are parsed by python-osc. Its bundle parser is not used: it loops for ever on an element of negative length,
+and it skips an element that is neither message nor bundle.
 """
 
 from __future__ import annotations
@@ -13,42 +13,32 @@ from pythonosc.osc_message import OscMessage
 from pythonosc.osc_message import ParseError as MessageParseError
 from pythonosc.parsing.osc_types import IMMEDIATELY, get_date
 
-from bridge.osc.coalesce import latest
+from bridge.osc.coalesce import coalesce
 
-#: A bundle's first bytes; its time tag follows. How deep bundles may nest.
-HEAD = b"#bundle\0"
-DEEPEST = 16
-_WIDTHS = {
-    "i": 4,
-    "f": 4,
-    "c": 4,
-    "r": 4,
-    "m": 4,
-    "h": 8,
-    "d": 8,
-    "t": 8,
-    "T": 0,
-    "F": 0,
-    "N": 0,
-    "I": 0,
-    "[": 0,
-    "]": 0,
-}
+#: First bytes of a bundle; its time tag of 8 bytes follows.
+BUNDLE_HEADER = b"#bundle\0"
+MAX_BUNDLE_DEPTH = 16
+_TIME_TAG_BYTES = 8
+#: Bytes of an argument, by type tag.
+_ARGUMENT_BYTES = dict.fromkeys("ifcrm", 4) | dict.fromkeys("hdt", 8) | dict.fromkeys("TFNI[]", 0)
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """What shall be done together: ``due`` in seconds of the clock or None for at once, and how many messages others here ``overrode``."""
+    """Messages and bundles that take effect together, at ``due`` (Unix time in seconds), or at once if it is None.
+
+    ``coalesced`` counts the messages that were dropped because a later one in the bundle overrides them.
+    """
 
     due: float | None
     contents: list[OscMessage | Bundle]
-    overrode: int
+    coalesced: int
 
 
-def read(data: bytes, depth: int = 0) -> OscMessage | Bundle:
-    """One packet. Raises ValueError where it, or anything in it, is not OSC 1.0."""
-    if data.startswith(HEAD):
-        return _bundle(data, depth)
+def parse_packet(data: bytes, depth: int = 0) -> OscMessage | Bundle:
+    """Parse one packet. Raises ValueError if it, or any part of it, is not OSC 1.0."""
+    if data.startswith(BUNDLE_HEADER):
+        return _parse_bundle(data, depth)
     if not data.startswith(b"/"):
         raise ValueError("it starts with neither / nor #bundle")
     check_arguments(data)
@@ -58,53 +48,58 @@ def read(data: bytes, depth: int = 0) -> OscMessage | Bundle:
         raise ValueError(str(error) or type(error).__name__) from error
 
 
-def _bundle(data: bytes, depth: int) -> Bundle:
-    if depth == DEEPEST:
-        raise ValueError(f"its bundles nest deeper than {DEEPEST}")
-    place = len(HEAD) + 8
-    if len(data) < place:
-        raise ValueError("a bundle is cut in its time tag")
-    date, _ = get_date(data, len(HEAD))
-    parts = []
-    while place < len(data):
-        (length,) = struct.unpack_from(">i", data, place) if place + 4 <= len(data) else (-1,)
-        start, place = place + 4, place + 4 + length
-        if length <= 0 or place > len(data):
-            raise ValueError(f"a bundle's part at byte {start} is cut")
-        parts.append((data[start:place], None))
-    kept = latest(parts)
+def _parse_bundle(data: bytes, depth: int) -> Bundle:
+    if depth == MAX_BUNDLE_DEPTH:
+        raise ValueError(f"bundles are nested deeper than {MAX_BUNDLE_DEPTH} levels")
+    position = len(BUNDLE_HEADER) + _TIME_TAG_BYTES
+    if len(data) < position:
+        raise ValueError("a bundle is truncated in its time tag")
+    date, _ = get_date(data, len(BUNDLE_HEADER))
+    elements = []
+    while position < len(data):
+        (length,) = struct.unpack_from(">i", data, position) if position + 4 <= len(data) else (-1,)
+        start, position = position + 4, position + 4 + length
+        if length <= 0 or position > len(data):
+            raise ValueError(f"a bundle element at byte {start} is truncated")
+        elements.append((data[start:position], None))
+    remaining = coalesce(elements)
     return Bundle(
-        None if date == IMMEDIATELY else date, [read(part, depth + 1) for part, _ in kept], len(parts) - len(kept)
+        due=None if date == IMMEDIATELY else date,
+        contents=[parse_packet(element, depth + 1) for element, _ in remaining],
+        coalesced=len(elements) - len(remaining),
     )
 
 
 def check_arguments(data: bytes) -> None:
-    """Raises ValueError unless the message's arguments fill ``data`` exactly: the parser would make zeros of what is missing."""
-    end = _after_text(data, 0)
+    """Check that the arguments fill the message exactly; the parser would read missing bytes as zeros.
+
+    Raises ValueError.
+    """
+    end = _end_of_string(data, 0)
     if end == len(data):
         return
-    tags_end = _after_text(data, end)
+    tags_end = _end_of_string(data, end)
     tags = data[end:tags_end].split(b"\0")[0].decode("ascii")
-    place = tags_end
+    position = tags_end
     for tag in tags[1:]:
         if tag in "sS":
-            place = _after_text(data, place)
+            position = _end_of_string(data, position)
         elif tag == "b":
-            (length,) = struct.unpack_from(">i", data, place) if place + 4 <= len(data) else (-1,)
+            (length,) = struct.unpack_from(">i", data, position) if position + 4 <= len(data) else (-1,)
             if length < 0:
-                raise ValueError("a blob is cut short")
-            place += 4 + (length + 3) // 4 * 4
-        elif tag in _WIDTHS:
-            place += _WIDTHS[tag]
+                raise ValueError("a blob is truncated")
+            position += 4 + (length + 3) // 4 * 4
+        elif tag in _ARGUMENT_BYTES:
+            position += _ARGUMENT_BYTES[tag]
         else:
-            raise ValueError(f"the argument type {tag!r} is unknown")
-    if not tags.startswith(",") or place != len(data):
-        raise ValueError("its arguments do not fill it")
+            raise ValueError(f"unknown argument type {tag!r}")
+    if not tags.startswith(",") or position != len(data):
+        raise ValueError("the arguments do not match the length of the message")
 
 
-def _after_text(data: bytes, start: int) -> int:
-    """Where the OSC string at ``start`` ends, its padding included."""
+def _end_of_string(data: bytes, start: int) -> int:
+    """Return the position after the OSC string at ``start`` and its padding."""
     end = data.find(b"\0", start)
     if end < 0:
-        raise ValueError("a text has no end")
+        raise ValueError("a string is not terminated")
     return (end + 4) // 4 * 4

@@ -1,6 +1,6 @@
-"""What is told to whoever subscribed: every value that changed, at a limited rate, and a heartbeat with fps, latency and state.
+"""OSC subscriptions: send each changed value to subscribers at a limited rate, and a heartbeat with fps, latency, state.
 
-Lists of names, presets and cues, are told to begin with and when they change.
+Lists of names, presets and cues, are sent at subscription and when they change.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from engine.shared.parameter import Value
 from engine.shared.table import ROOT
 
 log = logging.getLogger(__name__)
-#: Most rounds a second, seconds between heartbeats, and most subscribers.
-RATE, HEARTBEAT, MOST = 30, 1.0, 64
-#: A subscription that is not renewed ends after this long, in seconds: nobody says when a UDP client is gone.
-LASTS = 3600.0
+UPDATES_PER_SECOND = 30
+HEARTBEAT_SECONDS = 1.0
+MAX_SUBSCRIBERS = 64
+#: A subscription that is not renewed ends after this time: a UDP client never says that it is gone.
+SUBSCRIPTION_SECONDS = 3600.0
 
 Send = Callable[[bytes], None]
 Status = Mapping[str, Value | tuple[str, ...]]
 
 
-def encoded(address: str, *values: Value) -> bytes:
-    """An OSC message; on and off are the numbers 1 and 0, which every desk reads."""
+def encode_message(address: str, *values: Value) -> bytes:
+    """Return an OSC message. Booleans become the integers 1 and 0, which every desk reads."""
     builder = OscMessageBuilder(address)
     for value in values:
         if isinstance(value, bool):
@@ -42,11 +43,11 @@ def encoded(address: str, *values: Value) -> bytes:
 @dataclass
 class _Subscriber:
     send: Send
-    until: float
+    expires_at: float
 
 
 class Subscriptions:
-    """The subscribers of one show. ``status`` gives what the heartbeat tells, as (name, value) below ``/phosphene/status``."""
+    """The subscribers of one show. ``status`` returns the heartbeat's values by their names below /phosphene/status."""
 
     def __init__(self, state: State, status: Callable[[], Status]) -> None:
         self._state, self._status = state, status
@@ -55,79 +56,81 @@ class Subscriptions:
         self._changed: set[str] = set()
         self._stop = threading.Event()
         self.sent = 0
-        state.on_set(self._note)
-        self._thread = threading.Thread(target=self._run, name="feedback", daemon=True)
+        state.on_set(self._collect)
+        self._thread = threading.Thread(target=self._run, name="osc-subscriptions", daemon=True)
         self._thread.start()
 
     @property
     def count(self) -> int:
-        """How many have subscribed."""
+        """Number of subscribers."""
         return len(self._subscribers)
 
     def subscribe(self, key: Hashable, send: Send) -> bool:
-        """Tells ``send`` everything as it stands, and every change from now on; False where there are too many already."""
+        """Send all present values to ``send``, then every change. Return False if there are too many subscribers."""
         with self._lock:
-            if key not in self._subscribers and len(self._subscribers) >= MOST:
+            if key not in self._subscribers and len(self._subscribers) >= MAX_SUBSCRIBERS:
                 return False
-            self._subscribers[key] = _Subscriber(send, time.monotonic() + LASTS)
-        names = {name: value for name, value in self._status().items() if isinstance(value, tuple)}
-        self._tell(
-            [*(encoded(ROOT + name, value) for name, value in self._state.snapshot().items()), *_status(names)], key
-        )
+            self._subscribers[key] = _Subscriber(send, time.monotonic() + SUBSCRIPTION_SECONDS)
+        name_lists = {name: value for name, value in self._status().items() if isinstance(value, tuple)}
+        values = [encode_message(ROOT + name, value) for name, value in self._state.snapshot().items()]
+        self._send([*values, *_encode_status(name_lists)], key)
         return True
 
     def unsubscribe(self, key: Hashable) -> None:
-        """Tells it nothing more."""
+        """Stop sending to this subscriber."""
         with self._lock:
             self._subscribers.pop(key, None)
 
     def close(self) -> None:
-        """Ends it."""
+        """Stop the thread."""
         self._stop.set()
         self._thread.join(2)
 
-    def _note(self, names: frozenset[str], _by: str) -> None:
+    def _collect(self, names: frozenset[str], _by: str) -> None:
         with self._lock:
             if self._subscribers:
                 self._changed |= names
 
     def _run(self) -> None:
-        beat, lists = 0.0, dict[str, object]()
-        while not self._stop.wait(1 / RATE):
+        last_heartbeat, sent_lists = 0.0, dict[str, object]()
+        while not self._stop.wait(1 / UPDATES_PER_SECOND):
             now = time.monotonic()
             with self._lock:
                 changed, self._changed = self._changed, set()
-                self._subscribers = {key: one for key, one in self._subscribers.items() if one.until > now}
-                listening = bool(self._subscribers)
-            if not listening:
+                self._subscribers = {key: one for key, one in self._subscribers.items() if one.expires_at > now}
+                has_subscribers = bool(self._subscribers)
+            if not has_subscribers:
                 continue
             try:
                 snapshot = self._state.snapshot()
-                messages = [encoded(ROOT + name, snapshot[name]) for name in sorted(changed) if name in snapshot]
-                if now - beat >= HEARTBEAT:
-                    beat = now
-                    told = self._status()
-                    messages += _status({name: value for name, value in told.items() if lists.get(name) != value})
-                    lists = {name: value for name, value in told.items() if isinstance(value, tuple)}
-                self._tell(messages)
-            except Exception:  # a round that fails must not end the next
-                log.exception("feedback stumbled")
+                messages = [encode_message(ROOT + name, snapshot[name]) for name in sorted(changed) if name in snapshot]
+                if now - last_heartbeat >= HEARTBEAT_SECONDS:
+                    last_heartbeat = now
+                    status = self._status()
+                    messages += _encode_status(
+                        {name: value for name, value in status.items() if sent_lists.get(name) != value}
+                    )
+                    sent_lists = {name: value for name, value in status.items() if isinstance(value, tuple)}
+                self._send(messages)
+            except Exception:  # an update that fails must not end the thread
+                log.exception("OSC subscription update failed")
 
-    def _tell(self, messages: list[bytes], key: Any = None) -> None:
+    def _send(self, messages: list[bytes], key: Any = None) -> None:
+        """Send to all subscribers, or to the one called ``key``; one that cannot be reached is dropped."""
         with self._lock:
-            chosen = [(k, one.send) for k, one in self._subscribers.items() if key is None or k == key]
-        for name, send in chosen:
+            recipients = [(k, one.send) for k, one in self._subscribers.items() if key is None or k == key]
+        for recipient, send in recipients:
             try:
                 for message in messages:
                     send(message)
                     self.sent += 1
             except OSError:
-                self.unsubscribe(name)
+                self.unsubscribe(recipient)
 
 
-def _status(told: Status) -> list[bytes]:
-    """Messages below ``/phosphene/status``."""
+def _encode_status(status: Status) -> list[bytes]:
+    """Return the messages of ``status``, below /phosphene/status."""
     return [
-        encoded(f"{ROOT}/status/{name}", *(value if isinstance(value, tuple) else (value,)))
-        for name, value in told.items()
+        encode_message(f"{ROOT}/status/{name}", *(value if isinstance(value, tuple) else (value,)))
+        for name, value in status.items()
     ]

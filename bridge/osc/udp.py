@@ -1,4 +1,4 @@
-"""OSC over UDP. A flood is read as fast as it comes; of what says the same thing again and again the last one counts."""
+"""OSC over UDP. A flood is read in batches and coalesced, so that a slow handler never delays the newest value."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ import threading
 from collections.abc import Iterator
 
 from bridge.network.access import AccessPolicy
-from bridge.osc.coalesce import latest
+from bridge.osc.coalesce import coalesce
 from bridge.osc.dispatch import OscControl, Peer
 
 log = logging.getLogger(__name__)
-#: Bytes that the system may keep for this port, where it lets us; packets that are read before they are looked at.
-BUFFER, BATCH = 4 * 1024 * 1024, 4096
-LARGEST = 65536
+#: Requested size of the system's receive buffer, which the system may cap.
+RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024
+MAX_BATCH_PACKETS = 4096
+MAX_DATAGRAM_BYTES = 65536
 
 
 class UdpServer:
-    """Receives datagrams on a thread of its own and hands them to ``control``. Raises OSError where the port is taken."""
+    """Receives datagrams on its own thread and passes them to ``control``. Raises OSError if the port is in use."""
 
-    def __init__(self, control: OscControl, host: str, port: int, doors: AccessPolicy | None = None) -> None:
-        self._control, self._admits = control, (doors or AccessPolicy(host)).admits
+    def __init__(self, control: OscControl, host: str, port: int, access: AccessPolicy | None = None) -> None:
+        self._control, self._admits = control, (access or AccessPolicy(host)).admits
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
         try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
             self._socket.bind((host, port))
         except (OSError, OverflowError):
             self._socket.close()
@@ -37,7 +38,7 @@ class UdpServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stops receiving."""
+        """Stop receiving."""
         self._stop.set()
         self._thread.join(2)
         self._socket.close()
@@ -46,30 +47,30 @@ class UdpServer:
         while not self._stop.is_set():
             if not select.select([self._socket], [], [], 0.2)[0]:
                 continue
-            came = list(self._waiting())
-            kept = latest(came)
-            self._control.overridden(len(came) - len(kept))
-            for data, address in kept:
-                self._take(data, address)
+            batch = list(self._receive_batch())
+            remaining = coalesce(batch)
+            self._control.count_coalesced(len(batch) - len(remaining))
+            for data, address in remaining:
+                self._handle(data, address)
 
-    def _waiting(self) -> Iterator[tuple[bytes, tuple[str, int]]]:
-        """What has come until now from where it may."""
-        for _ in range(BATCH):
+    def _receive_batch(self) -> Iterator[tuple[bytes, tuple[str, int]]]:
+        """Yield the datagrams that are waiting, from admitted networks."""
+        for _ in range(MAX_BATCH_PACKETS):
             try:
-                data, address = self._socket.recvfrom(LARGEST)
+                data, address = self._socket.recvfrom(MAX_DATAGRAM_BYTES)
             except BlockingIOError:
                 return
             except OSError:
-                continue  # Windows tells here that an answer found nobody
+                continue  # Windows reports here that an earlier answer was not deliverable
             if self._admits(address[0]):
                 yield data, address[:2]
             else:
-                self._control.refuse("its network is not let in", f"OSC from {address[0]}")
+                self._control.reject("its network is not allowed (--allow)", f"OSC from {address[0]}")
 
-    def _take(self, data: bytes, address: tuple[str, int]) -> None:
+    def _handle(self, data: bytes, address: tuple[str, int]) -> None:
         try:
-            self._control.packet(data, self._peer(address))
-        except Exception:  # one packet must not end all control
+            self._control.handle_packet(data, self._peer(address))
+        except Exception:  # one packet must not end the thread
             log.exception("a packet from %s could not be handled", address)
 
     def _peer(self, address: tuple[str, int]) -> Peer:

@@ -26,7 +26,7 @@ def guard(doors: AccessPolicy) -> Middleware:
         address = request.remote or ""
         if not doors.admits(address):
             return web.Response(status=403, text="this network is not let in; see --allow of `phosphene run`")
-        if not doors.is_called(urlsplit(f"//{request.host}").hostname or ""):
+        if not doors.is_known_host(urlsplit(f"//{request.host}").hostname or ""):
             return web.Response(status=403, text="this machine is not called so")
         origin = request.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != request.host:

@@ -21,8 +21,8 @@ from aiohttp import WSMsgType, web
 from bridge.images import jpeg
 from bridge.network.access import AccessPolicy
 from bridge.osc.dispatch import Peer
-from bridge.osc.oscquery import ATTRIBUTES, found, host_info, tree
-from bridge.osc.subscriptions import encoded
+from bridge.osc.oscquery import ATTRIBUTES, build_tree, find_node, host_info
+from bridge.osc.subscriptions import encode_message
 from bridge.panel.auth import guard
 from bridge.panel.metrics import health, metrics
 from bridge.panel.preview import Preview
@@ -123,7 +123,7 @@ class PanelServer:
             return web.json_response(host_info("Phosphene", self._osc_port, self.port))
         if asked and asked not in ATTRIBUTES:
             return web.Response(status=400, text=f"no attribute is called {asked[:80]!r}")
-        node = found(tree(self._show.state.snapshot(), self._show.heartbeat()), request.path)
+        node = find_node(build_tree(self._show.state.snapshot(), self._show.heartbeat()), request.path)
         if node is None:
             return web.Response(status=404, text="there is no such node")
         if not asked:
@@ -200,7 +200,7 @@ class PanelServer:
             if not isinstance(name, str):
                 raise TypeError
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            self._show.state.refuse(f"a message of {len(text)} characters is no wish", origin)
+            self._show.state.reject(f"a message of {len(text)} characters is no wish", origin)
             return
         self._show.state.set(canonical(name), arguments, origin)
 
@@ -217,9 +217,9 @@ class PanelServer:
             async for message in ws:
                 if message.type is WSMsgType.BINARY:
                     if request["trusted"]:
-                        self._show.osc.packet(message.data, peer)
+                        self._show.osc.handle_packet(message.data, peer)
                     else:
-                        self._show.state.refuse("it may listen, but changes need the panel's token", origin)
+                        self._show.state.reject("it may listen, but changes need the panel's token", origin)
                 elif message.type is WSMsgType.TEXT:
                     self._heed(message.data, paths, origin)
         finally:
@@ -232,10 +232,10 @@ class PanelServer:
             told = json.loads(text)
             command, path = told["COMMAND"], str(told["DATA"])
             if command == "LISTEN" and path.removeprefix(ROOT) not in TABLE:
-                return self._show.state.refuse(f"there is no node {path[:80]!r} to listen to", origin)
+                return self._show.state.reject(f"there is no node {path[:80]!r} to listen to", origin)
             {"LISTEN": paths.add, "IGNORE": paths.discard}[command](path)
         except (ValueError, KeyError, TypeError, RecursionError):
-            self._show.state.refuse("a message is neither LISTEN nor IGNORE", origin)
+            self._show.state.reject("a message is neither LISTEN nor IGNORE", origin)
 
     def _full(self) -> web.Response | None:
         many = len(self._panels) + len(self._listeners) >= MOST
@@ -243,7 +243,7 @@ class PanelServer:
 
     async def _tell(self) -> None:
         """Tells panels and listeners what changed, and how it goes."""
-        due, known = 0.0, tuple(TABLE)
+        due, version = 0.0, TABLE.version
         while True:
             await asyncio.sleep(1 / RATE)
             try:
@@ -252,8 +252,8 @@ class PanelServer:
                 snapshot = self._show.state.snapshot()
                 if changed:
                     news["values"] = {name: snapshot[name] for name in changed if name in snapshot}
-                if tuple(TABLE) != known:
-                    known = tuple(TABLE)
+                if TABLE.version != version:
+                    version = TABLE.version
                     news |= {"table": [described(p) for p in TABLE.values()], "values": dict(snapshot)}
                     await self._send_all(
                         self._listeners, json.dumps({"COMMAND": "PATH_CHANGED", "DATA": f"{ROOT}/hook"})
@@ -271,7 +271,7 @@ class PanelServer:
                 for ws, paths in list(self._listeners.items()):
                     for name in sorted(changed):
                         if ROOT + name in paths and name in snapshot:
-                            await _safely(ws.send_bytes(encoded(ROOT + name, snapshot[name])))
+                            await _safely(ws.send_bytes(encode_message(ROOT + name, snapshot[name])))
             except Exception:  # one round that fails must not end the others
                 log.exception("the panel stumbled")
 

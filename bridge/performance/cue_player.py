@@ -88,7 +88,7 @@ class CuePlayer:
             if self._paused_at is not None:
                 self._state.put({"/cue/pause": False})
             elif self.next is None:
-                self._state.refuse(
+                self._state.reject(
                     f"/cue/go: {'the list is at its end' if self.list.cues else 'no cue list is loaded'}", "cues"
                 )
             else:
@@ -98,7 +98,7 @@ class CuePlayer:
         """Starts the cue before the present one."""
         with self._lock:
             if self._place <= 0:
-                self._state.refuse("/cue/back: there is no cue before", "cues")
+                self._state.reject("/cue/back: there is no cue before", "cues")
             else:
                 self._start(self._place - 1)
 
@@ -138,7 +138,7 @@ class CuePlayer:
             if name:
                 look |= self._library.find(name).look
         except InvalidValue as error:
-            self._state.refuse(f"/panic: {error}; all defaults instead", "cues")
+            self._state.reject(f"/panic: {error}; all defaults instead", "cues")
         clear: dict[str, Value] = {"/freeze": False, "/bypass": False, "/blackout": False, "/master": 1.0}
         with self._lock:
             self._resume()
@@ -184,7 +184,7 @@ class CuePlayer:
                 if told.get("list") == self.list.name and told.get("cue"):
                     self._place, self._base = self.list.find(str(told["cue"])), base
             except (InvalidValue, AttributeError) as error:
-                self._state.refuse(f"the cue list does not go on where it stood: {error}", "journal")
+                self._state.reject(f"the cue list does not go on where it stood: {error}", "journal")
 
     def tracked(self, place: int) -> dict[str, Value]:
         """What the cues up to that place make together, over what was before the first. Raises BadValue for a preset that is not there."""
@@ -210,7 +210,7 @@ class CuePlayer:
             values = self.tracked(place)
             times = cue.timing or (self._library.find(cue.preset).timing if cue.preset else Timing())
         except InvalidValue as error:
-            self._state.refuse(f"cue {cue.number}: {error}", "cues")
+            self._state.reject(f"cue {cue.number}: {error}", "cues")
             return
         self._resume()
         self._place, self._due = place, []
@@ -238,7 +238,7 @@ class CuePlayer:
             try:
                 self.list = located(name, self.folders)
             except InvalidValue as error:
-                self._state.refuse(str(error), "cues")
+                self._state.reject(str(error), "cues")
                 return
             self._place, self._due = -1, []
 

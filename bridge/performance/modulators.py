@@ -71,7 +71,7 @@ class Modulators:
             if name.startswith("/mod/") and name.endswith("/to"):
                 wanted = self._state.snapshot().text(name)
                 if wanted and self._target(wanted) is None:
-                    self._state.refuse(f"{name}: {wanted[:80]!r} is no continuous parameter", by)
+                    self._state.reject(f"{name}: {wanted[:80]!r} is no continuous parameter", by)
 
 
 def modulated(row: Parameter) -> bool:

@@ -73,6 +73,6 @@ class Fallback:
             if picture is None or max(picture.shape) > 4 * MAX_SIDE:
                 raise OSError("it is no picture that can be read")
         except (OSError, cv2.error) as error:
-            self._state.refuse(f"/fallback/still: {name[:80]!r}: {getattr(error, 'strerror', None) or error}", by)
+            self._state.reject(f"/fallback/still: {name[:80]!r}: {getattr(error, 'strerror', None) or error}", by)
             return
         self._still = np.ascontiguousarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGBA))

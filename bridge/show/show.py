@@ -192,7 +192,7 @@ class Show:
         """The present input as a file, and that file as the reference picture."""
         frame = self.input
         if frame is None:
-            self.state.refuse("/reference/capture: there is no input yet", self.source.url)
+            self.state.reject("/reference/capture: there is no input yet", self.source.url)
             return
         folder = Path(tempfile.gettempdir()) / "phosphene"
         folder.mkdir(exist_ok=True)
@@ -220,8 +220,8 @@ class Show:
             "second_frames": self.second.frames if self.second is not None else 0,
             "sinks": {feed.sink.url: feed.sink.frames for feed in self.feeds},
             "osc_messages": self.osc.messages,
-            "refused": self.state.refused,
-            "last_refusal": self.state.last_refusal,
+            "refused": self.state.rejected,
+            "last_refusal": self.state.last_rejection,
             "snapshot": self.state.number,
             "parameters": dict(self.state.snapshot()),
             "show": self.conductor.status()

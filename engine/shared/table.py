@@ -7,8 +7,7 @@ README's reference all read this table; nothing lists the parameters a second ti
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 
 from engine.shared.parameter import InvalidValue, Parameter, abbreviate
 
@@ -226,17 +225,55 @@ _ROWS = [
     *_PROMPT, *_DIFFUSION, *_ADAPTERS, *_TIME, *_PICTURE, *_SIMILARITY, *_SHOW, *_MODULATION, *_OUTPUT, *_MODEL,
 ]  # fmt: skip
 
-#: Name → parameter, in the order of the reference.
-_TABLE = {row.name: row for row in _ROWS}
-TABLE: Mapping[str, Parameter] = MappingProxyType(_TABLE)
+
+class ParameterTable(Mapping[str, Parameter]):
+    """Read-only mapping from name to parameter, in the order of the reference.
+
+    ``version`` grows with every change: key a cache of anything computed from the table on it. A change replaces the
+    rows as a whole, so other threads may iterate meanwhile.
+    """
+
+    def __init__(self, rows: Iterable[Parameter]) -> None:
+        self._rows = {row.name: row for row in rows}
+        self.version = 0
+
+    def __getitem__(self, name: str) -> Parameter:
+        return self._rows[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._rows
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def keys(self) -> KeysView[str]:
+        """Return the names."""
+        return self._rows.keys()
+
+    def values(self) -> ValuesView[Parameter]:
+        """Return the parameters."""
+        return self._rows.values()
+
+    def items(self) -> ItemsView[str, Parameter]:
+        """Return pairs of name and parameter."""
+        return self._rows.items()
+
+    def replace_hooks(self, rows: Iterable[Parameter]) -> None:
+        """Replace all ``/hook/…`` parameters by ``rows``."""
+        built_in = {name: row for name, row in self._rows.items() if not name.startswith("/hook/")}
+        self._rows = built_in | {row.name: row for row in rows}
+        self.version += 1  # after the rows: a cache keyed on the new version never holds the rows before
+
+
+TABLE = ParameterTable(_ROWS)
 
 
 def declare(rows: Iterable[Parameter]) -> None:
-    """Puts the parameters of the user's effects, ``/hook/…``, in the place of those declared before. The bridge alone calls it."""
-    fresh = {row.name: row for row in rows}
-    for name in [name for name in _TABLE if name.startswith("/hook/") and name not in fresh]:
-        del _TABLE[name]
-    _TABLE.update(fresh)
+    """Replace the parameters of the user's effects, ``/hook/…``. Only the bridge calls it."""
+    TABLE.replace_hooks(rows)
 
 
 def canonical(name: str) -> str:

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.control.state import State
-from bridge.osc.coalesce import latest
+from bridge.osc.coalesce import coalesce
 from bridge.osc.dispatch import OscControl
-from bridge.osc.packet import Bundle, read
-from bridge.osc.subscriptions import encoded
+from bridge.osc.packet import Bundle, parse_packet
+from bridge.osc.subscriptions import encode_message
 from engine.shared.parameter import Parameter
 from engine.shared.table import ROOT, TABLE
 from tests.fuzz.__main__ import counted
@@ -69,9 +69,9 @@ def test_a_number_arrives_as_it_was_meant(data: st.DataObject) -> None:
     value: Any = data.draw(
         st.floats(-1e9, 1e9, width=32) if parameter.kind == "float" else st.integers(-(2**31), 2**31 - 1)
     )
-    control.packet(encoded(ROOT + parameter.name, value), "test")
+    control.handle_packet(encode_message(ROOT + parameter.name, value), "test")
     assert state.snapshot()[parameter.name] == pytest.approx(min(max(value, parameter.low), parameter.high), rel=1e-6)
-    assert state.refused == 0
+    assert state.rejected == 0
     control.close()
 
 
@@ -80,8 +80,8 @@ def test_a_number_arrives_as_it_was_meant(data: st.DataObject) -> None:
     st.lists(st.tuples(st.sampled_from(NUMBERS[:4]), st.floats(0, 1, width=32), st.sampled_from([1, 2])), max_size=30)
 )
 def test_of_a_flood_the_last_value_of_each_sender_is_kept_in_order(sent: list[tuple[Parameter, float, int]]) -> None:
-    came = [(encoded(ROOT + parameter.name, value), ("127.0.0.1", port)) for parameter, value, port in sent]
-    kept = latest(came)
+    came = [(encode_message(ROOT + parameter.name, value), ("127.0.0.1", port)) for parameter, value, port in sent]
+    kept = coalesce(came)
     names = [(parameter.name, port) for parameter, _, port in sent]
     expected = [came[i] for i in range(len(came)) if names[i] not in names[i + 1 :]]
     assert list(kept) == expected
@@ -89,11 +89,11 @@ def test_of_a_flood_the_last_value_of_each_sender_is_kept_in_order(sent: list[tu
 
 def test_what_is_said_between_two_numbers_keeps_the_first() -> None:
     def strength(value: float) -> tuple[bytes, int]:
-        return encoded("/phosphene/strength", value), 1
+        return encode_message("/phosphene/strength", value), 1
 
-    go = encoded("/phosphene/cue/go", 1)
-    assert latest([strength(0.1), (go, 1), strength(0.2), strength(0.3)]) == [strength(0.1), (go, 1), strength(0.3)]
-    assert latest([strength(0.1), (go, 2), strength(0.2)]) == [(go, 2), strength(0.2)], "what others say is no matter"
+    go = encode_message("/phosphene/cue/go", 1)
+    assert coalesce([strength(0.1), (go, 1), strength(0.2), strength(0.3)]) == [strength(0.1), (go, 1), strength(0.3)]
+    assert coalesce([strength(0.1), (go, 2), strength(0.2)]) == [(go, 2), strength(0.2)], "what others say is no matter"
 
 
 def test_what_is_no_number_is_never_left_out() -> None:
@@ -101,16 +101,16 @@ def test_what_is_no_number_is_never_left_out() -> None:
     came = [
         (packet, address)
         for packet in (
-            encoded("/phosphene/cue/go", 1),
-            encoded("/phosphene/strength", "?"),
+            encode_message("/phosphene/cue/go", 1),
+            encode_message("/phosphene/strength", "?"),
             b"#bundle\0",
             b"/x",
             b"",
-            encoded("/else", 1.0),
+            encode_message("/else", 1.0),
         )
         for _ in range(2)
     ]
-    assert list(latest(came)) == came
+    assert list(coalesce(came)) == came
 
 
 @PLENTY
@@ -118,22 +118,22 @@ def test_what_is_no_number_is_never_left_out() -> None:
     st.lists(st.tuples(st.sampled_from(NUMBERS[:4]), st.floats(0, 1, width=32)), max_size=30), st.binary(max_size=12)
 )
 def test_a_bundle_is_thinned_and_does_the_same(sent: list[tuple[Parameter, float]], odd: bytes) -> None:
-    packets = [encoded(ROOT + parameter.name, value) for parameter, value in sent]
+    packets = [encode_message(ROOT + parameter.name, value) for parameter, value in sent]
     whole = bundled(*packets)
-    bundle = read(whole)
+    bundle = parse_packet(whole)
     assert isinstance(bundle, Bundle)
-    assert len(bundle.contents) == len({parameter.name for parameter, _ in sent}) == len(sent) - bundle.overrode
+    assert len(bundle.contents) == len({parameter.name for parameter, _ in sent}) == len(sent) - bundle.coalesced
     plain, quick = State(), OscControl(State())
     for parameter, value in sent:
         plain.set(parameter.name, [value], "test")
-    quick.packet(whole, "test")
+    quick.handle_packet(whole, "test")
     assert dict(quick._state.snapshot()) == dict(plain.snapshot())
     assert quick.messages == len(sent)
     if odd:  # what is cut is told, and nothing of it is done
-        before, refused = dict(quick._state.snapshot()), quick._state.refused
-        quick.packet(whole + struct.pack(">i", 99) + odd, "test")
+        before, refused = dict(quick._state.snapshot()), quick._state.rejected
+        quick.handle_packet(whole + struct.pack(">i", 99) + odd, "test")
         assert dict(quick._state.snapshot()) == before
-        assert quick._state.refused == refused + 1
+        assert quick._state.rejected == refused + 1
     quick.close()
 
 

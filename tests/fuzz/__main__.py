@@ -106,7 +106,7 @@ def counted(packets: int, documents: int, seed: int = 1) -> bool:
         )
     for name, count, make, take in makers:
         middle, start = 0, time.perf_counter()
-        refused, read = state.refused, READ[0]
+        refused, read = state.rejected, READ[0]
         for number in range(count):
             if number == count // 10:
                 middle = process.memory_info().rss
@@ -114,7 +114,7 @@ def counted(packets: int, documents: int, seed: int = 1) -> bool:
         grown = (process.memory_info().rss - middle) / 2**20
         same = dict(state.snapshot()) == before
         good = good and same and grown < 8.0
-        told = f", {state.refused - refused} refused" if name == "OSC packets" else f", {READ[0] - read} still readable"
+        told = f", {state.rejected - refused} refused" if name == "OSC packets" else f", {READ[0] - read} still readable"
         values, seconds = "unchanged" if same else "CHANGED", time.perf_counter() - start
         print(
             f"{count} {name}{told}: no crash, values {values}, memory {grown:+.1f} MiB after the first tenth, {seconds:.0f} s",

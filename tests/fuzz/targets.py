@@ -16,10 +16,10 @@ from typing import Any
 from bridge.control import mapping as desks
 from bridge.control.state import State
 from bridge.osc import oscquery
-from bridge.osc.coalesce import latest
+from bridge.osc.coalesce import coalesce
 from bridge.osc.dispatch import OscControl, Peer
-from bridge.osc.framing import framing_of
-from bridge.osc.subscriptions import encoded
+from bridge.osc.framing import detect_framing
+from bridge.osc.subscriptions import encode_message
 from bridge.panel.server import PanelServer
 from bridge.performance import presets
 from bridge.performance import session as journal
@@ -60,14 +60,14 @@ def bundled(*parts: bytes) -> bytes:
 
 def osc(data: bytes) -> None:
     """A packet over UDP."""
-    latest([(data, 1), (data, 1)])
-    desk()[1].packet(data, Peer("fuzz", "fuzz", lambda _packet: None))
+    coalesce([(data, 1), (data, 1)])
+    desk()[1].handle_packet(data, Peer("fuzz", "fuzz", lambda _packet: None))
 
 
 def tcp(data: bytes) -> None:
     """A stream in either framing, in two pieces."""
     if data:
-        framing = framing_of(data[0])
+        framing = detect_framing(data[0])
         try:
             packets = framing.feed(data[: len(data) // 2]) + framing.feed(data[len(data) // 2 :])
         except ValueError:
@@ -78,13 +78,13 @@ def tcp(data: bytes) -> None:
 
 def query(data: bytes) -> None:
     """A path of OSCQuery's tree."""
-    node = oscquery.found(tree(), data.decode("utf-8", "replace"))
+    node = oscquery.find_node(tree(), data.decode("utf-8", "replace"))
     assert node is None or "FULL_PATH" in node
 
 
 @functools.cache
 def tree() -> Any:
-    return oscquery.tree(State().snapshot(), {})
+    return oscquery.build_tree(State().snapshot(), {})
 
 
 @functools.cache
@@ -163,7 +163,7 @@ def seeds(target: str) -> list[bytes]:
     folders = {"preset": "*.toml", "cue": "cues/*.toml", "map": "desks/*.toml"}
     if target in folders:
         return kept + [path.read_bytes() for path in sorted(root.glob(folders[target]))]
-    packets = [encoded(ROOT + name, parameter.default) for name, parameter in TABLE.items() if parameter.holds]
+    packets = [encode_message(ROOT + name, parameter.default) for name, parameter in TABLE.items() if parameter.holds]
     packets += [bundled(*packets[:4]), bundled(bundled(*packets[:4])), bundled() + struct.pack(">i", -4)]
     made: dict[str, list[bytes]] = {
         "osc": packets,

@@ -65,7 +65,7 @@ def test_a_minute_of_random_changes_leaves_no_gap(stage: Stage) -> None:
     names = [name for name in TABLE if of_this_page(name)]
     assert len(names) > 50
     process = psutil.Process(stage.show.supervisor.pid)
-    errors, refused, sizes = stage.show.supervisor.errors, stage.state.refused, []
+    errors, refused, sizes = stage.show.supervisor.errors, stage.state.rejected, []
     stage.audience.seen.clear()
     start = due = time.monotonic()
     while time.monotonic() - start < MINUTE:
@@ -92,7 +92,7 @@ def test_a_minute_of_random_changes_leaves_no_gap(stage: Stage) -> None:
         f"{fresh:.1f} new frames a second, memory {first:.0f} to {last:.0f} MiB"
     )
     assert stage.show.supervisor.errors == errors, stage.show.supervisor.last_error
-    assert stage.state.refused == refused
+    assert stage.state.rejected == refused
     assert gaps.max() < 3 * np.median(gaps)
     assert fresh > 1.0
     assert last < first * 1.1

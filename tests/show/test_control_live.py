@@ -188,4 +188,4 @@ def test_a_desk_over_tcp_is_seen_everywhere(run: Run, framing: str) -> None:
         until(lambda: run.told.get("/phosphene/status/cue") == "2", 5, "the desk's cue in the feedback")
         until(lambda: "now 2" in text(run.page, "#now"), 5, "the desk's cue on the panel")
         time.sleep(0.1)
-    assert run.stage.state.refused == 0
+    assert run.stage.state.rejected == 0

@@ -90,18 +90,18 @@ def test_a_minute_of_random_changes_leaves_no_gap(stage: Stage) -> None:
     fresh = stage.audience.fresh(start) / MINUTE
     told = f"{len(gaps)} frames in {MINUTE:.0f} s, {fresh:.1f} new ones a second"
     print(f"{told}, median {median * 1000:.0f} ms, longest {gaps.max() * 1000:.0f} ms")
-    assert stage.state.refused == 0
+    assert stage.state.rejected == 0
     assert stage.show.supervisor.starts == 1
     assert gaps.max() <= 3 * median
     assert fresh > 2.0
 
 
 def test_bad_osc_disturbs_nothing(stage: Stage) -> None:
-    before, refused = dict(stage.state.snapshot()), stage.state.refused
+    before, refused = dict(stage.state.snapshot()), stage.state.rejected
     start = time.monotonic()
     for packet in BAD.values():
         stage.desk._sock.sendto(packet, (stage.desk._address, stage.desk._port))
-    until(lambda: stage.state.refused == refused + len(BAD), 10, "the count of every bad packet")
+    until(lambda: stage.state.rejected == refused + len(BAD), 10, "the count of every bad packet")
     assert dict(stage.state.snapshot()) == before
     stage.send("/strength", 0.3125)
     until(lambda: stage.state.snapshot().real("/strength") == 0.3125, 5)

@@ -11,8 +11,13 @@ from pathlib import Path
 import pytest
 from pythonosc.osc_message import OscMessage
 
+<<<<<<< HEAD
 from bridge.osc.subscriptions import encoded
 from tests.touchdesigner.simulator import Operator, Par, TouchDesigner
+=======
+from bridge.osc.subscriptions import encode_message
+from tests.touchdesigner.recorder import Operator, Par, TouchDesigner
+>>>>>>> 789d373 (OSC: address patterns and caches follow the parameter table when hook files change it)
 
 FOLDER = Path(__file__).parent.parent.parent / "touchdesigner"
 
@@ -51,7 +56,7 @@ class Wire:
             out = self.component.op("osc_out")
             assert out is not None
             for address, values in out._sent:
-                self.socket.sendto(encoded(address, *values), ("127.0.0.1", int(out.par.port.eval())))
+                self.socket.sendto(encode_message(address, *values), ("127.0.0.1", int(out.par.port.eval())))
             out._sent.clear()
             try:
                 while True:

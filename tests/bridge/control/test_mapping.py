@@ -53,29 +53,29 @@ def test_ranges_buttons_and_caught_parts() -> None:
     assert (snapshot["/master"], snapshot["/strength"], snapshot["/blackout"]) == (0.5, 1.0, True)
     assert snapshot["/tempo"] == pytest.approx(140.0), "a quarter of 20 to 500"
     assert heard == ["/cue/go", "/panic", "/cue/goto 2.5", "/preset 7"], "a button that is let go does nothing"
-    assert state.refused == 0
+    assert state.rejected == 0
     assert not desks.take("/nobody/knows", [1], "a desk")
     assert desks.take("/Page1/Fader201", ["loud"], "a desk")
     assert desks.take("/Page1/Fader201", [float("nan")], "a desk")
-    assert state.refused == 2
+    assert state.rejected == 2
     assert state.snapshot()["/master"] == 0.5
 
 
-def test_over_osc_a_map_stands_beside_our_own_addresses() -> None:
+def test_a_map_works_alongside_the_builtin_addresses() -> None:
     state = State()
-    control = OscControl(state, desks=ControllerMap(state, ["grandma3"]))
+    control = OscControl(state, controllers=ControllerMap(state, ["grandma3"]))
 
     def send(address: str, value: float) -> None:
         builder = OscMessageBuilder(address)
         builder.add_arg(value)
-        control.packet(builder.build().dgram, "a desk")
+        control.handle_packet(builder.build().dgram, "a desk")
 
     send("/Page1/Fader201", 25.0)
     send("/phosphene/strength", 0.75)
     send("/Page9/Fader1", 1.0)
     assert (state.snapshot()["/master"], state.snapshot()["/strength"]) == (0.25, 0.75)
-    assert state.refused == 1
-    assert "no desk map knows it" in state.last_refusal
+    assert state.rejected == 1
+    assert "no desk map knows it" in state.last_rejection
     control.close()
 
 
@@ -94,7 +94,7 @@ def test_the_next_message_is_learnt_kept_and_there_at_the_next_start(tmp_path: P
     assert (state.snapshot()["/mix"], state.snapshot()["/master"]) == (0.25, 1.0), "it leaves what it was bound to"
     assert desks.problems == ["/1/fader1 was bound to /master by touchosc; it is /mix now"]
     state.set("/learn", ["nothing"], "panel")
-    assert state.refused == 1
+    assert state.rejected == 1
     state.set("/learn", ["off"], "panel")
     assert desks.learning == ""
 

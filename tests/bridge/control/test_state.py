@@ -76,7 +76,7 @@ def test_refusals_are_counted_and_logged_at_a_limited_rate(caplog: pytest.LogCap
     with caplog.at_level(logging.WARNING):
         for _ in range(500):
             state.set("/strength", ["loud"], "test")
-    assert state.refused == 500
+    assert state.rejected == 500
     assert 1 <= len(caplog.records) <= 5
-    assert "strength" in state.last_refusal
+    assert "strength" in state.last_rejection
     assert dict(state.snapshot()) == before

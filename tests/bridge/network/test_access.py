@@ -16,8 +16,8 @@ import pytest
 from bridge.control import mapping as desks
 from bridge.control.state import State
 from bridge.network.access import AccessPolicy, confine_files
-from bridge.network.discovery import own_addresses
-from bridge.osc.subscriptions import encoded
+from bridge.network.discovery import local_addresses
+from bridge.osc.subscriptions import encode_message
 from bridge.osc.tcp import TcpServer
 from bridge.osc.udp import UdpServer
 from bridge.panel.server import PanelServer
@@ -29,7 +29,7 @@ from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue
 from tests.waiting import until
 
-OUTSIDE = next((address for address in own_addresses() if not address.startswith("127.")), "")
+OUTSIDE = next((address for address in local_addresses() if not address.startswith("127.")), "")
 needs_network = pytest.mark.skipif(not OUTSIDE, reason="this machine has no address but the loopback's")
 
 
@@ -84,11 +84,11 @@ def test_names_that_lead_here() -> None:
     doors = AccessPolicy("0.0.0.0")
     own = socket.gethostname().lower().split(".")[0]
     assert all(
-        doors.is_called(name)
+        doors.is_known_host(name)
         for name in ("localhost", "127.0.0.1", "192.168.1.5", "[::1]", own, own.upper(), f"{own}.local")
     )
     assert not any(
-        doors.is_called(name) for name in ("evil.example", "localhost.evil.example", "", "127.0.0.1.evil.example")
+        doors.is_known_host(name) for name in ("evil.example", "localhost.evil.example", "", "127.0.0.1.evil.example")
     )
 
 
@@ -178,14 +178,14 @@ def test_a_websocket_without_the_token_may_listen_and_change_nothing(house: Hous
                 await session.ws_connect(f"{base}/panel")
             listener = await session.ws_connect(f"{base}/")
             await listener.send_json({"COMMAND": "LISTEN", "DATA": "/phosphene/strength"})
-            await listener.send_bytes(encoded("/phosphene/strength", 0.9))
-            await asyncio.to_thread(until, lambda: house.state.refused == 1)
+            await listener.send_bytes(encode_message("/phosphene/strength", 0.9))
+            await asyncio.to_thread(until, lambda: house.state.rejected == 1)
             assert house.state.snapshot().real("/strength") == 0.5
             house.state.set("/strength", [0.3], "here")
             told = await asyncio.wait_for(listener.receive_bytes(), 5)
             assert told.startswith(b"/phosphene/strength")
             friend = await session.ws_connect(f"{base}/", headers={"Authorization": "Bearer secret"})
-            await friend.send_bytes(encoded("/phosphene/strength", 0.75))
+            await friend.send_bytes(encode_message("/phosphene/strength", 0.75))
             await asyncio.to_thread(until, lambda: house.state.snapshot().real("/strength") == 0.75)
             panel = await session.ws_connect(f"{base}/panel", headers={"Cookie": "phosphene_token=secret"})
             await panel.send_json({"set": "/strength", "value": 0.1})
@@ -213,11 +213,11 @@ def test_another_site_and_another_name_are_refused_here_too(house: House) -> Non
 @needs_network
 @pytest.mark.parametrize("house", [AccessPolicy("0.0.0.0", ["203.0.113.0/24"], "secret")], indirect=True)
 def test_another_network_comes_in_by_no_door(house: House) -> None:
-    message = encoded("/phosphene/strength", 0.9)
+    message = encode_message("/phosphene/strength", 0.9)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.bind((OUTSIDE, 0))
         sender.sendto(message, (OUTSIDE, house.udp.port))
-        until(lambda: house.state.refused == 1)
+        until(lambda: house.state.rejected == 1)
     with socket.create_connection((OUTSIDE, house.tcp.port), timeout=5) as client:
         client.sendall(struct.pack(">i", len(message)) + message)
         try:
@@ -226,7 +226,7 @@ def test_another_network_comes_in_by_no_door(house: House) -> None:
             pass  # hung up on as well
     assert house.ask("/phosphene/strength", Authorization="Bearer secret")[0] == 403
     assert house.state.snapshot().real("/strength") == 0.5
-    assert house.state.refused == 2
+    assert house.state.rejected == 2
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here:
         here.sendto(message, ("127.0.0.1", house.udp.port))
         until(lambda: house.state.snapshot().real("/strength") == pytest.approx(0.9))
@@ -242,7 +242,7 @@ def test_files_are_named_from_outside_only_where_they_are_open(tmp_path: Path, m
     state = State()
     state.confine = confine_files([opened])
     for good in (str(opened / "a.safetensors"), "neon", "stabilityai/sd-turbo", "loras/a.safetensors", ""):
-        assert state.set("/lora/1", [good], "desk"), state.last_refusal
+        assert state.set("/lora/1", [good], "desk"), state.last_rejection
     for bad in (
         str(closed / "a.safetensors"), "/etc/passwd", "~/x", "../home/a.safetensors", "home/a.safetensors", "loras/../home/a.safetensors",
         str(opened / "link.safetensors"), "a\0b",

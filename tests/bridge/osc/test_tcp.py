@@ -15,9 +15,9 @@ from pythonosc.osc_message import OscMessage
 
 from bridge.control.state import State
 from bridge.osc.dispatch import OscControl
-from bridge.osc.framing import LONGEST, Framing, LengthPrefixed, Slip, framing_of
-from bridge.osc.subscriptions import encoded
-from bridge.osc.tcp import MOST, WAITING, TcpServer
+from bridge.osc.framing import MAX_PACKET_BYTES, Framing, LengthPrefixed, Slip, detect_framing
+from bridge.osc.subscriptions import encode_message
+from bridge.osc.tcp import MAX_CLIENTS, MAX_UNSENT_BYTES, TcpServer
 from bridge.osc.udp import UdpServer
 from engine.shared.table import ROOT
 from tests.waiting import until
@@ -96,16 +96,16 @@ def test_packets_come_through_however_the_stream_is_cut(kind: str) -> None:
         place += size
     assert found == packets
     assert framing.wrap(packets[0]) == WRAPS[kind](packets[0])
-    assert type(framing_of(stream[0])) is type(framing)
+    assert type(detect_framing(stream[0])) is type(framing)
 
 
 def test_what_is_no_stream_of_packets_is_refused() -> None:
-    with pytest.raises(ValueError, match="is announced"):
-        LengthPrefixed().feed(struct.pack(">I", LONGEST + 1))
-    with pytest.raises(ValueError, match="follows an escape"):
+    with pytest.raises(ValueError, match="announced packet length"):
+        LengthPrefixed().feed(struct.pack(">I", MAX_PACKET_BYTES + 1))
+    with pytest.raises(ValueError, match="invalid SLIP escape"):
         Slip().feed(b"/a\xdbx")
     with pytest.raises(ValueError, match="longer than"):
-        Slip().feed(b"/" * (LONGEST + 2))
+        Slip().feed(b"/" * (MAX_PACKET_BYTES + 2))
 
 
 @pytest.mark.parametrize("kind", WRAPS)
@@ -121,7 +121,7 @@ def test_a_client_of_either_framing_sets_asks_and_is_told(kind: str, desk: Desk)
         answer = client.recv(4096)
         assert answer == wrap(message("/phosphene/strength", 0.25)), "in the client's own framing"
         client.sendall(wrap(text("/phosphene/subscribe") + text(",")))
-        until(lambda: desk.control.feedback.count == 1)
+        until(lambda: desk.control.subscriptions.count == 1)
         desk.state.set("/strength", [0.75], "another")
         heard = b""
         while wrap(message("/phosphene/strength", 0.75)) not in heard:
@@ -129,8 +129,8 @@ def test_a_client_of_either_framing_sets_asks_and_is_told(kind: str, desk: Desk)
         while b"/phosphene/status/fps" not in heard:
             heard += client.recv(65536)
         assert wrap(message("/phosphene/mix", 0.5)) in heard, "all as it stood, to begin with"
-    until(lambda: desk.control.feedback.count == 0 and not desk.tcp.clients)
-    assert desk.state.refused == 0
+    until(lambda: desk.control.subscriptions.count == 0 and not desk.tcp.clients)
+    assert desk.state.rejected == 0
 
 
 def test_a_client_that_breaks_off_or_sends_rubbish_disturbs_nobody(desk: Desk) -> None:
@@ -149,15 +149,15 @@ def test_a_client_that_breaks_off_or_sends_rubbish_disturbs_nobody(desk: Desk) -
                 pass  # it has been hung up on already
     good.sendall(slipped(message("/phosphene/strength", 0.125)))
     until(lambda: desk.real("/strength") == 0.125)
-    until(lambda: desk.state.refused >= 4)
+    until(lambda: desk.state.rejected >= 4)
     until(lambda: len(desk.tcp.clients) == 1)
     good.close()
 
 
 def test_more_clients_than_there_is_room_for_are_turned_away(desk: Desk) -> None:
-    clients = [desk.connect() for _ in range(MOST + 5)]
-    until(lambda: desk.state.refused >= 5)
-    assert len(desk.tcp.clients) == MOST
+    clients = [desk.connect() for _ in range(MAX_CLIENTS + 5)]
+    until(lambda: desk.state.rejected >= 5)
+    assert len(desk.tcp.clients) == MAX_CLIENTS
     clients[0].sendall(slipped(message("/phosphene/strength", 0.5)))
     clients[1].sendall(slipped(message("/phosphene/mix", 0.25)))
     until(lambda: desk.real("/mix") == 0.25)
@@ -169,17 +169,17 @@ def test_more_clients_than_there_is_room_for_are_turned_away(desk: Desk) -> None
 def test_a_client_that_does_not_read_is_hung_up_on(desk: Desk) -> None:
     client = desk.connect()
     client.sendall(slipped(text("/phosphene/subscribe") + text(",")))
-    until(lambda: desk.control.feedback.count == 1)
+    until(lambda: desk.control.subscriptions.count == 1)
     (held,) = desk.tcp.clients
     for _ in range(1000):
         if held.broken:
             break
         try:
             for _ in range(1000):
-                held.send(encoded("/phosphene/prompt", "x" * 4000))
+                held.send(encode_message("/phosphene/prompt", "x" * 4000))
         except OSError:
             break
-    assert len(held.waiting) <= WAITING + 65536
+    assert len(held.waiting) <= MAX_UNSENT_BYTES + 65536
     until(lambda: not desk.tcp.clients)
     client.close()
 
@@ -189,7 +189,7 @@ def test_over_udp_changes_are_told_at_a_limited_rate_and_the_last_value_always(d
     ear.bind(("127.0.0.1", 0))
     ear.settimeout(2)
     ear.sendto(text("/phosphene/subscribe") + text(","), ("127.0.0.1", desk.udp.port))
-    until(lambda: desk.control.feedback.count == 1)
+    until(lambda: desk.control.subscriptions.count == 1)
 
     def heard(seconds: float) -> list[tuple[str, object]]:
         found, end = [], time.monotonic() + seconds
@@ -215,7 +215,7 @@ def test_over_udp_changes_are_told_at_a_limited_rate_and_the_last_value_always(d
     beats = [address for address, _ in heard(2.5) if address.startswith("/phosphene/status/")]
     assert 2 <= beats.count("/phosphene/status/fps") <= 3
     ear.sendto(text("/phosphene/unsubscribe") + text(","), ("127.0.0.1", desk.udp.port))
-    until(lambda: desk.control.feedback.count == 0)
+    until(lambda: desk.control.subscriptions.count == 0)
     other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     other.bind(("127.0.0.1", 0))
     other.settimeout(2)
@@ -226,7 +226,7 @@ def test_over_udp_changes_are_told_at_a_limited_rate_and_the_last_value_always(d
     assert OscMessage(other.recv(65536)).address.startswith("/phosphene/"), "to another port of the same machine"
     for wrong in (struct.pack(">i", -1), struct.pack(">i", 70000)):
         ear.sendto(text("/phosphene/subscribe") + text(",i") + wrong, ("127.0.0.1", desk.udp.port))
-    until(lambda: desk.state.refused == 2)
+    until(lambda: desk.state.rejected == 2)
     ear.close()
     other.close()
 
@@ -243,7 +243,7 @@ def test_a_query_of_a_pattern_answers_for_each_and_changes_nothing(desk: Desk) -
         number = desk.state.number
         client.sendall(slipped(text("/phosphene/panic") + text(",s") + text("?")))
         client.sendall(slipped(text("/phosphene/nowhere") + text(",s") + text("?")))
-        until(lambda: desk.state.refused == 2)
+        until(lambda: desk.state.rejected == 2)
         assert desk.state.number == number
 
 

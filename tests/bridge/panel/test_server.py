@@ -17,7 +17,7 @@ import pytest
 from pythonosc.osc_message import OscMessage
 
 from bridge.control.state import State
-from bridge.osc.subscriptions import encoded
+from bridge.osc.subscriptions import encode_message
 from bridge.panel.server import PanelServer
 from bridge.show.show import Show
 from bridge.textures import open_source
@@ -126,7 +126,7 @@ def test_an_oscquery_client_sets_a_value_and_listens(server: PanelServer) -> Non
             for rubbish in ("[]", "{", '{"COMMAND": "DANCE", "DATA": "/"}', '{"COMMAND": "LISTEN"}'):
                 await ws.send_str(rubbish)
             await ws.send_bytes(b"\xff")
-            await ws.send_bytes(encoded(f"{ROOT}/steps", 3))
+            await ws.send_bytes(encode_message(f"{ROOT}/steps", 3))
             for _ in range(100):
                 if state.snapshot().whole("/steps") == 3:
                     break
@@ -135,7 +135,7 @@ def test_an_oscquery_client_sets_a_value_and_listens(server: PanelServer) -> Non
 
     assert asyncio.run(client()) == [(f"{ROOT}/strength", 0.25), (f"{ROOT}/mix", 0.125)]
     assert state.snapshot().whole("/steps") == 3, "rubbish ends nothing"
-    assert state.refused == 5
+    assert state.rejected == 5
 
 
 def test_panels_stay_in_step_and_wishes_are_checked(server: PanelServer) -> None:
@@ -177,7 +177,7 @@ def test_panels_stay_in_step_and_wishes_are_checked(server: PanelServer) -> None
     assert first["values"] == dict(State().snapshot())
     assert any("status" in news and "fps" in news["status"] for news in heard)
     assert any("/steps takes a number" in line for news in heard for line in news.get("log", []))
-    assert state.refused == 4
+    assert state.rejected == 4
 
 
 def test_a_change_in_the_moment_of_a_telling_is_told_in_the_next(server: PanelServer) -> None:

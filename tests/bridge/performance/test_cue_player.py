@@ -125,14 +125,14 @@ def test_a_recall_makes_the_same_look_whatever_was_before(tmp_path: Path) -> Non
     booth.wait(2.0)
     assert booth.fader.share == pytest.approx(0.5), "the length that was set by hand"
     booth.press("/preset", "nothing")
-    assert booth.state.refused == 1
-    assert "no preset 'nothing'" in booth.state.last_refusal
+    assert booth.state.rejected == 1
+    assert "no preset 'nothing'" in booth.state.last_rejection
 
 
 def test_the_present_look_is_saved_and_comes_back(tmp_path: Path) -> None:
     booth = Booth(tmp_path, prompt='say "ice"\n', strength=0.37, steps=4, blackout=True)
     booth.press("/preset/save", "my look")
-    assert booth.state.refused == 0, booth.state.last_refusal
+    assert booth.state.rejected == 0, booth.state.last_rejection
     values = booth.library.find("my look").values
     assert values == {"/prompt": 'say "ice"\n', "/strength": 0.37, "/steps": 4}
     booth.press("/preset", "neon-tunnel")
@@ -140,7 +140,7 @@ def test_the_present_look_is_saved_and_comes_back(tmp_path: Path) -> None:
     assert (booth["/prompt"], booth["/strength"], booth["/steps"]) == ('say "ice"\n', 0.37, 4)
     for name in ("../evil", "a/b", "", ".hidden", "x" * 80, "a..b"):
         booth.press("/preset/save", name)
-    assert booth.state.refused == 6
+    assert booth.state.rejected == 6
     assert [path.name for path in tmp_path.iterdir()] == ["my look.toml"]
 
 
@@ -202,7 +202,7 @@ def test_a_list_is_played_as_on_a_desk(tmp_path: Path) -> None:
     assert told(booth) == ("10", ""), "it follows on after 8 beats"
     assert booth["/master"] == 0.0
     booth.press("/cue/go")
-    assert booth.state.last_refusal == "/cue/go: the list is at its end"
+    assert booth.state.last_rejection == "/cue/go: the list is at its end"
     booth.press("/cue/back")
     booth.wait(2.3)
     assert (told(booth)[0], booth["/master"], booth["/strength"]) == ("2", 1.0, 0.7), (
@@ -218,7 +218,7 @@ def test_a_list_is_played_as_on_a_desk(tmp_path: Path) -> None:
     booth.wait(1.1)
     assert (booth["/prompt"], booth["/mix"], told(booth)) == ("before", 0.5, ("", "1"))
     booth.press("/cue/goto", "3")
-    assert booth.state.last_refusal == "cue list 'friday' has no cue '3'"
+    assert booth.state.last_rejection == "cue list 'friday' has no cue '3'"
 
 
 def test_pause_holds_fade_delay_and_follow(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_panic_is_at_once_whatever_was_on(tmp_path: Path) -> None:
     booth.press("/panic/preset", "gone")
     booth.press("/panic")
     assert booth["/prompt"] == TABLE["/prompt"].default
-    assert "all defaults instead" in booth.state.last_refusal
+    assert "all defaults instead" in booth.state.last_rejection
 
 
 def test_two_hundred_cues_with_random_interruptions_are_what_the_list_says(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_a_broken_cue_list_is_one_line_and_the_one_before_plays_on(text: str, ma
     with pytest.raises(InvalidValue, match=match):
         read_list(write(tmp_path / "cues" / "bad.toml", text), "bad")
     booth.press("/cue/list", "bad")
-    assert "cue list 'bad'" in booth.state.last_refusal
+    assert "cue list 'bad'" in booth.state.last_rejection
     assert len(booth.player.list.cues) == 4
     for name in ("../friday", "no such"):
         with pytest.raises(InvalidValue, match="cue list"):
@@ -345,6 +345,6 @@ def test_a_cue_whose_preset_is_gone_is_refused_and_the_others_play(tmp_path: Pat
     (tmp_path / "cold.toml").unlink()
     booth.library.poll()
     booth.press("/cue/go")
-    assert "cue 1: no preset 'cold'" in booth.state.last_refusal
+    assert "cue 1: no preset 'cold'" in booth.state.last_rejection
     assert told(booth) == ("", "1")
     assert Timing() == Timing(0.0, "seconds", "linear", 0.5)

@@ -101,7 +101,7 @@ def test_a_level_from_outside_is_followed() -> None:
 def test_what_is_not_continuous_is_refused_and_moves_nothing(wrong: str) -> None:
     rack = Rack()
     rack.plug(1, wrong)
-    assert rack.state.refused == 1
-    assert "is no continuous parameter" in rack.state.last_refusal
+    assert rack.state.rejected == 1
+    assert "is no continuous parameter" in rack.state.last_rejection
     rack.modulation.tick()
     assert dict(rack.state.effective()) == dict(rack.state.snapshot())

@@ -177,7 +177,7 @@ def test_the_cue_list_goes_on_where_it_stood(path: Path) -> None:
     assert resumed.standing() == played.standing()
     resumed.stand({"list": "demo", "cue": "999"})
     assert resumed.status()["current"] == "2"
-    assert again.refused == 1
+    assert again.rejected == 1
 
 
 def test_an_end_that_was_not_orderly_keeps_what_was_set(path: Path) -> None:

@@ -71,10 +71,10 @@ def test_a_still_that_is_not_there_is_black_and_told(tmp_path: Path) -> None:
     state = State({"/fallback": "still"})
     made = away(state, 1.0)
     for name in (str(tmp_path / "nothing.png"), str(tmp_path / "text.png"), str(tmp_path)):
-        refused = state.refused
+        refused = state.rejected
         state.set("/fallback/still", [name], "test")
-        assert state.refused == refused + 1
-        assert "/fallback/still" in state.last_refusal
+        assert state.rejected == refused + 1
+        assert "/fallback/still" in state.last_rejection
     assert shown(made, state)[0, 0].tolist() == [0, 0, 0, 255]
 
 

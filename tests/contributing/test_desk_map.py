@@ -29,7 +29,7 @@ for address, arguments in (
     desk.send_message(address, arguments)
 until(lambda: recalled)
 snapshot = state.snapshot()
-print(snapshot["/master"], round(snapshot["/strength"], 6), snapshot["/feedback"], started, recalled, state.refused)
+print(snapshot["/master"], round(snapshot["/strength"], 6), snapshot["/feedback"], started, recalled, state.rejected)
 server.close()
 control.close()
 """

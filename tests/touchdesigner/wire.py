@@ -11,13 +11,8 @@ from pathlib import Path
 import pytest
 from pythonosc.osc_message import OscMessage
 
-<<<<<<< HEAD
-from bridge.osc.subscriptions import encoded
-from tests.touchdesigner.simulator import Operator, Par, TouchDesigner
-=======
 from bridge.osc.subscriptions import encode_message
-from tests.touchdesigner.recorder import Operator, Par, TouchDesigner
->>>>>>> 789d373 (OSC: address patterns and caches follow the parameter table when hook files change it)
+from tests.touchdesigner.simulator import Operator, Par, TouchDesigner
 
 FOLDER = Path(__file__).parent.parent.parent / "touchdesigner"
 

@@ -1,4 +1,4 @@
-"""OSC subscriptions: send each changed value to subscribers at a limited rate, and a heartbeat with fps, latency, state.
+"""OSC subscriptions: send each changed value to subscribers at a limited rate, and a heartbeat.
 
 Lists of names, presets and cues, are sent at subscription and when they change.
 """

@@ -20,8 +20,8 @@ from bridge.errors import UserError
 from bridge.show.show import Show
 from bridge.textures import open_source
 from engine.shared.options import EngineOptions
-from tests.bridge.osc.test_tcp import until
 from tests.bridge.performance.test_crossfade import Desk
+from tests.waiting import until
 
 
 class Heard(ControllerMap):

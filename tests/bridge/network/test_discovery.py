@@ -5,7 +5,7 @@ from __future__ import annotations
 from zeroconf import ServiceBrowser, ServiceListener, Zeroconf
 
 from bridge.network.discovery import Announcement
-from tests.bridge.osc.test_tcp import until
+from tests.waiting import until
 
 
 class Found(ServiceListener):

@@ -1,4 +1,4 @@
-"""OSC in: what is meant is set, what is not is counted, and nothing that arrives ends the listening."""
+"""OSC input: valid messages are applied, invalid ones are counted, and nothing ends the server."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ class Desk:
 
 @pytest.fixture
 def desk() -> Iterator[Desk]:
-    made = Desk()
-    yield made
-    made.close()
+    desk = Desk()
+    yield desk
+    desk.close()
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_messages(desk: Desk, address: str, arguments: object, name: str, value:
     assert desk.state.rejected == 0
 
 
-def test_bundles_nest_and_wait_for_their_time(desk: Desk) -> None:
+def test_bundles_nest_and_wait_for_their_time_tag(desk: Desk) -> None:
     inner = bundle(IMMEDIATELY, message("/phosphene/seed", 77))
     desk.raw(bundle(IMMEDIATELY, message("/phosphene/strength", 0.125), inner))
     until(lambda: desk.state.snapshot().whole("/seed") == 77)
@@ -90,7 +90,7 @@ def test_bundles_nest_and_wait_for_their_time(desk: Desk) -> None:
     desk.raw(bundle(time.time() + 0.4, message("/phosphene/seed", 78)))
     desk.raw(message("/phosphene/steps", 4))
     until(lambda: desk.state.snapshot().whole("/steps") == 4)
-    assert desk.state.snapshot().whole("/seed") == 77, "a bundle that waits holds nothing else up"
+    assert desk.state.snapshot().whole("/seed") == 77, "a waiting bundle delays no other message"
     until(lambda: desk.state.snapshot().whole("/seed") == 78)
     assert 0.3 < time.monotonic() - start < 2.0
     desk.raw(bundle(time.time() - 100, message("/phosphene/seed", 79)))
@@ -139,7 +139,7 @@ BAD: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_input_is_counted_and_changes_nothing(desk: Desk, kind: str) -> None:
+def test_invalid_input_is_counted_and_changes_nothing(desk: Desk, kind: str) -> None:
     before = dict(desk.state.snapshot())
     desk.raw(BAD[kind])
     until(lambda: desk.control.packets == 1)
@@ -150,13 +150,13 @@ def test_bad_input_is_counted_and_changes_nothing(desk: Desk, kind: str) -> None
     until(lambda: desk.state.snapshot().real("/strength") == 0.375)
 
 
-def test_a_text_of_64_kib_over_the_table(desk: Desk) -> None:
-    """A datagram cannot carry it, so it goes to where TCP will bring it."""
+def test_a_text_above_the_limit_is_rejected(desk: Desk) -> None:
+    """Bypass the socket: a datagram cannot carry 64 KiB, TCP can."""
     desk.control.handle_packet(message("/phosphene/prompt", "x" * 65536), "test")
     assert desk.state.rejected == 1
 
 
-def test_a_fast_desk_loses_nothing(desk: Desk) -> None:
+def test_a_fast_desk_loses_no_message(desk: Desk) -> None:
     for k in range(2000):
         desk.client.send_message("/phosphene/seed", k)
     until(lambda: desk.state.snapshot().whole("/seed") == 1999)

@@ -1,4 +1,4 @@
-"""OSC over TCP, queries and feedback: clients written here from the specifications, and liblo's."""
+"""OSC over TCP, queries and subscriptions: clients written from the specifications, and liblo's oscsend."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Desk:
         self.control.close()
 
     def connect(self) -> socket.socket:
-        made = socket.create_connection(("127.0.0.1", self.tcp.port), timeout=5)
-        made.settimeout(5)
-        return made
+        client = socket.create_connection(("127.0.0.1", self.tcp.port), timeout=5)
+        client.settimeout(5)
+        return client
 
     def real(self, name: str) -> float:
         return self.state.snapshot().real(name)
@@ -48,9 +48,9 @@ class Desk:
 
 @pytest.fixture
 def desk() -> Iterator[Desk]:
-    made = Desk()
-    yield made
-    made.close()
+    desk = Desk()
+    yield desk
+    desk.close()
 
 
 def text(value: str) -> bytes:
@@ -63,7 +63,7 @@ def message(address: str, value: float) -> bytes:
     return text(address) + text(",f") + struct.pack(">f", value)
 
 
-def slipped(packet: bytes) -> bytes:
+def slip_encode(packet: bytes) -> bytes:
     """RFC 1055, written out byte by byte."""
     out = bytearray([192])
     for byte in packet:
@@ -73,33 +73,33 @@ def slipped(packet: bytes) -> bytes:
 
 WRAPS: dict[str, Callable[[bytes], bytes]] = {
     "length": lambda packet: struct.pack(">I", len(packet)) + packet,
-    "slip": slipped,
+    "slip": slip_encode,
 }
 
 
-def unslipped(data: bytes) -> list[bytes]:
+def slip_decode(data: bytes) -> list[bytes]:
     return [part.replace(b"\xdb\xdc", b"\xc0").replace(b"\xdb\xdd", b"\xdb") for part in data.split(b"\xc0") if part]
 
 
 @pytest.mark.parametrize("kind", WRAPS)
-def test_packets_come_through_however_the_stream_is_cut(kind: str) -> None:
+def test_packets_arrive_however_the_stream_is_split(kind: str) -> None:
     rng = random.Random(3)
     packets = [
         bytes(rng.choice([0, 47, 192, 219, 220, 221, 65]) for _ in range(rng.randint(1, 60))) for _ in range(200)
     ]
     stream = b"".join(WRAPS[kind](packet) for packet in packets)
     framing: Framing = LengthPrefixed() if kind == "length" else Slip()
-    found, place = [], 0
+    packets_read, place = [], 0
     while place < len(stream):
         size = rng.randint(1, 40)
-        found += framing.feed(stream[place : place + size])
+        packets_read += framing.feed(stream[place : place + size])
         place += size
-    assert found == packets
+    assert packets_read == packets
     assert framing.wrap(packets[0]) == WRAPS[kind](packets[0])
     assert type(detect_framing(stream[0])) is type(framing)
 
 
-def test_what_is_no_stream_of_packets_is_refused() -> None:
+def test_a_malformed_stream_is_rejected() -> None:
     with pytest.raises(ValueError, match="announced packet length"):
         LengthPrefixed().feed(struct.pack(">I", MAX_PACKET_BYTES + 1))
     with pytest.raises(ValueError, match="invalid SLIP escape"):
@@ -109,7 +109,7 @@ def test_what_is_no_stream_of_packets_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", WRAPS)
-def test_a_client_of_either_framing_sets_asks_and_is_told(kind: str, desk: Desk) -> None:
+def test_a_client_of_either_framing_sets_queries_and_subscribes(kind: str, desk: Desk) -> None:
     wrap = WRAPS[kind]
     with desk.connect() as client:
         sent = wrap(message("/phosphene/strength", 0.25))
@@ -123,131 +123,131 @@ def test_a_client_of_either_framing_sets_asks_and_is_told(kind: str, desk: Desk)
         client.sendall(wrap(text("/phosphene/subscribe") + text(",")))
         until(lambda: desk.control.subscriptions.count == 1)
         desk.state.set("/strength", [0.75], "another")
-        heard = b""
-        while wrap(message("/phosphene/strength", 0.75)) not in heard:
-            heard += client.recv(65536)
-        while b"/phosphene/status/fps" not in heard:
-            heard += client.recv(65536)
-        assert wrap(message("/phosphene/mix", 0.5)) in heard, "all as it stood, to begin with"
+        received = b""
+        while wrap(message("/phosphene/strength", 0.75)) not in received:
+            received += client.recv(65536)
+        while b"/phosphene/status/fps" not in received:
+            received += client.recv(65536)
+        assert wrap(message("/phosphene/mix", 0.5)) in received, "all present values first"
     until(lambda: desk.control.subscriptions.count == 0 and not desk.tcp.clients)
     assert desk.state.rejected == 0
 
 
-def test_a_client_that_breaks_off_or_sends_rubbish_disturbs_nobody(desk: Desk) -> None:
+def test_a_client_that_disconnects_or_sends_garbage_disturbs_no_other(desk: Desk) -> None:
     good = desk.connect()
-    for rubbish in (
+    for garbage in (
         b"\x00\xff\xff\xff",
         b"\x00\x10",
-        slipped(b"GET / HTTP/1.1"),
+        slip_encode(b"GET / HTTP/1.1"),
         b"\xc0\xdb\x00",
         b"GET / HTTP/1.1\r\n\r\n" * 60_000,
     ):
         with desk.connect() as bad:
             try:
-                bad.sendall(rubbish)
+                bad.sendall(garbage)
             except OSError:
-                pass  # it has been hung up on already
-    good.sendall(slipped(message("/phosphene/strength", 0.125)))
+                pass  # it has been disconnected already
+    good.sendall(slip_encode(message("/phosphene/strength", 0.125)))
     until(lambda: desk.real("/strength") == 0.125)
     until(lambda: desk.state.rejected >= 4)
     until(lambda: len(desk.tcp.clients) == 1)
     good.close()
 
 
-def test_more_clients_than_there_is_room_for_are_turned_away(desk: Desk) -> None:
+def test_clients_above_the_limit_are_rejected(desk: Desk) -> None:
     clients = [desk.connect() for _ in range(MAX_CLIENTS + 5)]
     until(lambda: desk.state.rejected >= 5)
     assert len(desk.tcp.clients) == MAX_CLIENTS
-    clients[0].sendall(slipped(message("/phosphene/strength", 0.5)))
-    clients[1].sendall(slipped(message("/phosphene/mix", 0.25)))
+    clients[0].sendall(slip_encode(message("/phosphene/strength", 0.5)))
+    clients[1].sendall(slip_encode(message("/phosphene/mix", 0.25)))
     until(lambda: desk.real("/mix") == 0.25)
     for client in clients:
         client.close()
     until(lambda: not desk.tcp.clients)
 
 
-def test_a_client_that_does_not_read_is_hung_up_on(desk: Desk) -> None:
+def test_a_client_that_does_not_read_is_disconnected(desk: Desk) -> None:
     client = desk.connect()
-    client.sendall(slipped(text("/phosphene/subscribe") + text(",")))
+    client.sendall(slip_encode(text("/phosphene/subscribe") + text(",")))
     until(lambda: desk.control.subscriptions.count == 1)
-    (held,) = desk.tcp.clients
+    (connection,) = desk.tcp.clients
     for _ in range(1000):
-        if held.broken:
+        if connection.broken:
             break
         try:
             for _ in range(1000):
-                held.send(encode_message("/phosphene/prompt", "x" * 4000))
+                connection.send(encode_message("/phosphene/prompt", "x" * 4000))
         except OSError:
             break
-    assert len(held.waiting) <= MAX_UNSENT_BYTES + 65536
+    assert len(connection.unsent) <= MAX_UNSENT_BYTES + 65536
     until(lambda: not desk.tcp.clients)
     client.close()
 
 
-def test_over_udp_changes_are_told_at_a_limited_rate_and_the_last_value_always(desk: Desk) -> None:
-    ear = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    ear.bind(("127.0.0.1", 0))
-    ear.settimeout(2)
-    ear.sendto(text("/phosphene/subscribe") + text(","), ("127.0.0.1", desk.udp.port))
+def test_udp_subscribers_get_changes_at_a_limited_rate_and_always_the_last_value(desk: Desk) -> None:
+    subscriber = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    subscriber.bind(("127.0.0.1", 0))
+    subscriber.settimeout(2)
+    subscriber.sendto(text("/phosphene/subscribe") + text(","), ("127.0.0.1", desk.udp.port))
     until(lambda: desk.control.subscriptions.count == 1)
 
-    def heard(seconds: float) -> list[tuple[str, object]]:
-        found, end = [], time.monotonic() + seconds
+    def listen(seconds: float) -> list[tuple[str, object]]:
+        messages, end = [], time.monotonic() + seconds
         while time.monotonic() < end:
-            ear.settimeout(max(0.001, end - time.monotonic()))
+            subscriber.settimeout(max(0.001, end - time.monotonic()))
             try:
-                told = OscMessage(ear.recv(65536))
+                received = OscMessage(subscriber.recv(65536))
             except TimeoutError:
                 break
-            found.append((told.address, told.params[0] if told.params else None))
-        return found
+            messages.append((received.address, received.params[0] if received.params else None))
+        return messages
 
-    first = heard(0.5)
+    first = listen(0.5)
     assert {f"{ROOT}{name}" for name in desk.state.snapshot()} <= {address for address, _ in first}
     start = time.monotonic()
     for i in range(2000):
-        desk.state.set("/strength", [i / 2000], "a hand")
+        desk.state.set("/strength", [i / 2000], "fader")
         time.sleep(0.0004)
     passed = time.monotonic() - start
-    told = [value for address, value in heard(0.5) if address == "/phosphene/strength"]
-    assert told[-1] == pytest.approx(1999 / 2000)
-    assert len(told) <= passed * 30 + 3
-    beats = [address for address, _ in heard(2.5) if address.startswith("/phosphene/status/")]
+    values = [value for address, value in listen(0.5) if address == "/phosphene/strength"]
+    assert values[-1] == pytest.approx(1999 / 2000)
+    assert len(values) <= passed * 30 + 3
+    beats = [address for address, _ in listen(2.5) if address.startswith("/phosphene/status/")]
     assert 2 <= beats.count("/phosphene/status/fps") <= 3
-    ear.sendto(text("/phosphene/unsubscribe") + text(","), ("127.0.0.1", desk.udp.port))
+    subscriber.sendto(text("/phosphene/unsubscribe") + text(","), ("127.0.0.1", desk.udp.port))
     until(lambda: desk.control.subscriptions.count == 0)
     other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     other.bind(("127.0.0.1", 0))
     other.settimeout(2)
-    ear.sendto(
+    subscriber.sendto(
         text("/phosphene/subscribe") + text(",i") + struct.pack(">i", other.getsockname()[1]),
         ("127.0.0.1", desk.udp.port),
     )
     assert OscMessage(other.recv(65536)).address.startswith("/phosphene/"), "to another port of the same machine"
     for wrong in (struct.pack(">i", -1), struct.pack(">i", 70000)):
-        ear.sendto(text("/phosphene/subscribe") + text(",i") + wrong, ("127.0.0.1", desk.udp.port))
+        subscriber.sendto(text("/phosphene/subscribe") + text(",i") + wrong, ("127.0.0.1", desk.udp.port))
     until(lambda: desk.state.rejected == 2)
-    ear.close()
+    subscriber.close()
     other.close()
 
 
-def test_a_query_of_a_pattern_answers_for_each_and_changes_nothing(desk: Desk) -> None:
+def test_a_query_with_a_pattern_answers_for_each_match_and_changes_nothing(desk: Desk) -> None:
     with desk.connect() as client:
-        client.sendall(slipped(text("/phosphene/prompt/*/weight") + text(",s") + text("?")))
-        heard = b""
-        while len(unslipped(heard)) < 4:
-            heard += client.recv(4096)
-        assert {OscMessage(packet).address for packet in unslipped(heard)} == {
+        client.sendall(slip_encode(text("/phosphene/prompt/*/weight") + text(",s") + text("?")))
+        received = b""
+        while len(slip_decode(received)) < 4:
+            received += client.recv(4096)
+        assert {OscMessage(packet).address for packet in slip_decode(received)} == {
             f"/phosphene/prompt/{i}/weight" for i in (1, 2, 3, 4)
         }
         number = desk.state.number
-        client.sendall(slipped(text("/phosphene/panic") + text(",s") + text("?")))
-        client.sendall(slipped(text("/phosphene/nowhere") + text(",s") + text("?")))
+        client.sendall(slip_encode(text("/phosphene/panic") + text(",s") + text("?")))
+        client.sendall(slip_encode(text("/phosphene/nowhere") + text(",s") + text("?")))
         until(lambda: desk.state.rejected == 2)
         assert desk.state.number == number
 
 
-@pytest.mark.skipif(shutil.which("oscsend") is None, reason="needs liblo-tools")
+@pytest.mark.skipif(shutil.which("oscsend") is None, reason="needs oscsend (Debian: liblo-tools)")
 def test_liblo_sends_over_tcp(desk: Desk) -> None:
     subprocess.run(
         ["oscsend", f"osc.tcp://127.0.0.1:{desk.tcp.port}", "/phosphene/strength", "f", "0.375"], check=True, timeout=10

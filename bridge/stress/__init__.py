@@ -1,1 +1,1 @@
-"""A show of its own, tried hard: broken, flooded, and run for a night."""
+"""Stress tests of a throwaway show: fault injection, load tests and soak tests."""

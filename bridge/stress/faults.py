@@ -1,220 +1,257 @@
-"""``phosphene faults``: a show of its own, broken in every way that shows break; what the audience saw of it, as a table."""
+"""Fault injection: breaks a throwaway show in each way that shows break, and reports what the audience saw.
+
+Prints a Markdown table.
+"""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from unittest import mock
 
-from bridge.commands.options import engine_options
 from bridge.engine_process.supervisor import SPARE_BUSY
 from bridge.errors import UserError
 from bridge.osc.udp import UdpServer
-from bridge.stress.harness import BreakableSource, Capture, StressShow, StubbornSink
+from bridge.stress.breakable import BreakableCamera, BreakableSink, BreakableSource
+from bridge.stress.harness import StressShow
 from bridge.textures.camera import CameraSource
+from engine.shared.fault_parameter import DEVICE_LOST, FAULT_PARAMETER, NAN, NO_FAULT, OUT_OF_MEMORY
+from engine.shared.options import EngineOptions
 from engine.shared.parameter import Value
 
-KIND = "/hook/poison/kind"
-NAN, MEMORY, DEVICE = 1, 2, 3
+#: Breaks the show, and returns once the cause is gone.
+Injection = Callable[[StressShow], None]
+#: The fault that is tried ``kills`` times instead of ``tries`` times.
+ENGINE_KILLED = "engine killed"
+OLD_NAMES = {"engine and its reserve killed": "engine and standby killed"}
 
 
 @dataclass(frozen=True)
-class Try:
-    """What one try did: the longest gap on the output, seconds until it was live again, and the names of values that were lost."""
+class Limits:
+    """The longest gap on the output, and the longest time until transformed frames are back, in seconds."""
+
+    gap_seconds: float = 0.1
+    recovery_seconds: float = 5.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The longest gap and the recovery time of one try, in seconds, and the parameters that lost their value."""
 
     gap: float
-    back: float
+    recovery: float
     lost: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A way to break a show, and what the audience sees meanwhile. ``engine``: what heals it is the engine's own work, and may take
-    ``slack`` times as long as is passed.
+    """One way to break a show, and what the audience sees meanwhile.
+
+    With ``engine`` the recovery time counts from the fault itself, because the show recovers alone. It may be
+    ``slack`` times the limit.
     """
 
     name: str
-    seen: str
-    broken: Callable[[StressShow], contextlib.AbstractContextManager[None]]
+    effect: str
+    inject: Injection
     engine: bool = False
     slack: float = 1.0
     posix: bool = False
 
 
-def tried(on: StressShow, fault: Fault) -> Try:
-    """One try of ``fault``, begun when all is well and an engine is in reserve."""
-    supervisor = on.show.supervisor
-    on.until(
-        lambda: supervisor.ready.is_set() and supervisor.reserve is not None, "an engine in reserve", 2 * SPARE_BUSY
-    )
-    time.sleep(random.uniform(0.0, 0.5))
-    before, begun = dict(on.state.snapshot()), time.monotonic()
-    with fault.broken(on):
-        pass
-    mended = time.monotonic()
-    on.until(lambda: supervisor.ready.is_set() and on.audience.fresh(mended) > 2, "live pictures")
-    back = time.monotonic() - (begun if fault.engine else mended)
-    time.sleep(0.1)
-    now = on.state.snapshot()
-    lost = tuple(name for name, value in before.items() if now.get(name) != value)
-    return Try(on.audience.gap(begun - 0.5), back, lost)
-
-
-def _signalled(name: str) -> Callable[[StressShow], contextlib.AbstractContextManager[None]]:
-    @contextlib.contextmanager
-    def broken(on: StressShow) -> Iterator[None]:
-        supervisor = on.show.supervisor
-        starts, pid = supervisor.starts, supervisor.pid
-        assert pid is not None
-        os.kill(pid, getattr(signal, name, signal.SIGTERM))
-        on.until(lambda: supervisor.starts > starts, "another engine")
-        yield
-
-    return broken
-
-
-def _poisoned(kind: int) -> Callable[[StressShow], contextlib.AbstractContextManager[None]]:
-    """NaN until a few frames are lost, memory until the wish is taken back, a lost device until the engine is another."""
-
-    @contextlib.contextmanager
-    def broken(on: StressShow) -> Iterator[None]:
-        supervisor = on.show.supervisor
-        errors = supervisor.errors
-        on.state.put({KIND: float(kind)})
-        if kind == MEMORY:
-            on.until(lambda: on.state.snapshot()[KIND] == 0.0, "the end of what did not fit")
-        else:
-            on.until(lambda: supervisor.errors > errors and (kind == NAN or not supervisor.ready.is_set()), "the fault")
-            on.state.put({KIND: 0.0})
-        yield
-
-    return broken
-
-
-def _awry(what: str, way: str) -> Callable[[StressShow], contextlib.AbstractContextManager[None]]:
-    """The rehearsal's source or its sink goes wrong for a second."""
-
-    @contextlib.contextmanager
-    def broken(on: StressShow) -> Iterator[None]:
-        part: BreakableSource | StubbornSink = getattr(on, what)
-        part.way = way
-        time.sleep(1.0)
-        part.way = ""
-        yield
-
-    return broken
-
-
-@contextlib.contextmanager
-def _camera_unplugged(on: StressShow) -> Iterator[None]:
-    """The show sees a camera, which is away for a second."""
-    camera = CameraSource("camera:0", "0")
-    with mock.patch("bridge.textures.camera.cv2.VideoCapture", Capture), mock.patch.object(on.source, "camera", camera):
-        camera._open()
-        time.sleep(1.0)
-        with mock.patch.object(Capture, "unplugged", True):
-            losses = on.source.losses
-            time.sleep(1.0)
-        if on.source.losses == losses:
-            raise UserError("the camera was not missed")
-        yield
-
-
-@contextlib.contextmanager
-def _disk_full(on: StressShow) -> Iterator[None]:
-    """No file of this process may grow: writing fails as on a full disk."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    stops = on.recording.stops
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
-    try:
-        on.until(lambda: on.recording.stops > stops, "the end of the recording")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    written = on.recording.frames
-    on.until(lambda: on.recording.frames > written + 5, "another recording")
-    yield
-
-
-@contextlib.contextmanager
-def _port_in_use(on: StressShow) -> Iterator[None]:
-    with contextlib.suppress(OSError):
-        UdpServer(on.show.osc, "127.0.0.1", on.osc.port).close()
-        raise UserError("a port could be opened twice")
-    yield
-
-
-@contextlib.contextmanager
-def _clock_jumps(on: StressShow) -> Iterator[None]:
-    true = time.time
-    for hours in (1.0, -2.0):
-        with mock.patch("time.time", lambda shift=hours: true() + shift * 3600):
-            time.sleep(0.5)
-    yield
-
-
-@contextlib.contextmanager
-def _cut(on: StressShow) -> Iterator[None]:
-    """The spare goes first, then the engine: both have to be made anew."""
-    reserve = on.show.supervisor.reserve
-    assert reserve is not None
-    os.kill(reserve, getattr(signal, "SIGKILL", signal.SIGTERM))
-    with _signalled("SIGKILL")(on):
-        yield
-
-
-FAULTS = (
-    Fault("engine killed", "the last picture, or what `/fallback` says", _signalled("SIGKILL"), engine=True),
-    Fault("engine and its reserve killed", "the same", _cut, engine=True, slack=2.0),
-    Fault("engine hangs", "the same", _signalled("SIGSTOP"), engine=True, posix=True),
-    Fault("device lost", "the same", _poisoned(DEVICE), engine=True),
-    Fault("out of memory", "the last picture, until what did not fit is taken back", _poisoned(MEMORY), engine=True),
-    Fault("NaN output", "the last good picture", _poisoned(NAN), engine=True),
-    Fault("source vanishes", "the last picture, or what `/fallback/source` says", _awry("source", "gone")),
-    Fault("source freezes", "the same", _awry("source", "frozen")),
-    Fault("source changes its size", "the input, fitted anew", _awry("source", "resized")),
-    Fault("source of a wrong format", "the last picture", _awry("source", "format")),
-    Fault("camera unplugged", "the last picture, or what `/fallback/source` says", _camera_unplugged),
-    Fault("sink blocks", "nothing of it on the other sinks", _awry("stubborn", "blocks")),
-    Fault("receiver goes away", "nothing of it on the other sinks", _awry("stubborn", "gone")),
-    Fault("disk full while recording", "nothing of it on the other sinks", _disk_full, posix=True),
-    Fault("port in use", "nothing", _port_in_use),
-    Fault("clock jumps", "nothing", _clock_jumps),
-)
-
-
-def faults(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
-    """Tries each fault and prints the table; 1 where a value was lost or a bound was missed."""
-    wanted = [fault for fault in FAULTS if not options.only or fault.name in options.only]
-    unknown = set(options.only or ()) - {fault.name for fault in FAULTS}
-    if unknown:
+def find_faults(names: Iterable[str] | None) -> list[Fault]:
+    """Return the faults of these names, or all. Raises UserError for a name that no fault has."""
+    requested = {OLD_NAMES.get(name, name) for name in names or ()}
+    if unknown := requested - {fault.name for fault in FAULTS}:
         raise UserError(f"--only takes {', '.join(fault.name for fault in FAULTS)}; got {unknown.pop()!r}")
+    return [fault for fault in FAULTS if not requested or fault.name in requested]
+
+
+def run_faults(
+    engine: EngineOptions,
+    values: Mapping[str, Value],
+    faults: Sequence[Fault],
+    tries: int,
+    kills: int,
+    limits: Limits,
+) -> bool:
+    """Try each fault, print a row for each, and return whether every limit held."""
     print("| Fault | What the audience sees | Tries | Longest gap | Live again after | Values lost |")
     print("|---|---|---|---|---|---|", flush=True)
     good = True
-    with StressShow(engine_options(options), values) as rehearsal:
-        for fault in wanted:
+    with StressShow(engine, values) as test:
+        for fault in faults:
             if fault.posix and sys.platform == "win32":
                 continue
-            tries = [
-                tried(rehearsal, fault)
-                for _ in range(options.kills if fault.name == "engine killed" else options.tries)
-            ]
-            gap, back = max(t.gap for t in tries), max(t.back for t in tries)
-            lost = sorted({name for t in tries for name in t.lost})
-            good = good and gap <= options.gap / 1000 and back <= options.back * fault.slack and not lost
-            print(
-                f"| {fault.name} | {fault.seen} | {len(tries)} | {gap * 1000:.0f} ms | {back:.1f} s | {', '.join(lost) or 'none'} |",
-                flush=True,
+            count = kills if fault.name == ENGINE_KILLED else tries
+            outcomes = [try_fault(test, fault) for _ in range(count)]
+            gap, recovery = max(o.gap for o in outcomes), max(o.recovery for o in outcomes)
+            lost = sorted({name for outcome in outcomes for name in outcome.lost})
+            in_time = gap <= limits.gap_seconds and recovery <= limits.recovery_seconds * fault.slack
+            good = good and in_time and not lost
+            times = f"{gap * 1000:.0f} ms | {recovery:.1f} s"
+            print(f"| {fault.name} | {fault.effect} | {count} | {times} | {', '.join(lost) or 'none'} |", flush=True)
+    print(
+        f"\ngap at most {limits.gap_seconds * 1000:.0f} ms, live again within {limits.recovery_seconds:.0f} s,"
+        f" or twice that without a standby engine: {'passed' if good else 'FAILED'}"
+    )
+    return good
+
+
+def try_fault(test: StressShow, fault: Fault) -> Outcome:
+    """Inject ``fault`` once, after the show is live and a standby engine is ready."""
+    supervisor = test.show.supervisor
+    test.wait_until(
+        lambda: supervisor.ready.is_set() and supervisor.reserve is not None, "standby engine", 2 * SPARE_BUSY
+    )
+    time.sleep(random.uniform(0.0, 0.5))
+    before, begin = dict(test.state.snapshot()), time.monotonic()
+    fault.inject(test)
+    cause_gone = time.monotonic()
+    test.wait_until(
+        lambda: supervisor.ready.is_set() and test.audience.count_transformed(cause_gone) > 2, "transformed frames"
+    )
+    recovery = time.monotonic() - (begin if fault.engine else cause_gone)
+    time.sleep(0.1)
+    after = test.state.snapshot()
+    lost = tuple(name for name, value in before.items() if after.get(name) != value)
+    return Outcome(test.audience.longest_gap(begin - 0.5), recovery, lost)
+
+
+def _send_signal(name: str) -> Injection:
+    """Send a signal to the engine and wait for its successor."""
+
+    def inject(test: StressShow) -> None:
+        supervisor = test.show.supervisor
+        starts, pid = supervisor.starts, supervisor.pid
+        assert pid is not None
+        os.kill(pid, getattr(signal, name, signal.SIGTERM))
+        test.wait_until(lambda: supervisor.starts > starts, "new engine")
+
+    return inject
+
+
+def _kill_both(test: StressShow) -> None:
+    """Kill the standby engine, then the engine: both have to be started from nothing."""
+    standby = test.show.supervisor.reserve
+    assert standby is not None
+    os.kill(standby, getattr(signal, "SIGKILL", signal.SIGTERM))
+    _send_signal("SIGKILL")(test)
+
+
+def _break_decoder(kind: str) -> Injection:
+    """Make the decoder fail: NaN for a few frames, a lost device until the engine is replaced.
+
+    Out of memory lasts until the engine has reverted the parameter as a change that did not fit.
+    """
+
+    def inject(test: StressShow) -> None:
+        supervisor, name = test.show.supervisor, FAULT_PARAMETER.name
+        errors = supervisor.errors
+        test.state.put({name: kind})
+        if kind == OUT_OF_MEMORY:
+            test.wait_until(lambda: test.state.snapshot()[name] == NO_FAULT, "revert of what did not fit")
+        else:
+            test.wait_until(
+                lambda: supervisor.errors > errors and (kind == NAN or not supervisor.ready.is_set()), "engine error"
             )
-    bounds = f"longest gap {options.gap:.0f} ms, live again within {options.back:.0f} s, twice that where the reserve dies too"
-    print(f"\n{bounds}: {'held' if good else 'missed'}")
-    return 0 if good else 1
+            test.state.put({name: NO_FAULT})
+
+    return inject
+
+
+def _break_texture(part: Callable[[StressShow], BreakableSource | BreakableSink], kind: str) -> Injection:
+    """Set the ``fault`` of the source or the sink for a second."""
+
+    def inject(test: StressShow) -> None:
+        part(test).fault = kind
+        time.sleep(1.0)
+        part(test).fault = ""
+
+    return inject
+
+
+def _break_source(kind: str) -> Injection:
+    return _break_texture(lambda test: test.source, kind)
+
+
+def _break_sink(kind: str) -> Injection:
+    return _break_texture(lambda test: test.sink, kind)
+
+
+def _unplug_camera(test: StressShow) -> None:
+    """Let the show read a camera, and unplug that for a second."""
+    camera = BreakableCamera()
+    test.source.camera = CameraSource("camera:0", "0", camera.open_capture)
+    try:
+        test.source.camera._open()
+        time.sleep(1.0)
+        losses = test.source.losses
+        camera.unplugged = True
+        time.sleep(1.0)
+        camera.unplugged = False
+        if test.source.losses == losses:
+            raise UserError("the show did not notice that the camera was unplugged")
+    finally:
+        test.source.camera = None
+
+
+def _fill_disk(test: StressShow) -> None:
+    """Limit this process's files to one byte: writing fails as on a full disk."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    stops = test.recording.stops
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+    try:
+        test.wait_until(lambda: test.recording.stops > stops, "end of the recording")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    written = test.recording.frames
+    test.wait_until(lambda: test.recording.frames > written + 5, "new recording")
+
+
+def _take_port(test: StressShow) -> None:
+    """Open the show's OSC port a second time, which must fail."""
+    with contextlib.suppress(OSError):
+        UdpServer(test.show.osc, "127.0.0.1", test.osc.port).close()
+        raise UserError("a port could be opened twice")
+
+
+def _shift_clock(_test: StressShow) -> None:
+    """Shift the wall clock that this process reads by an hour ahead, then two back."""
+    wall_clock = time.time
+    try:
+        for hours in (1.0, -2.0):
+            time.time = lambda shift=hours: wall_clock() + shift * 3600  # type: ignore[misc]
+            time.sleep(0.5)
+    finally:
+        time.time = wall_clock
+
+
+HELD = "the last frame, or what `/fallback` says"
+HELD_INPUT = "the last frame, or what `/fallback/source` says"
+OTHER_SINKS = "no effect on the other sinks"
+FAULTS = (
+    Fault(ENGINE_KILLED, HELD, _send_signal("SIGKILL"), engine=True),
+    Fault("engine and standby killed", HELD, _kill_both, engine=True, slack=2.0),
+    Fault("engine hangs", HELD, _send_signal("SIGSTOP"), engine=True, posix=True),
+    Fault("device lost", HELD, _break_decoder(DEVICE_LOST), engine=True),
+    Fault("out of memory", "the last frame, until the change is reverted", _break_decoder(OUT_OF_MEMORY), engine=True),
+    Fault("NaN output", "the last good frame", _break_decoder(NAN), engine=True),
+    Fault("source vanishes", HELD_INPUT, _break_source("gone")),
+    Fault("source freezes", HELD_INPUT, _break_source("frozen")),
+    Fault("source changes its size", "the input, fit to the working size", _break_source("resize")),
+    Fault("source of a wrong format", "the last frame", _break_source("format")),
+    Fault("camera unplugged", HELD_INPUT, _unplug_camera),
+    Fault("sink blocks", OTHER_SINKS, _break_sink("blocks")),
+    Fault("receiver goes away", OTHER_SINKS, _break_sink("gone")),
+    Fault("disk full while recording", OTHER_SINKS, _fill_disk, posix=True),
+    Fault("port in use", "no effect", _take_port),
+    Fault("clock jumps", "no effect", _shift_clock),
+)

@@ -1,13 +1,11 @@
-"""``phosphene soak``: a long night. A minute of changes, a flood and a moment of calm, the same again and again, with kills between; then
-whether memory, handles, threads and latency stayed what they were.
+"""Soak test: alike cycles of a minute for hours, with kills in between; measures drifts of memory and latency.
 
-What is compared is alike: every cycle does the same, and memory is read in its last second, when all is back at its defaults. The slope is
-the median of the slopes between all pairs of cycles of one engine's life (Theil and Sen), the first cycles of each life left out.
+A cycle changes parameters, sends a burst of OSC and ends at the defaults, where memory is sampled. A slope is the
+median of the slopes between all pairs of cycles of one engine process (Theil–Sen), without its first cycles.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import random
@@ -22,37 +20,53 @@ from dataclasses import dataclass
 import numpy as np
 import psutil
 
-from bridge.commands.options import engine_options
 from bridge.stress.harness import StressShow
+from engine.shared.options import EngineOptions
 from engine.shared.parameter import Value
 
-#: Length of a cycle, when its flood begins and when it is looked at, in seconds; cycles of a life that are its warm-up.
-CYCLE, FLOOD, LOOK = 60.0, 48.0, 58.5
-WARM_UP = 5
+#: Length of a cycle, start of its burst and moment of its sample, in seconds.
+CYCLE_SECONDS, BURST_SECONDS, SAMPLE_SECONDS = 60.0, 48.0, 58.5
+#: Cycles of an engine process before its memory counts.
+WARM_UP_CYCLES = 5
 #: Cycles between two kills, and before the first.
-KILLED, FIRST_KILL = 30, 2
+CYCLES_PER_KILL, CYCLES_BEFORE_KILL = 30, 2
+#: Limits on handles and threads over the whole test, and on the gap between frames.
+MAX_HANDLES, MAX_THREADS, MAX_GAP_MS = 4, 2, 150
+COMPILE_TIMEOUT_SECONDS = 600.0
 PROMPTS = ("neon tunnel", "a forest of glass", "fire", "deep sea", "stars", "red plasma", "a green spiral", "snow")
 
 
 @dataclass(frozen=True)
-class Look:
-    """What was seen at the end of a cycle. Memory in MiB, latencies in milliseconds."""
+class Sample:
+    """What was measured at the end of a cycle; ``engine_number`` counts the engine processes.
+
+    Memory in MiB, latency (p99) and gap in ms.
+    """
 
     hours: float
-    life: int
-    bridge: float
-    engine: float
+    engine_number: int
+    bridge_memory: float
+    engine_memory: float
     handles: int
     threads: int
     fps: float
     p99: float
     gap: float
 
+    def __str__(self) -> str:
+        return (
+            f"{self.hours * 60:6.1f}  {self.bridge_memory:10.2f}  {self.engine_memory:10.2f}  {self.handles:7d}"
+            f"  {self.threads:7d}  {self.fps:4.1f}  {self.p99:6.1f}  {self.gap:6.0f}"
+        )
 
-def script(count: int = 90) -> list[dict[str, Value]]:
-    """The changes of a cycle, the same each time."""
+
+HEADER = "minute  bridge MiB  engine MiB  handles  threads   fps  p99 ms  gap ms"
+
+
+def draw_changes(count: int = 90) -> list[dict[str, Value]]:
+    """Return the parameter changes of a cycle, the same at every call."""
     rng = random.Random(5)
-    ways: list[Callable[[], dict[str, Value]]] = [
+    changes: list[Callable[[], dict[str, Value]]] = [
         lambda: {"/prompt": rng.choice(PROMPTS)},
         lambda: {"/strength": rng.uniform(0.2, 0.9)},
         lambda: {"/steps": rng.randint(1, 3)},
@@ -64,95 +78,100 @@ def script(count: int = 90) -> list[dict[str, Value]]:
         lambda: {"/freeze": rng.random() < 0.3},
         lambda: {"/similarity": rng.random() < 0.5},
     ]
-    return [rng.choice(ways)() for _ in range(count)]
+    return [rng.choice(changes)() for _ in range(count)]
 
 
-def slope(points: Sequence[tuple[float, int, float]]) -> float:
-    """The median slope of (hours, life, value) between points of one life; 0 where there are no two."""
+def theil_sen_slope(points: Sequence[tuple[float, int, float]]) -> float:
+    """Return the median slope of (hours, group, value) between points of one group; 0 without such a pair."""
     slopes = [
         (b[2] - a[2]) / (b[0] - a[0]) for a, b in itertools.combinations(points, 2) if a[1] == b[1] and b[0] > a[0]
     ]
     return statistics.median(slopes) if slopes else 0.0
 
 
-def soak(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
-    """Runs for ``--hours`` and prints a line a cycle, then the slopes; 1 where one is past its bound."""
-    end = time.monotonic() + options.hours * 3600
-    looks: list[Look] = []
-    with StressShow(engine_options(options), values, recording=False) as rehearsal:
-        supervisor = rehearsal.show.supervisor
-        rehearsal.until(lambda: not supervisor.compiling, "the compiled model", 600.0)
-        rehearsal.until(lambda: supervisor.reserve is not None, "an engine in reserve")
-        began, steps = time.monotonic(), script()
-        print("minute  bridge MiB  engine MiB  handles  threads   fps  p99 ms  gap ms", flush=True)
-        while not looks or time.monotonic() + CYCLE < end:
-            if len(looks) % KILLED == FIRST_KILL and supervisor.pid is not None:
+def run_soak(
+    engine: EngineOptions, values: Mapping[str, Value], hours: float, max_memory: float, max_latency: float
+) -> bool:
+    """Run for ``hours``, print a line per cycle, then the drifts; return whether every limit held.
+
+    ``max_memory`` is in MiB per hour, ``max_latency`` the fraction by which the latency may grow.
+    """
+    end = time.monotonic() + hours * 3600
+    samples: list[Sample] = []
+    with StressShow(engine, values, recording=False) as test:
+        supervisor = test.show.supervisor
+        test.wait_until(lambda: not supervisor.compiling, "compiled model", COMPILE_TIMEOUT_SECONDS)
+        test.wait_until(lambda: supervisor.reserve is not None, "standby engine")
+        start, changes = time.monotonic(), draw_changes()
+        print(HEADER, flush=True)
+        while not samples or time.monotonic() + CYCLE_SECONDS < end:
+            if len(samples) % CYCLES_PER_KILL == CYCLES_BEFORE_KILL and supervisor.pid is not None:
                 os.kill(supervisor.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-                rehearsal.until(lambda: supervisor.ready.is_set() and supervisor.reserve is not None, "another engine")
-            look = _cycle(rehearsal, steps, began)
-            looks.append(look)
-            print(
-                f"{look.hours * 60:6.1f}  {look.bridge:10.2f}  {look.engine:10.2f}  {look.handles:7d}  {look.threads:7d}  {look.fps:4.1f}"
-                f"  {look.p99:6.1f}  {look.gap:6.0f}", flush=True,
-            )  # fmt: skip
-    return _judged(looks, options.memory, options.latency / 100)
+                test.wait_until(lambda: supervisor.ready.is_set() and supervisor.reserve is not None, "new engine")
+            samples.append(_run_cycle(test, changes, start))
+            print(samples[-1], flush=True)
+    return check_samples(samples, max_memory, max_latency)
 
 
-def _cycle(rehearsal: StressShow, steps: Sequence[Mapping[str, Value]], began: float) -> Look:
-    """One cycle, and what it looks like at its end."""
-    start, defaults = time.monotonic(), dict(rehearsal.state.snapshot())
-    rehearsal.audience.seen.clear()
-    for number, change in enumerate(steps):
-        time.sleep(max(0.0, start + FLOOD * number / len(steps) - time.monotonic()))
-        rehearsal.state.put(change)
-    osc = str(rehearsal.osc.port)
-    subprocess.run(
-        [sys.executable, "-m", "bridge.stress.load", "20,000 OSC messages a second", osc, "0", "0", "2"], check=True
-    )
-    rehearsal.state.put(defaults)
-    time.sleep(max(0.0, start + LOOK - time.monotonic()))
-    supervisor = rehearsal.show.supervisor
+def _run_cycle(test: StressShow, changes: Sequence[Mapping[str, Value]], test_start: float) -> Sample:
+    """Run one cycle and return its sample."""
+    start, defaults = time.monotonic(), dict(test.state.snapshot())
+    test.audience.shown.clear()
+    for number, change in enumerate(changes):
+        _sleep_until(start + BURST_SECONDS * number / len(changes))
+        test.state.put(change)
+    sender = [sys.executable, "-m", "bridge.stress.senders", "20,000 OSC messages a second"]
+    subprocess.run([*sender, str(test.osc.port), "0", "0", "2"], check=True)
+    test.state.put(defaults)
+    _sleep_until(start + SAMPLE_SECONDS)
+    supervisor = test.show.supervisor
     bridge, engine = psutil.Process(), psutil.Process(supervisor.pid or os.getpid())
-    first = {
-        sequence: latency for _, sequence, snapshot, latency in reversed(rehearsal.audience.seen) if snapshot > 0
-    }  # not when held
-    latencies = list(first.values())
-    look = Look(
-        (time.monotonic() - began) / 3600, supervisor.starts, bridge.memory_info().rss / 2**20, engine.memory_info().rss / 2**20,
-        _handles(bridge) + _handles(engine), bridge.num_threads() + engine.num_threads(), rehearsal.audience.fresh(start) / LOOK,
-        float(np.percentile(latencies or [0.0], 99)) * 1000, rehearsal.audience.gap(start) * 1000,
-    )  # fmt: skip
-    time.sleep(max(0.0, start + CYCLE - time.monotonic()))
-    return look
+    sample = Sample(
+        hours=(time.monotonic() - test_start) / 3600,
+        engine_number=supervisor.starts,
+        bridge_memory=bridge.memory_info().rss / 2**20,
+        engine_memory=engine.memory_info().rss / 2**20,
+        handles=_count_handles(bridge) + _count_handles(engine),
+        threads=bridge.num_threads() + engine.num_threads(),
+        fps=test.audience.count_transformed(start) / SAMPLE_SECONDS,
+        p99=float(np.percentile(test.audience.latencies() or [0.0], 99)) * 1000,
+        gap=test.audience.longest_gap(start) * 1000,
+    )
+    _sleep_until(start + CYCLE_SECONDS)
+    return sample
 
 
-def _handles(process: psutil.Process) -> int:
+def _sleep_until(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.monotonic()))
+
+
+def _count_handles(process: psutil.Process) -> int:
     return int(process.num_handles() if sys.platform == "win32" else process.num_fds())
 
 
-def _judged(looks: Sequence[Look], memory: float, latency: float) -> int:
-    """Prints the slopes and says whether they are within bounds: 0 or 1."""
-    firsts = {
-        life: min(i for i, look in enumerate(looks) if look.life == life) for life in {look.life for look in looks}
+def check_samples(samples: Sequence[Sample], max_memory: float, max_latency: float) -> bool:
+    """Print the drifts and return whether each is within its limit."""
+    first_cycle = {sample.engine_number: i for i, sample in reversed(list(enumerate(samples)))}
+    warm = [sample for i, sample in enumerate(samples) if i - first_cycle[sample.engine_number] >= WARM_UP_CYCLES]
+    if len(warm) < 2:
+        print(f"too short for a result: needs at least {WARM_UP_CYCLES + 2} cycles of a minute")
+        return False
+    # The bridge outlives its engines: all cycles but the first belong to one process.
+    bridge = theil_sen_slope([(s.hours, 0, s.bridge_memory) for s in samples[WARM_UP_CYCLES:]])
+    engine = theil_sen_slope([(s.hours, s.engine_number, s.engine_memory) for s in warm])
+    first, last = warm[0], warm[-1]
+    handles, threads = last.handles - first.handles, last.threads - first.threads
+    drift = last.p99 / first.p99 - 1 if first.p99 else 0.0
+    gap = max(sample.gap for sample in samples)
+    latency = f"latency (p99) {first.p99:.1f} ms in the first minute, {last.p99:.1f} ms in the last ({drift:+.1%})"
+    checks = {
+        f"memory of the bridge {bridge:+.2f} MiB per hour": bridge <= max_memory,
+        f"memory of the engine {engine:+.2f} MiB per hour": engine <= max_memory,
+        f"handles {handles:+d}": handles <= MAX_HANDLES,
+        f"threads {threads:+d}": threads <= MAX_THREADS,
+        latency: drift <= max_latency,
+        f"longest gap {gap:.0f} ms": gap <= MAX_GAP_MS,
     }
-    settled = [look for i, look in enumerate(looks) if i - firsts[look.life] >= WARM_UP]
-    if len(settled) < 2:
-        print(f"too short to tell: {WARM_UP + 2} cycles of a minute are needed at least")
-        return 1
-    whole = [look for i, look in enumerate(looks) if i >= WARM_UP]  # the bridge lives on when an engine is killed
-    bridge = slope([(look.hours, 0, look.bridge) for look in whole])
-    engine = slope([(look.hours, look.life, look.engine) for look in settled])
-    handles, threads = settled[-1].handles - settled[0].handles, settled[-1].threads - settled[0].threads
-    drift = settled[-1].p99 / settled[0].p99 - 1 if settled[0].p99 else 0.0
-    gap = max(look.gap for look in looks)
-    verdicts = {
-        f"memory of the bridge {bridge:+.2f} MiB an hour": bridge <= memory,
-        f"memory of the engine {engine:+.2f} MiB an hour": engine <= memory,
-        f"handles {handles:+d}": handles <= 4,
-        f"threads {threads:+d}": threads <= 2,
-        f"latency (p99) {settled[0].p99:.1f} ms in the first minute, {settled[-1].p99:.1f} ms in the last ({drift:+.1%})": drift <= latency,
-        f"longest gap {gap:.0f} ms": gap <= 150,
-    }  # fmt: skip
-    for text, held in verdicts.items():
-        print(f"{'held  ' if held else 'MISSED'} {text}")
-    return 0 if all(verdicts.values()) else 1
+    for text, passed in checks.items():
+        print(f"{'passed' if passed else 'FAILED'} {text}")
+    return all(checks.values())

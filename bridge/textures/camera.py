@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -13,19 +14,20 @@ from engine.shared.frame import Pixels
 
 
 class CameraSource(Source):
-    """Reads the camera's newest picture through OpenCV."""
+    """Reads the camera's newest picture through OpenCV; ``open_capture`` opens the camera of a number."""
 
-    def __init__(self, url: str, index: str) -> None:
+    def __init__(self, url: str, index: str, open_capture: Callable[[int], Any] = cv2.VideoCapture) -> None:
         super().__init__(url)
         if not (index or "0").isdigit():
             raise TextureError(f"{url}: a camera is named by its number, such as camera:0")
         self._index = int(index or "0")
+        self._open_capture = open_capture
         self._seen = False
         self._capture: Any = None
 
     def _open(self) -> None:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-        self._capture = cv2.VideoCapture(self._index)
+        self._capture = self._open_capture(self._index)
         if not self._capture.isOpened():
             self._capture.release()
             if self._seen:

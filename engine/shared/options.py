@@ -20,3 +20,5 @@ class EngineOptions:
     allow_pickle: bool = False
     hooks: str = ""
     accelerate: str = "eager"
+    #: Let ``/hook/fault/kind`` make the decoder fail, for stress tests.
+    fault_injection: bool = False

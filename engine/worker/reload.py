@@ -23,6 +23,7 @@ from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue, Value, parse_size
 from engine.shared.snapshot import Snapshot
 from engine.shared.table import TABLE
+from engine.worker.fault_injection import inject_faults
 
 log = logging.getLogger(__name__)
 NAMES = tuple(name for name, p in TABLE.items() if not p.live)
@@ -62,6 +63,8 @@ def make_stream(
     if width % model.multiple or height % model.multiple:
         raise InvalidValue(f"/size {width}x{height}: both sides must be multiples of {model.multiple} for this model")
     stream = Stream(model, width, height, spare.adapters if spare is not None else None, hooks)
+    if options.fault_injection:
+        inject_faults(stream)
     stream.apply(snapshot, wait=True)
     try:
         _warm_up(stream)

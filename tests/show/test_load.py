@@ -1,77 +1,74 @@
-"""More than any desk sends, for a few seconds each: frames stay even, a hand is felt, the last value is set. And a soak judges right."""
+"""Load tests: frames stay even, control latency low, the last value is set. Soak tests: drifts are detected."""
 
 from __future__ import annotations
 
-import argparse
-
 import pytest
 
-from bridge.stress import soak
-from bridge.stress.load import FLOODS, floods
-from bridge.stress.soak import WARM_UP, Look, script, slope
-
-OPTIONS = {"device": "cpu", "offline": False, "allow_pickle": False, "hooks": "", "accelerate": "eager"}
-
-
-def test_no_flood_is_felt(capsys: pytest.CaptureFixture[str]) -> None:
-    code = floods(argparse.Namespace(seconds=1.0, **OPTIONS), {"/steps": 1})
-    told = capsys.readouterr().out
-    print(told)
-    assert told.count("| set |") == len(FLOODS)
-    assert code == 0, told
+from bridge.stress.load import run_load
+from bridge.stress.senders import SENDERS
+from bridge.stress.soak import WARM_UP_CYCLES, Sample, check_samples, draw_changes, theil_sen_slope
+from engine.shared.options import EngineOptions
 
 
-def looks(engine: float = 0.0, bridge: float = 0.0, p99: float = 0.0, threads: int = 0) -> list[Look]:
-    """Twenty cycles, with a kill after twelve, that grow by so much an hour; the latency by its share in all."""
-    made = []
+def test_no_load_delays_frames_or_control(capsys: pytest.CaptureFixture[str]) -> None:
+    passed = run_load(EngineOptions("cpu"), {"/steps": 1}, seconds=1.0)
+    table = capsys.readouterr().out
+    print(table)
+    assert table.count("| set |") == len(SENDERS)
+    assert passed, table
+
+
+def soak_samples(engine: float = 0.0, bridge: float = 0.0, p99: float = 0.0, threads: int = 0) -> list[Sample]:
+    """Twenty cycles, with a kill after twelve. Memory grows by so much per hour, the latency by its fraction in all."""
+    samples = []
     for i in range(20):
-        hours, life = i / 60, 1 + (i >= 12)
-        warm = 30.0 if i - (12 if life == 2 else 0) < WARM_UP else 0.0
-        late = 100.0 * (1 + p99 * i / 19)
-        made.append(
-            Look(
-                hours,
-                life,
-                200 + bridge * hours,
-                500 * life + engine * hours - warm,
-                40,
-                20 + threads * (i == 19),
-                15,
-                late,
-                85,
+        hours, number = i / 60, 1 + (i >= 12)
+        warming_up = i - (12 if number == 2 else 0) < WARM_UP_CYCLES
+        samples.append(
+            Sample(
+                hours=hours,
+                engine_number=number,
+                bridge_memory=200 + bridge * hours,
+                engine_memory=500 * number + engine * hours - (30.0 if warming_up else 0.0),
+                handles=40,
+                threads=20 + threads * (i == 19),
+                fps=15,
+                p99=100.0 * (1 + p99 * i / 19),
+                gap=85,
             )
         )
-    return made
+    return samples
 
 
 @pytest.mark.parametrize(
-    ("seen", "missed"),
+    ("samples", "failed"),
     [
-        (looks(), ""),
-        (looks(engine=5.0), "memory of the engine"),
-        (looks(bridge=5.0), "memory of the bridge"),
-        (looks(p99=0.5), "latency"),
-        (looks(threads=9), "threads"),
+        (soak_samples(), ""),
+        (soak_samples(engine=5.0), "memory of the engine"),
+        (soak_samples(bridge=5.0), "memory of the bridge"),
+        (soak_samples(p99=0.5), "latency"),
+        (soak_samples(threads=9), "threads"),
     ],
 )
-def test_a_soak_tells_what_grows(seen: list[Look], missed: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code = soak._judged(seen, 1.0, 0.1)
-    wrong = [line for line in capsys.readouterr().out.splitlines() if line.startswith("MISSED")]
-    assert code == (1 if missed else 0)
-    assert len(wrong) == (1 if missed else 0)
-    assert all(missed in line for line in wrong)
+def test_a_soak_test_reports_what_grows(samples: list[Sample], failed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    passed = check_samples(samples, 1.0, 0.1)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAILED")]
+    assert passed == (not failed)
+    assert len(lines) == (1 if failed else 0)
+    assert all(failed in line for line in lines)
 
 
-def test_too_short_a_soak_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    assert soak._judged(looks()[:WARM_UP], 1.0, 0.1) == 1
+def test_a_soak_test_that_is_too_short_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not check_samples(soak_samples()[:WARM_UP_CYCLES], 1.0, 0.1)
     assert "too short" in capsys.readouterr().out
 
 
-def test_slopes_are_those_within_a_life() -> None:
-    assert slope([(0.0, 1, 5.0), (1.0, 1, 7.0), (2.0, 1, 9.0), (3.0, 2, 100.0), (4.0, 2, 102.0)]) == pytest.approx(2.0)
-    assert slope([(0.0, 1, 5.0)]) == 0.0
+def test_slopes_are_those_within_a_group() -> None:
+    points = [(0.0, 1, 5.0), (1.0, 1, 7.0), (2.0, 1, 9.0), (3.0, 2, 100.0), (4.0, 2, 102.0)]
+    assert theil_sen_slope(points) == pytest.approx(2.0)
+    assert theil_sen_slope(points[:1]) == 0.0
 
 
 def test_every_cycle_is_the_same() -> None:
-    assert script() == script()
-    assert len({name for change in script() for name in change}) > 10
+    assert draw_changes() == draw_changes()
+    assert len({name for change in draw_changes() for name in change}) > 10

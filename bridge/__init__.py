@@ -1,4 +1,4 @@
-"""The bridge: everything the world touches. Textures, control, the panel and the engine's life. No torch."""
+"""The bridge: everything around the engine. Textures, control, the panel and the engine process's life. No torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def release() -> str:
-    """The version that is installed; empty for a checkout that is not."""
+    """Return the installed version; empty for a checkout that is not installed."""
     try:
         return version("phosphene")
     except PackageNotFoundError:

@@ -1,7 +1,7 @@
 """From a checkout to a running show with one command: ``python3 -m bridge.bootstrap run`` or ``… test``.
 
-Makes a virtual environment, installs Phosphene into it with what the command needs, and goes on inside.
-Uses the standard library alone, because nothing else is there yet.
+Creates a virtual environment, installs Phosphene with the extras of the task, and runs the task inside.
+Uses the standard library alone, because nothing else is installed yet.
 """
 
 from __future__ import annotations
@@ -15,56 +15,66 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+#: Extras of the package that a task needs.
+EXTRAS = {"run": "ndi", "test": "test"}
 
 
-def main() -> int:
-    """Installs where needed and runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python3 -m bridge.bootstrap", description="Set Phosphene up and run it, or its tests."
-    )
-    parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="where the virtual environment goes (.venv)")
-    parser.add_argument("task", choices=("run", "test"), help="run: the show with its page open; test: the tests")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help="handed on: to `phosphene run`, or to pytest")
-    options = parser.parse_args()
-    if sys.version_info < (3, 11):  # noqa: UP036 -- whoever starts this may have any Python
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Install Phosphene, run the task and return its exit code."""
+    options = _parser().parse_args(arguments)
+    if sys.version_info < (3, 11):  # noqa: UP036 -- the system's Python may be of any version
         print(f"phosphene: needs Python 3.11 or newer, this is {sys.version.split()[0]}", file=sys.stderr)
         return 2
     python = options.venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not python.exists():
         if importlib.util.find_spec("ensurepip") is None:
             print(
-                "phosphene: Python's venv module is incomplete here; on Debian or Ubuntu: apt install python3-venv",
+                "phosphene: Python's venv module is incomplete; on Debian or Ubuntu: apt install python3-venv",
                 file=sys.stderr,
             )
             return 2
-        print(f"making {options.venv} …", flush=True)
+        print(f"creating {options.venv} …", flush=True)
         subprocess.run([sys.executable, "-m", "venv", str(options.venv)], check=True)
-    extra = "ndi" if options.task == "run" else "test"
-    print(f"installing phosphene[{extra}] …", flush=True)
-    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"{ROOT}[{extra}]"]
-    installed = subprocess.run([*install, "--constraint", str(ROOT / "requirements.lock")])
-    if installed.returncode:
-        print(
-            "phosphene: the versions in requirements.lock do not all suit this Python; taking others", file=sys.stderr
-        )
-        installed = subprocess.run(install)
-    if installed.returncode:
-        return installed.returncode
+    if code := install(python, EXTRAS[options.task]):
+        return code
     if options.task == "run":
-        command = [str(python), "-m", "bridge", "run", "--open", *options.rest]
-    else:
-        command = [str(python), "-m", "pytest", *options.rest]
-    return to_its_end(command)
+        return run_to_end([str(python), "-m", "bridge", "run", "--open", *options.rest])
+    return run_to_end([str(python), "-m", "pytest", *options.rest])
 
 
-def to_its_end(command: Sequence[str]) -> int:
-    """Runs the command in the checkout; its exit code. Ctrl-C reaches it by itself, and is waited out: recordings are finished then."""
+def install(python: Path, extra: str) -> int:
+    """Install ``phosphene[extra]`` at the locked versions, or at others where those do not suit; return pip's code."""
+    print(f"installing phosphene[{extra}] …", flush=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"{ROOT}[{extra}]"]
+    code = subprocess.run([*pip, "--constraint", str(ROOT / "requirements.lock")]).returncode
+    if code:
+        print("phosphene: requirements.lock does not suit this Python; installing other versions", file=sys.stderr)
+        code = subprocess.run(pip).returncode
+    return code
+
+
+def run_to_end(command: Sequence[str]) -> int:
+    """Run ``command`` in the checkout and return its exit code.
+
+    Ctrl-C reaches the command by itself. Waits for it to end, because a show finishes its recordings first.
+    """
     process = subprocess.Popen(command, cwd=ROOT)
     while True:
         try:
             return process.wait()
         except KeyboardInterrupt:
             continue
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python3 -m bridge.bootstrap", description="Set Phosphene up, then run it or its tests."
+    )
+    venv = ROOT / ".venv"
+    parser.add_argument("--venv", type=Path, default=venv, metavar="DIR", help="virtual environment (default: .venv)")
+    parser.add_argument("task", choices=tuple(EXTRAS), help="run: a show with its panel open; test: the tests")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help="arguments for `phosphene run`, or for pytest")
+    return parser
 
 
 if __name__ == "__main__":

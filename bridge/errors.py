@@ -1,7 +1,7 @@
-"""What the command line reports in one line."""
+"""Errors that the command line reports in one line."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """What the user did wrong: told in one line, exit code 2."""
+    """A user's mistake: reported in one line, exit code 2."""

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from bridge.commands.options import engine_options
-from bridge.commands.render import ClipReader
+from bridge.commands.clip_reader import ClipReader
+from bridge.commands.options import engine_options, parameter_values
 from bridge.engine_process.tcmalloc import begin_again, installed, kept_to_itself
 from bridge.errors import UserError
 from bridge.images import fit, resize
@@ -26,7 +26,6 @@ from bridge.textures import open_source
 from bridge.textures.pattern import draw
 from engine.shared.frame import Frame, Pixels
 from engine.shared.mailbox import Mailbox
-from engine.shared.parameter import Value
 
 Row = dict[str, Any]
 #: The JSON's keys, in the order in which they are measured.
@@ -44,8 +43,9 @@ TABLES = (
 )
 
 
-def bench(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
+def bench(options: argparse.Namespace) -> int:
     """Measures, prints each table as it comes, and writes DIR/bench.json and a picture of each comparison."""
+    values = parameter_values(options)
     begin_again(installed())  # what it measures is to have what the engine's process has
     kept_to_itself()
     folder = Path(options.output).expanduser()

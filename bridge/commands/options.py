@@ -1,8 +1,10 @@
-"""What the command line's options mean, for every command that shares them."""
+"""What shared command-line options mean: parameter values, engine options and preset folders."""
 
 from __future__ import annotations
 
 import argparse
+import gc
+import sys
 from pathlib import Path
 
 from bridge.errors import UserError
@@ -11,8 +13,8 @@ from engine.shared.parameter import Value
 from engine.shared.snapshot import parse_settings
 from engine.shared.table import canonical
 
-#: Options that stand for a parameter, in both run and render.
-SHORT = {
+#: Options that set a parameter: option without dashes → parameter.
+PARAMETER_OPTIONS = {
     "prompt": "/prompt",
     "negative": "/negative",
     "seed": "/seed",
@@ -27,8 +29,11 @@ SHORT = {
 }
 
 
-def values_of(options: argparse.Namespace) -> dict[str, Value]:
-    """The parameters that the command line sets, checked by the table: the preset's, then the options', then ``--set``. Raises BadValue."""
+def parameter_values(options: argparse.Namespace) -> dict[str, Value]:
+    """Return the parameters that the command line sets: the preset's, then the options', then those of ``--set``.
+
+    Raises UserError, or InvalidValue for a value that its parameter does not take.
+    """
     preset: dict[str, Value] = {}
     if options.preset:
         from bridge.performance.presets import load_preset
@@ -38,7 +43,11 @@ def values_of(options: argparse.Namespace) -> dict[str, Value]:
         from bridge.control.hook_parameters import declare_all
 
         declare_all(options.hooks)
-    texts = {name: getattr(options, short) for short, name in SHORT.items() if getattr(options, short) is not None}
+    texts = {
+        name: getattr(options, option)
+        for option, name in PARAMETER_OPTIONS.items()
+        if getattr(options, option) is not None
+    }
     for pair in options.set or ():
         name, equals, text = pair.partition("=")
         if not equals:
@@ -48,15 +57,22 @@ def values_of(options: argparse.Namespace) -> dict[str, Value]:
 
 
 def engine_options(options: argparse.Namespace) -> EngineOptions:
-    """What the command line says about the engine process itself."""
+    """Return the options of the engine process."""
     return EngineOptions(options.device, options.offline, options.allow_pickle, options.hooks or "", options.accelerate)
 
 
 def preset_folders(options: argparse.Namespace) -> list[Path] | None:
-    """Where one's own presets lie; None for the usual place. Raises UserError."""
+    """Return the folders of ``--presets``; None for the default folder. Raises UserError."""
     if options.presets is None:
         return None
     folder = Path(options.presets).expanduser()
     if not folder.is_dir():
         raise UserError(f"--presets takes a folder, got {options.presets!r}")
     return [folder]
+
+
+def tune_for_latency() -> None:
+    """Tune this process for steady latency: switch threads every 1 ms and freeze the garbage collector's heap."""
+    sys.setswitchinterval(0.001)
+    gc.collect()
+    gc.freeze()  # the libraries stay, and no collection scans them again

@@ -1,4 +1,4 @@
-"""``phosphene report``: what a bug report needs in one zip: versions, what works here, what was set, the last log. No secrets."""
+"""``phosphene report``: a zip for a bug report with versions, checks, settings and the last logs; no secrets."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ import psutil
 from bridge import logs, release
 from bridge.commands.doctor import doctor
 from bridge.errors import UserError
-from bridge.performance import session as journal
+from bridge.performance import session
 
-#: Bytes of the end of each log.
-TAIL = 1 << 20
+#: Bytes that are copied from the end of each log.
+MAX_LOG_BYTES = 1 << 20
 _SECRETS = (
     (re.compile(r"(token=)[^\s&\"']+", re.IGNORECASE), r"\1…"),
     (re.compile(r"(bearer\s+)[\w.~+/=-]+", re.IGNORECASE), r"\1…"),
@@ -31,44 +31,37 @@ _SECRETS = (
 )
 
 
-def scrubbed(text: str) -> str:
-    """``text`` without tokens, passwords and the name of the user's folder."""
-    for pattern, instead in _SECRETS:
-        text = pattern.sub(instead, text)
+def redact(text: str) -> str:
+    """Return ``text`` without tokens, passwords and the name of the user's home folder."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
     return text.replace(str(Path.home()), "~")
 
 
 def report(options: argparse.Namespace) -> int:
-    """Writes the zip and says what is in it. Raises UserError."""
+    """Write the zip and print its contents. Raises UserError."""
     path = Path(options.file or f"phosphene-report-{time.strftime('%Y%m%d-%H%M%S')}.zip").expanduser()
-    parts = {"about.json": json.dumps(about(), indent=1), "doctor.txt": _doctor()}
-    usual = journal.default_path(1)
-    folders = {"journal": usual.parent if usual else None, "log": logs.default_path(1).parent}
-    for kind, folder in folders.items():
-        for file in (
-            sorted(folder.glob("journal-*.json" if kind == "journal" else "*.jsonl*"))
-            if folder and folder.is_dir()
-            else ()
-        ):
-            parts[f"{kind}/{file.name}"] = _end(file)
+    parts = {"about.json": json.dumps(describe_machine(), indent=1), "doctor.txt": _capture_doctor()}
+    for name, file in _default_files().items():
+        parts[name] = _read_tail(file)
     for name in options.log or ():
         file = Path(name).expanduser()
         if not file.is_file():
-            raise UserError(f"--log {name}: there is no such file")
-        parts[f"log/{file.name}"] = _end(file)
+            raise UserError(f"--log {name}: no such file")
+        parts[f"log/{file.name}"] = _read_tail(file)
     try:
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, text in parts.items():
-                made.writestr(name, scrubbed(text))
+                archive.writestr(name, redact(text))
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror})") from None
     print(f"{path}: {', '.join(parts)}")
-    print("It holds prompts and names of files as they were set, and no tokens.")
+    print("It contains prompts and file names, and no tokens.")
     return 0
 
 
-def about() -> dict[str, object]:
-    """Versions and the machine."""
+def describe_machine() -> dict[str, object]:
+    """Return the versions of everything installed, and the machine."""
     memory = psutil.virtual_memory()
     return {
         "phosphene": release() or "from a checkout",
@@ -78,26 +71,40 @@ def about() -> dict[str, object]:
         "cores": os.cpu_count(),
         "memory_gib": round(memory.total / 2**30, 1),
         "packages": {
-            found.metadata["Name"]: found.version
-            for found in sorted(distributions(), key=lambda d: str(d.metadata["Name"]).lower())
+            package.metadata["Name"]: package.version
+            for package in sorted(distributions(), key=lambda d: str(d.metadata["Name"]).lower())
         },
     }
 
 
-def _doctor() -> str:
+def _default_files() -> dict[str, Path]:
+    """Return the session files and logs in the system's folders, by their name in the zip."""
+    session_file = session.default_path(1)
+    folders = [("log", logs.default_path(1).parent, "*.jsonl*")]
+    if session_file is not None:
+        folders.insert(0, ("session", session_file.parent, "*-[0-9]*.json"))
+    return {
+        f"{name}/{file.name}": file
+        for name, folder, pattern in folders
+        if folder.is_dir()
+        for file in sorted(folder.glob(pattern))
+    }
+
+
+def _capture_doctor() -> str:
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
         doctor()
     return text.getvalue()
 
 
-def _end(path: Path) -> str:
-    """The last TAIL bytes of a file, from a whole line on."""
+def _read_tail(path: Path) -> str:
+    """Return the last MAX_LOG_BYTES of a file, from a line's start on."""
     try:
         with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL))
+            file.seek(max(0, path.stat().st_size - MAX_LOG_BYTES))
             data = file.read()
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    whole = data if len(data) < TAIL else data.partition(b"\n")[2]
-    return whole.decode("utf-8", "replace")
+    lines = data if len(data) < MAX_LOG_BYTES else data.partition(b"\n")[2]
+    return lines.decode("utf-8", "replace")

@@ -12,7 +12,7 @@ import pytest
 
 from bridge import logs
 from bridge.commands import report
-from bridge.commands.report import scrubbed
+from bridge.commands.report import redact
 from bridge.logs import KEPT, Log
 
 
@@ -69,7 +69,7 @@ def test_a_disk_that_refuses_takes_the_line_alone(tmp_path: Path, capsys: pytest
     ],
 )
 def test_secrets_are_left_out(text: str, secret: str) -> None:
-    assert secret not in scrubbed(text)
+    assert secret not in redact(text)
 
 
 def test_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,13 +79,13 @@ def test_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     (tmp_path / "log" / "show-9000.jsonl").write_text(
         "\n".join(f'{{"event": "{n} token=secret"}}' for n in range(9)), encoding="utf-8"
     )
-    monkeypatch.setattr(report.journal, "usual_path", lambda port: tmp_path / "state" / f"journal-{port}.json")
-    monkeypatch.setattr(report.logs, "usual_path", lambda port: tmp_path / "log" / f"show-{port}.jsonl")
+    monkeypatch.setattr(report.session, "default_path", lambda port: tmp_path / "state" / f"journal-{port}.json")
+    monkeypatch.setattr(report.logs, "default_path", lambda port: tmp_path / "log" / f"show-{port}.jsonl")
     monkeypatch.setattr(report, "doctor", lambda: print("ok   Python"))
     assert report.report(argparse.Namespace(file=str(tmp_path / "r.zip"), log=None)) == 0
     with zipfile.ZipFile(tmp_path / "r.zip") as made:
         parts = {name: made.read(name).decode() for name in made.namelist()}
-    assert set(parts) == {"about.json", "doctor.txt", "journal/journal-9000.json", "log/show-9000.jsonl"}
+    assert set(parts) == {"about.json", "doctor.txt", "session/journal-9000.json", "log/show-9000.jsonl"}
     about = json.loads(parts["about.json"])
     assert "torch" in about["packages"]
     assert parts["doctor.txt"] == "ok   Python\n"

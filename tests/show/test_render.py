@@ -105,7 +105,7 @@ def test_render_into_a_folder_is_lossless_and_numbered(tmp_path: Path) -> None:
     ("source", "out", "told"),
     [
         ("nothing.mp4", "out.mp4", "no such file"),
-        (".", "out.mp4", "no pictures"),
+        (".", "out.mp4", "no images"),
         ("text.mp4", "out.mp4", "cannot be opened"),
         ("text.mp4", "out.txt", ""),
     ],

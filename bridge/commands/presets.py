@@ -1,0 +1,59 @@
+"""``phosphene presets``: lists the presets, or renders a thumbnail of each."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from bridge.commands.options import engine_options, parameter_values, preset_folders
+from bridge.errors import UserError
+from bridge.images import THUMBNAIL_SIDE, fit, jpeg
+from bridge.performance.presets import Library, listing
+from bridge.textures.pattern import draw
+from engine.shared.frame import Frame, Pixels
+from engine.shared.parameter import parse_size
+from engine.shared.snapshot import Snapshot
+
+#: Frames before a thumbnail is taken: feedback and walks need some to develop.
+WARM_UP_FRAMES = 24
+
+
+def presets(options: argparse.Namespace) -> int:
+    """List the presets, or render thumbnails with ``--thumbnails``. Raises UserError or InvalidValue."""
+    library = Library(preset_folders(options))
+    if options.thumbnails is None:
+        print(listing(library))
+        return 0
+    return render_thumbnails(options, library)
+
+
+def render_thumbnails(options: argparse.Namespace, library: Library) -> int:
+    """Render ``NAME.jpg`` for each preset of the model ``--for``. Raises UserError or InvalidValue."""
+    from engine.worker.offline import render as render_frames
+
+    values = parameter_values(options)
+    folder = Path(options.thumbnails).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = [preset for preset in library.ordered if preset.model == options.model_kind]
+    if not chosen:
+        raise UserError(f"no preset is for {options.model_kind!r}; choose another model with --for")
+    clip: Iterable[Pixels] = (draw("plasma", 256, 256, i / 30) for i in range(WARM_UP_FRAMES))
+    if options.input:
+        from bridge.commands.clip_reader import ClipReader
+
+        clip = ClipReader(Path(options.input).expanduser())
+    images = list(itertools.islice(clip, WARM_UP_FRAMES))
+    for preset in tqdm(chosen, unit="preset", desc="thumbnails"):
+        snapshot = Snapshot(values | preset.look, 1)
+        width, height = parse_size(snapshot.text("/size"))
+        frames = (
+            Frame(fit(pixels, width, height, snapshot.text("/fit")), i, i / 30) for i, pixels in enumerate(images)
+        )
+        *_, last = render_frames(frames, snapshot, engine_options(options))
+        (folder / f"{preset.name}.jpg").write_bytes(jpeg(last, THUMBNAIL_SIDE))
+    print(f"{len(chosen)} thumbnails → {folder}")
+    return 0

@@ -1,0 +1,74 @@
+"""The status line of ``phosphene run``, and the facts that the log records."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import psutil
+
+from bridge.show.show import Show
+
+#: Seconds between two status lines, on a terminal and elsewhere.
+TERMINAL_SECONDS, PIPE_SECONDS = 0.5, 5.0
+LOGGED_FACTS = ("fps", "latency_ms", "frames", "engine_starts", "errors", "refused", "osc_messages", "source_frames")
+
+
+def say(line: str, end: str = "\n") -> None:
+    """Print a line; ignore a closed terminal and a full disk, because the show must keep running."""
+    with contextlib.suppress(OSError):
+        print(line, end=end, flush=True)
+
+
+class StatusLine:
+    """One line: rewritten twice a second on a terminal, printed every five seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._next = 0.0
+        self.first_frame_shown = False
+
+    def show_first_frame(self, seconds: float) -> None:
+        """Print how long the first transformed frame took."""
+        self.first_frame_shown = True
+        say(f"{self._clear()}first transformed frame {seconds:.1f} s after the start")
+
+    def update(self, show: Show) -> None:
+        """Print the status when it is due."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + (TERMINAL_SECONDS if self._terminal else PIPE_SECONDS)
+            say(f"{self._clear()}{format_status(show.status())}", "" if self._terminal else "\n")
+
+    def end(self, show: Show) -> None:
+        """Print the last status, with a line break."""
+        say(f"{self._clear()}{format_status(show.status())}")
+
+    def _clear(self) -> str:
+        return "\r\033[K" if self._terminal else ""
+
+
+def status_facts(show: Show) -> dict[str, Any]:
+    """Return the part of the status that the log records, and this process's memory."""
+    status = show.status()
+    memory = round(psutil.Process().memory_info().rss / 2**20, 1)
+    return {name: status[name] for name in LOGGED_FACTS} | {"memory_mib": memory}
+
+
+def format_status(status: Mapping[str, Any]) -> str:
+    """Return the status as ``14.9 fps  92 ms  frames 120  skipped 0  dropped 3  refused 0``."""
+    engine = status["engine"]
+    if not engine:
+        return "the engine is starting …"
+    line = f"{status['fps']:5.1f} fps  {status['latency_ms']:4.0f} ms  frames {status['frames']}"
+    line += f"  skipped {engine['skipped']}  dropped {engine['dropped']}  refused {status['refused']}"
+    if not status["engine_ready"]:
+        line += "  engine restarting, output held"
+    elif engine["loading"]:
+        line += "  loading …"
+    elif engine["accelerator"].startswith("compiling"):
+        line += f"  {engine['accelerator']} …"
+    return line

@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     code = 1
     try:
-        code = _run(_parser().parse_args(arguments))
+        code = _run(build_parser().parse_args(arguments))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as head, has enough: discard the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -46,7 +46,8 @@ def _run(options: argparse.Namespace) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of every command."""
     parser = argparse.ArgumentParser(prog="phosphene", description="Live video in, live diffusion out.")
     parser.add_argument("--version", action="version", version=f"phosphene {release() or 'from a checkout'}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -1,4 +1,4 @@
-"""``python -m bridge.commands.generate_docs``: write every file that is generated from the parameter table."""
+"""``python -m bridge.commands.generate_docs``: write the files that are generated from the table or the parser."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from bridge.commands import touchdesigner_parameters
+from bridge.commands import command_reference, touchdesigner_parameters
 from engine.shared.parameter import Parameter
 
 REPOSITORY = Path(__file__).parents[2]
@@ -55,9 +55,17 @@ def _escape(text: str) -> str:
     return re.sub(r"([|<>])", r"\\\1", text)
 
 
+def commands_page() -> str:
+    """Return the command reference as Markdown."""
+    from bridge.cli import build_parser  # the command line lies above its commands
+
+    return command_reference.commands_page(build_parser())
+
+
 #: Generated file, relative to the repository → function that returns its content.
 GENERATED: Mapping[str, Callable[[], str]] = {
     "bridge/guides/parameters.md": parameters_page,
+    "bridge/guides/commands.md": commands_page,
     "touchdesigner/parameters.json": touchdesigner_parameters.to_json,
 }
 

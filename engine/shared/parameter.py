@@ -64,7 +64,8 @@ class Parameter:
     def range_text(self) -> str:
         """What is accepted, for people: ``0–1``, ``linear, spherical``, ``WxH`` …"""
         if self.kind in ("float", "int"):
-            return f"{self.low:g}–{self.high:g}{' ' + self.unit if self.unit else ''}"
+            spec = "g" if self.kind == "float" else ".0f"
+            return f"{self.low:{spec}}–{self.high:{spec}}{' ' + self.unit if self.unit else ''}"
         if self.kind == "choice":
             return ", ".join(self.choices)
         texts = {

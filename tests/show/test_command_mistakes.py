@@ -41,17 +41,17 @@ def test_a_stress_test_has_its_old_name_too(name: str) -> None:
 
 
 def test_old_spellings_of_options_are_accepted() -> None:
-    from bridge.cli import _parser
+    from bridge.cli import build_parser
 
-    renamed = _parser().parse_args(["run", "--session", "x.json", "--no-resume", "--no-standby"])
-    assert _parser().parse_args(["run", "--journal", "x.json", "--fresh", "--no-spare"]) == renamed
+    renamed = build_parser().parse_args(["run", "--session", "x.json", "--no-resume", "--no-standby"])
+    assert build_parser().parse_args(["run", "--journal", "x.json", "--fresh", "--no-spare"]) == renamed
     assert (renamed.session, renamed.resume, renamed.standby) == ("x.json", False, False)
 
 
 def test_every_help_names_its_default_once() -> None:
-    from bridge.cli import _parser
+    from bridge.cli import build_parser
 
-    help_text = _parser()._subparsers._group_actions[0].choices["run"].format_help()  # type: ignore[union-attr]
+    help_text = build_parser()._subparsers._group_actions[0].choices["run"].format_help()  # type: ignore[union-attr]
     assert "(default: 9000)" in " ".join(help_text.split())
     assert "(default: None)" not in help_text
     assert "(default: False)" not in help_text

@@ -1,4 +1,4 @@
-"""The log of a show on disk: one line of JSON an event, in a few files of which the oldest goes."""
+"""The log on disk: one line of JSON per event, in a few files of which the oldest is deleted."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from pathlib import Path
 
 from platformdirs import user_log_path
 
-#: Size of a file in bytes, and how many older ones are kept.
-LARGEST, KEPT = 4 << 20, 2
+#: Size at which a file is rotated.
+MAX_LOG_BYTES = 4 << 20
+#: Rotated files that stay on disk.
+BACKUP_FILES = 2
 
 
 class JsonFormatter(logging.Formatter):
-    """``{"time": …, "level": …, "from": …, "event": …}``, with a record's own ``facts`` and the error that it tells of."""
+    """Formats ``{"time": …, "level": …, "from": LOGGER, "event": MESSAGE}``.
+
+    A record's dictionary ``facts`` adds keys, and its exception the key ``error``.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        told = {
+        """Return the record as one line of JSON."""
+        fields = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "from": record.name,
@@ -26,23 +32,23 @@ class JsonFormatter(logging.Formatter):
             **getattr(record, "facts", {}),
         }
         if record.exc_info:
-            told["error"] = self.formatException(record.exc_info)
-        return json.dumps(told, ensure_ascii=False, default=str)
+            fields["error"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False, default=str)
 
 
-class Log(RotatingFileHandler):
-    """A handler for the root logger. A disk that refuses takes the line, never the show."""
+class JsonLogHandler(RotatingFileHandler):
+    """A handler for the root logger. On a disk error the line is lost and the show runs on."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        super().__init__(path, maxBytes=LARGEST, backupCount=KEPT, encoding="utf-8", delay=True)
+        super().__init__(path, maxBytes=MAX_LOG_BYTES, backupCount=BACKUP_FILES, encoding="utf-8", delay=True)
         self.setLevel(logging.INFO)
         self.setFormatter(JsonFormatter())
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- the library's name
-        """Lets the line go."""
+        """Drop the line."""
 
 
 def default_path(port: int) -> Path:
-    """Where the log of a show on that OSC port lies."""
+    """Return the log file of the show on an OSC port."""
     return user_log_path("phosphene", appauthor=False) / f"show-{port}.jsonl"

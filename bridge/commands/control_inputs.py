@@ -27,11 +27,11 @@ def _open_each(show: Show, options: argparse.Namespace) -> Iterator[Any]:
     if options.midi:
         from bridge.control.midi import Midi, MidiInput
 
-        yield MidiInput(Midi(show.desks, show.conductor.tempo), options.midi)
+        yield MidiInput(Midi(show.desks, show.automation.tempo), options.midi)
     if options.link:
         from bridge.control.ableton_link import LinkClock
 
-        yield LinkClock(show.state, show.conductor.tempo)
+        yield LinkClock(show.state, show.automation.tempo)
     if options.audio:
         from bridge.control.audio import AudioInput
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from bridge.commands.options import engine_options, parameter_values, preset_folders
 from bridge.errors import UserError
 from bridge.images import THUMBNAIL_SIDE, fit, jpeg
-from bridge.performance.presets import Library, listing
+from bridge.performance.presets import PresetLibrary, format_presets
 from bridge.textures.pattern import draw
 from engine.shared.frame import Frame, Pixels
 from engine.shared.parameter import parse_size
@@ -24,14 +24,14 @@ WARM_UP_FRAMES = 24
 
 def presets(options: argparse.Namespace) -> int:
     """List the presets, or render thumbnails with ``--thumbnails``. Raises UserError or InvalidValue."""
-    library = Library(preset_folders(options))
+    library = PresetLibrary(preset_folders(options))
     if options.thumbnails is None:
-        print(listing(library))
+        print(format_presets(library))
         return 0
     return render_thumbnails(options, library)
 
 
-def render_thumbnails(options: argparse.Namespace, library: Library) -> int:
+def render_thumbnails(options: argparse.Namespace, library: PresetLibrary) -> int:
     """Render ``NAME.jpg`` for each preset of the model ``--for``. Raises UserError or InvalidValue."""
     from engine.worker.offline import render as render_frames
 
@@ -48,7 +48,7 @@ def render_thumbnails(options: argparse.Namespace, library: Library) -> int:
         clip = ClipReader(Path(options.input).expanduser())
     images = list(itertools.islice(clip, WARM_UP_FRAMES))
     for preset in tqdm(chosen, unit="preset", desc="thumbnails"):
-        snapshot = Snapshot(values | preset.look, 1)
+        snapshot = Snapshot(values | preset.recall_values, 1)
         width, height = parse_size(snapshot.text("/size"))
         frames = (
             Frame(fit(pixels, width, height, snapshot.text("/fit")), i, i / 30) for i, pixels in enumerate(images)

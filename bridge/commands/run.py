@@ -23,7 +23,7 @@ from bridge.commands.status_line import StatusLine, say, status_facts
 from bridge.control.hook_parameters import HookWatch
 from bridge.control.state import State
 from bridge.errors import UserError
-from bridge.logs import Log
+from bridge.logs import JsonLogHandler
 from bridge.network.access import AccessPolicy, confine_files
 from bridge.network.discovery import Announcement, outside_address
 from bridge.osc.tcp import TcpServer
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         cleanup.callback(show.close)
         if access.exposed:
             user_folders = [Path(folder) for folder in options.files or ()]
-            state.confine = confine_files([*user_folders, *show.conductor.library.folders])
+            state.confine = confine_files([*user_folders, *show.automation.presets.folders])
         osc, panel = _open_servers(show, options, access, cleanup)
         announcement = Announcement(options.host, osc.port, panel.port)
         cleanup.callback(announcement.close)
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
             _restore_cues(show, recovered)
         session: Session | None = None
         if session_path is not None:
-            session = Session(state, session_path, show.conductor.player.standing, recovered)
+            session = Session(state, session_path, show.automation.cues.position, recovered)
         orderly = False
         try:
             page = _print_addresses(show, options, access, osc.port, panel.port)
@@ -137,7 +137,7 @@ def _start_log(options: argparse.Namespace, cleanup: ExitStack) -> None:
     if options.log == "none":
         return
     try:
-        handler = Log(Path(options.log).expanduser() if options.log else logs.default_path(options.osc_port))
+        handler = JsonLogHandler(Path(options.log).expanduser() if options.log else logs.default_path(options.osc_port))
     except OSError as error:
         if options.log:
             raise UserError(f"--log {options.log}: {error.strerror}") from None
@@ -216,7 +216,7 @@ def _bind(option: str, port: int, open_server: Callable[[], Server]) -> Server:
 
 def _restore_cues(show: Show, recovered: Recovered) -> None:
     """Restore the position in the cue list and print what was resumed."""
-    show.conductor.player.stand(recovered.cues)
+    show.automation.cues.restore(recovered.cues)
     cue = f", cue {recovered.cues['cue']}" if recovered.cues.get("cue") else ""
     say(f"resumed  {len(recovered.values)} values from before the crash{cue}; --no-resume starts without them")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bridge import release
-from bridge.performance.presets import Library
+from bridge.performance.presets import PresetLibrary
 from engine.shared.parameter import Parameter
 from engine.shared.table import ROOT, TABLE
 
@@ -58,7 +58,7 @@ def describe_component() -> dict[str, Any]:
     pages = {
         page: [_describe(parameter) for parameter in parameters] for page, parameters in group_parameters().items()
     }
-    presets = [[preset.name, preset.title or preset.name] for preset in Library([]).ordered]
+    presets = [[preset.name, preset.title or preset.name] for preset in PresetLibrary([]).ordered]
     return {"version": release(), "root": ROOT, "pages": pages, "presets": presets}
 
 

@@ -35,7 +35,7 @@ class Dmx:
             return
         for channel, value in enumerate(new, 1):
             if channel > len(old) or old[channel - 1] != value:
-                self._desks.take(f"/dmx/{universe}/{channel}", [value], origin)
+                self._desks.handle(f"/dmx/{universe}/{channel}", [value], origin)
 
 
 class ArtNet:

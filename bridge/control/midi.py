@@ -32,14 +32,14 @@ class Midi:
         elif kind in ("start", "continue"):
             self._tempo.start()
         elif kind == "control_change":
-            self._desks.take(f"/midi/cc/{message.channel + 1}/{message.control}", [message.value], origin)
+            self._desks.handle(f"/midi/cc/{message.channel + 1}/{message.control}", [message.value], origin)
         elif kind in ("note_on", "note_off"):
             velocity = message.velocity if kind == "note_on" else 0
-            self._desks.take(f"/midi/note/{message.channel + 1}/{message.note}", [velocity], origin)
+            self._desks.handle(f"/midi/note/{message.channel + 1}/{message.note}", [velocity], origin)
         elif kind == "program_change":
-            self._desks.take(f"/midi/program/{message.channel + 1}", [message.program + 1], origin)
+            self._desks.handle(f"/midi/program/{message.channel + 1}", [message.program + 1], origin)
         elif kind == "pitchwheel":
-            self._desks.take(f"/midi/bend/{message.channel + 1}", [message.pitch + 8192], origin)
+            self._desks.handle(f"/midi/bend/{message.channel + 1}", [message.pitch + 8192], origin)
 
 
 class MidiInput:

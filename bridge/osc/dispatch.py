@@ -96,7 +96,7 @@ class OscControl:
         self.messages += 1
         address, arguments = message.address, list(message.params)
         if not address.startswith(ROOT + "/"):
-            if self._controllers.take(address, arguments, peer.name):
+            if self._controllers.handle(address, arguments, peer.name):
                 return
             self.reject(
                 f"no parameter has the address {address[:80]!r}; they begin with {ROOT}/, and no desk map knows it",

@@ -168,7 +168,7 @@ class PanelServer:
         return response
 
     async def _thumbnail(self, request: web.Request) -> web.Response:
-        data = self._show.conductor.library.thumbnail(request.match_info["name"])
+        data = self._show.automation.presets.thumbnail(request.match_info["name"])
         if data is None:
             return web.Response(status=404, text="there is no such picture")
         return web.Response(body=data, content_type="image/jpeg", headers={"Cache-Control": "max-age=60"})

@@ -1,1 +1,1 @@
-"""What changes parameters over time: presets, cues, crossfades, modulators, the saved session."""
+"""Everything that changes parameters over time: presets, cues, crossfades, modulators and the saved session."""

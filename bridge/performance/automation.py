@@ -1,4 +1,4 @@
-"""Everything that changes by itself while a show runs: fades, cues, modulators, the beat clock, and presets that are edited."""
+"""Automation: the thread that drives cues, crossfades, modulators and the reload of edited presets."""
 
 from __future__ import annotations
 
@@ -14,63 +14,64 @@ from bridge.control.tempo import Tempo
 from bridge.performance.crossfade import Crossfader
 from bridge.performance.cue_player import CuePlayer
 from bridge.performance.modulators import Modulators
-from bridge.performance.presets import EVERY, Library
+from bridge.performance.presets import POLL_SECONDS, PresetLibrary
 from bridge.rate_limit import RateLimit
 
 log = logging.getLogger(__name__)
-#: How often what moves is moved on, in seconds: more often than pictures leave.
-TICK = 0.01
+#: Time between two ticks. It is shorter than a frame, so that each frame gets values of its own.
+TICK_SECONDS = 0.01
 
 
 class Automation:
-    """The players of one show, and the thread that moves them on. ``folders`` hold one's own presets, and cue lists in ``cues/``.
+    """Everything of one show that changes parameters over time, and the thread that ticks it.
 
-    ``picture`` gives what is seen now as a JPEG, for a preset that is saved.
+    ``folders`` hold the user's presets, and cue lists in their subfolders ``cues``. ``capture`` returns the current
+    output as a JPEG, the thumbnail of a preset that is saved.
     """
 
     def __init__(
-        self, state: State, folders: Sequence[Path] | None = None, picture: Callable[[], bytes | None] = lambda: None
+        self, state: State, folders: Sequence[Path] | None = None, capture: Callable[[], bytes | None] = lambda: None
     ) -> None:
         self.tempo = Tempo(state)
-        self.fader = Crossfader(state, self.tempo)
-        self.library = Library(folders)
-        self.modulation = Modulators(state, self.tempo)
-        lists = [folder / "cues" for folder in self.library.folders]
-        self.player = CuePlayer(state, self.fader, self.tempo, self.library, lists, picture=picture)
+        self.presets = PresetLibrary(folders)
+        self.crossfader = Crossfader(state, self.tempo)
+        self.modulators = Modulators(state, self.tempo)
+        cue_folders = [folder / "cues" for folder in self.presets.folders]
+        self.cues = CuePlayer(state, self.crossfader, self.tempo, self.presets, cue_folders, capture=capture)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="conductor", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="automation", daemon=True)
 
     def open(self) -> None:
-        """Starts the thread."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Ends it."""
+        """Stop the thread."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(2)
 
     def status(self) -> dict[str, Any]:
-        """Beats, fade, presets and cues, for panels and desks."""
+        """Return beats, crossfade, presets and cues as JSON types, for panels and desks."""
         return {
             "beats": self.tempo.beats(),
-            "fade": self.fader.share,
-            "presets": [{"name": p.name, "number": p.number, "title": p.title or p.name} for p in self.library.ordered],
-            "preset_problems": dict(self.library.problems),
-            "cues": self.player.status(),
-            "cue_lists": self.player.names(),
+            "fade": self.crossfader.progress,
+            "presets": [{"name": p.name, "number": p.number, "title": p.title or p.name} for p in self.presets.ordered],
+            "preset_problems": dict(self.presets.problems),
+            "cues": self.cues.status(),
+            "cue_lists": self.cues.names(),
         }
 
     def _run(self) -> None:
-        limit, looked = RateLimit(), time.monotonic()
-        while not self._stop.wait(TICK):
+        limit, polled_at = RateLimit(), time.monotonic()
+        while not self._stop.wait(TICK_SECONDS):
             try:
-                self.player.tick()
-                self.fader.tick()
-                self.modulation.tick()
-                if time.monotonic() - looked > EVERY:
-                    looked = time.monotonic()
-                    self.library.poll()
-            except Exception:  # one that fails must not end the others
+                self.cues.tick()
+                self.crossfader.tick()
+                self.modulators.tick()
+                if time.monotonic() - polled_at > POLL_SECONDS:
+                    polled_at = time.monotonic()
+                    self.presets.poll()
+            except Exception:  # an error in one of them must not stop the others
                 if limit.passes()[0]:
-                    log.exception("the conductor stumbled")
+                    log.exception("automation tick failed")

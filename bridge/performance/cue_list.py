@@ -1,30 +1,34 @@
-"""Cue lists as they lie in files: numbered cues as on a lighting desk, each a preset or values, with fade, delay and follow-on."""
+"""Cue lists: TOML files of numbered cues, each a preset or values with fade, delay and follow-on."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bridge.performance.crossfade import Timing
-from bridge.performance.presets import checked, settled, timing
-from bridge.toml_files import FieldError, is_valid_name, line_of, read_toml
+from bridge.performance.presets import coerce_values
+from bridge.toml_files import NAME_RULE, FieldError, is_valid_name, list_toml_files, read_toml, shipped_toml_files
 from engine.shared.parameter import InvalidValue, Value
 
-#: Most cues of a list, and the longest delay or follow-on, in its unit.
-MOST, LONGEST = 10_000, 86_400.0
-#: Largest file, in bytes.
-LARGEST = 1 << 20
+MAX_CUES = 10_000
+MAX_CUE_LIST_BYTES = 1 << 20
+#: Longest delay or follow-on, in seconds or beats.
+MAX_WAIT = 86_400.0
 _NUMBER = re.compile(r"\d{1,6}(\.\d{1,3})?")
-_OWN = ("number", "title", "preset", "values", "delay", "follow", "fade", "unit", "curve", "switch")
 
 
 @dataclass(frozen=True)
 class Cue:
-    """One cue. ``number`` is as on a desk, 1 or 1.5; ``timing`` is None where the preset's own holds. Times count in the timing's unit."""
+    """One cue.
+
+    ``number`` is written as on a lighting desk, 1 or 1.5. ``timing`` is None if the preset's timing applies. ``delay``
+    and ``follow`` count in the unit of the timing.
+    """
 
     number: str
     title: str = ""
@@ -45,97 +49,113 @@ class CueList:
     title: str = ""
 
     def find(self, number: str) -> int:
-        """The place of a cue. Raises BadValue."""
-        wanted = _plain(number)
-        for place, cue in enumerate(self.cues):
-            if cue.number == wanted:
-                return place
+        """Return the index of a cue. Raises InvalidValue."""
+        normalized = normalize_number(number)
+        for index, cue in enumerate(self.cues):
+            if cue.number == normalized:
+                return index
         raise InvalidValue(f"cue list {self.name!r} has no cue {number[:40]!r}")
 
 
-def _plain(number: object) -> str:
-    """A cue's number as text, ``1.50`` as ``1.5``. Raises BadValue."""
+class _CueTable(msgspec.Struct, forbid_unknown_fields=True):
+    """One table ``[[cue]]`` of a file."""
+
+    number: str | int | float
+    title: str | int = ""
+    preset: str | int = ""
+    values: dict[str, Any] = msgspec.field(default_factory=dict)
+    delay: float = 0.0
+    follow: float | None = None
+    fade: float | None = None
+    unit: str = "seconds"
+    curve: str | None = None
+    switch: float | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            self.number = normalize_number(self.number)
+        except InvalidValue as error:
+            raise FieldError("number", str(error)) from None
+        try:
+            self.values = coerce_values(self.values)
+        except FieldError as error:
+            raise FieldError(("values", *error.path), str(error)) from None
+        for key, wait in (("delay", self.delay), ("follow", self.follow)):
+            if wait is not None and not 0.0 <= wait <= MAX_WAIT:
+                raise FieldError(key, f"{key} takes a time from 0 to {MAX_WAIT:g}, got {wait:g}")
+        self.timing()
+
+    def timing(self) -> Timing | None:
+        """Return the cue's timing; None if it has neither fade, curve nor switch. Raises FieldError."""
+        default = Timing(unit=self.unit)
+        if self.fade is None and self.curve is None and self.switch is None:
+            return None
+        return Timing(
+            default.length if self.fade is None else self.fade,
+            self.unit,
+            default.curve if self.curve is None else self.curve,
+            default.switch if self.switch is None else self.switch,
+        )
+
+    def cue(self) -> Cue:
+        """Return the cue."""
+        return Cue(
+            str(self.number),
+            str(self.title),
+            str(self.preset),
+            self.values,
+            self.timing(),
+            self.unit,
+            self.delay,
+            self.follow,
+        )
+
+
+class _CueListFile(msgspec.Struct, forbid_unknown_fields=True):
+    """A cue list's file."""
+
+    title: str | int | float = ""
+    cue: list[_CueTable] = msgspec.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if len(self.cue) > MAX_CUES:
+            raise FieldError("cue", f"a cue list holds at most {MAX_CUES} cues, got {len(self.cue)}")
+        numbers: set[object] = set()
+        for index, cue in enumerate(self.cue):
+            if cue.number in numbers:
+                raise FieldError(("cue", index, "number"), f"the cue number {cue.number} is used twice")
+            numbers.add(cue.number)
+
+
+def normalize_number(number: object) -> str:
+    """Return a cue number as text without trailing zeros: ``1.50`` is ``1.5``. Raises InvalidValue."""
     text = f"{number:g}" if isinstance(number, float) else str(number).strip()
     if isinstance(number, bool) or not _NUMBER.fullmatch(text):
         raise InvalidValue(f"a cue is numbered as 1 or 1.5, got {text[:40]!r}")
-    whole, _, part = text.partition(".")
-    part = part.rstrip("0")
-    return f"{int(whole)}.{part}" if part else str(int(whole))
+    whole, _, fraction = text.partition(".")
+    fraction = fraction.rstrip("0")
+    return f"{int(whole)}.{fraction}" if fraction else str(int(whole))
 
 
-def read_list(path: Any, name: str) -> CueList:
-    """The cue list in a file or a resource. Raises BadValue with the cue and the line where they are known."""
-    text, content = read_toml(path, f"cue list {name!r}", LARGEST)
-    entries = content.get("cue", [])
-    odd = [key for key in content if key not in ("cue", "title")]
-    if (
-        odd
-        or not isinstance(entries, list)
-        or not all(isinstance(entry, dict) for entry in entries)
-        or len(entries) > MOST
-    ):
-        raise InvalidValue(
-            f"cue list {name!r} is a title and at most {MOST} tables [[cue]]{f', not {odd[0]!r}' if odd else ''}"
-        )
-    cues: dict[str, Cue] = {}
-    for place, entry in enumerate(entries, 1):
-        try:
-            cue = _cue(entry)
-            if cue.number in cues:
-                raise InvalidValue("its number is there twice")
-        except InvalidValue as error:
-            line = line_of(text, error.key) if isinstance(error, FieldError) else ""
-            raise InvalidValue(
-                f"cue list {name!r}, cue {entry.get('number', f'at place {place}')}{line}: {error}"
-            ) from None
-        cues[cue.number] = cue
-    ordered = sorted(cues.values(), key=lambda cue: float(cue.number))
-    title = content.get("title", "")
-    return CueList(name, ordered, title if isinstance(title, str) else "")
+def read_cue_list(path: Any, name: str) -> CueList:
+    """Read a cue list from a file, or from a resource of a package. Raises InvalidValue with the line at fault."""
+    content = read_toml(path, f"cue list {name!r}", MAX_CUE_LIST_BYTES, _CueListFile)
+    cues = sorted((table.cue() for table in content.cue), key=lambda cue: float(cue.number))
+    return CueList(name, cues, str(content.title))
 
 
-def _cue(entry: Mapping[str, Any]) -> Cue:
-    odd = next((key for key in entry if key not in _OWN), None)
-    if odd is not None:
-        raise FieldError(odd, f"no setting is called {odd!r}; there are {', '.join(_OWN)}")
-    preset, values, title = entry.get("preset", ""), entry.get("values", {}), entry.get("title", "")
-    for key, value in (("preset", preset), ("title", title)):
-        if not isinstance(value, str | int) or isinstance(value, bool):
-            raise FieldError(key, f"{key} takes text, got {value!r}")
-    if not isinstance(values, dict):
-        raise FieldError("values", "values must be a table")
-    told = settled({key: entry[key] for key in ("fade", "unit", "curve", "switch") if key in entry})
-    times: dict[str, float | None] = {}
-    for key in ("delay", "follow"):
-        value = entry.get(key)
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= LONGEST
-        ):
-            raise FieldError(key, f"{key} takes a time from 0 to {LONGEST:g}, got {value!r}")
-        times[key] = None if value is None else float(value)
-    own = timing(told) if told.keys() - {"unit"} else None
-    return Cue(_plain(entry.get("number", "")), str(title), str(preset), checked(values), own, told.get("unit", "seconds"),
-               times["delay"] or 0.0, times["follow"])  # fmt: skip
+def list_cue_lists(folders: Sequence[Path]) -> dict[str, Any]:
+    """Return the files of all cue lists by name: the shipped ones, overridden by those in ``folders``."""
+    return shipped_toml_files("cues") | {path.stem: path for path in list_toml_files(folders)}
 
 
-def shipped() -> dict[str, Any]:
-    """The lists that come with Phosphene, by name."""
-    return {
-        path.name.removesuffix(".toml"): path
-        for path in files("presets").joinpath("cues").iterdir()
-        if path.name.endswith(".toml")
-    }
-
-
-def located(name: str, folders: Sequence[Path]) -> CueList:
-    """The cue list called ``name``; no name is an empty list. Raises BadValue."""
+def load_cue_list(name: str, folders: Sequence[Path]) -> CueList:
+    """Return the cue list ``name``; an empty name is an empty list. Raises InvalidValue."""
     if not name:
         return CueList("", ())
     if not is_valid_name(name):
-        raise InvalidValue(
-            f"a cue list is called by letters, digits, blanks, dots, dashes and underscores, got {name[:80]!r}"
-        )
-    found = shipped() | {path.stem: path for folder in folders for path in folder.glob("*.toml")}
-    if name not in found:
-        raise InvalidValue(f"no cue list {name!r}; there are {', '.join(sorted(found))}")
-    return read_list(found[name], name)
+        raise InvalidValue(f"cue list {name[:80]!r}: {NAME_RULE}")
+    paths = list_cue_lists(folders)
+    if name not in paths:
+        raise InvalidValue(f"no cue list {name!r}; there are {', '.join(sorted(paths))}")
+    return read_cue_list(paths[name], name)

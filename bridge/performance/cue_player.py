@@ -1,7 +1,7 @@
-"""Cue lists, played: go, back, goto, pause, release, panic.
+"""The cue player: go, back, goto, pause, release and panic.
 
-Cues track: what a cue does not set stays as the cues before it, from the first of the list, have left it. So a cue is the same picture by
-whatever way it was reached.
+Cues track, as on a lighting desk: a parameter that a cue does not set has its value from the previous cues of the list.
+So a cue always gives the same picture, however it is reached.
 """
 
 from __future__ import annotations
@@ -16,42 +16,51 @@ from typing import Any
 from bridge.control.state import State
 from bridge.control.tempo import Tempo
 from bridge.performance.crossfade import Crossfader, Timing
-from bridge.performance.cue_list import Cue, CueList, located, shipped
-from bridge.performance.presets import Library, checked
+from bridge.performance.cue_list import Cue, CueList, list_cue_lists, load_cue_list
+from bridge.performance.presets import PresetLibrary, coerce_values
 from engine.shared.parameter import InvalidValue, Value
 from engine.shared.table import TABLE
 
-#: How a list is let go of.
-RELEASE = Timing(1.0)
+RELEASE_TIMING = Timing(1.0)
+#: Values that a panic sets on top of its preset, so that the output is visible.
+PANIC_VALUES: Mapping[str, Value] = {"/freeze": False, "/bypass": False, "/blackout": False, "/master": 1.0}
 
 
 @dataclass
-class _Due:
-    """Something that the list does by itself, at a point of the clock or of the beat clock."""
+class _Scheduled:
+    """An action due ``at`` a time in seconds, or on the beat clock if ``beats``."""
 
     at: float
     beats: bool
-    what: Callable[[], None]
+    action: Callable[[], None]
 
 
 class CuePlayer:
-    """Plays one cue list at a time. All of it may be called from any thread; ``tick`` is to be called often.
+    """Plays one cue list at a time. Every method is safe to call from any thread. Call ``tick`` for every frame.
 
-    ``folders`` hold lists under their names, one's own after those that are shipped.
+    ``folders`` hold the user's cue lists, which override shipped ones of the same name. ``clock`` returns monotonic
+    seconds. ``capture`` returns the thumbnail of a preset that is saved, as a JPEG.
     """
 
     def __init__(
-        self, state: State, fader: Crossfader, tempo: Tempo, library: Library, folders: Sequence[Path] = (),
-        clock: Callable[[], float] = time.monotonic, picture: Callable[[], bytes | None] = lambda: None,
-    ) -> None:  # fmt: skip
-        self._state, self._fader, self._tempo, self._library, self._clock = state, fader, tempo, library, clock
-        self.folders, self._picture = list(folders), picture
+        self,
+        state: State,
+        crossfader: Crossfader,
+        tempo: Tempo,
+        presets: PresetLibrary,
+        folders: Sequence[Path] = (),
+        clock: Callable[[], float] = time.monotonic,
+        capture: Callable[[], bytes | None] = lambda: None,
+    ) -> None:
+        self._state, self._crossfader, self._tempo, self._presets = state, crossfader, tempo, presets
+        self.folders, self._clock, self._capture = list(folders), clock, capture
         self._lock = threading.RLock()
         self.list = CueList("", ())
-        self._place = -1
+        self._index = -1
+        #: Values from before the first cue, of every parameter that the list sets.
         self._base: dict[str, Value] = {}
-        self._due: list[_Due] = []
-        self._paused_at: tuple[float, float] | None = None
+        self._schedule: list[_Scheduled] = []
+        self._paused_at: tuple[float, float] | None = None  # seconds, beats
         for name, handler in (
             ("/cue/go", self.go),
             ("/cue/back", self.back),
@@ -61,114 +70,118 @@ class CuePlayer:
             state.on_trigger(name, handler)
         state.on_command("/cue/goto", self.goto)
         state.on_command("/preset", self.recall)
-        state.on_command("/preset/save", lambda name: self._save(name))
-        state.on_set(self._follow)
+        state.on_command("/preset/save", self._save)
+        state.on_set(self._on_set)
         if state.snapshot().text("/cue/list"):
             self._load(state.snapshot().text("/cue/list"))
 
     @property
     def current(self) -> Cue | None:
-        """The cue that was last started; None before the first and after a release."""
-        return self.list.cues[self._place] if self._place >= 0 else None
+        """The cue that started last; None before the first and after a release."""
+        return self.list.cues[self._index] if self._index >= 0 else None
 
     @property
     def next(self) -> Cue | None:
-        """What ``go`` starts."""
-        place = self._place + 1
-        return self.list.cues[place] if place < len(self.list.cues) else None
+        """The cue that ``go`` starts."""
+        index = self._index + 1
+        return self.list.cues[index] if index < len(self.list.cues) else None
 
     def names(self) -> list[str]:
-        """Every list there is."""
-        own = [path.stem for folder in self.folders for path in sorted(folder.glob("*.toml"))]
-        return sorted({*shipped(), *own})
+        """Return the names of all cue lists."""
+        return sorted(list_cue_lists(self.folders))
 
     def go(self) -> None:
-        """Starts the next cue, or lets a paused one go on."""
+        """Start the next cue, or continue a paused one."""
         with self._lock:
             if self._paused_at is not None:
                 self._state.put({"/cue/pause": False})
             elif self.next is None:
-                self._state.reject(
-                    f"/cue/go: {'the list is at its end' if self.list.cues else 'no cue list is loaded'}", "cues"
-                )
+                reason = "the list is at its end" if self.list.cues else "no cue list is loaded"
+                self._state.reject(f"/cue/go: {reason}", "cues")
             else:
-                self._start(self._place + 1)
+                self._start(self._index + 1)
 
     def back(self) -> None:
-        """Starts the cue before the present one."""
+        """Start the previous cue."""
         with self._lock:
-            if self._place <= 0:
-                self._state.reject("/cue/back: there is no cue before", "cues")
+            if self._index <= 0:
+                self._state.reject("/cue/back: there is no previous cue", "cues")
             else:
-                self._start(self._place - 1)
+                self._start(self._index - 1)
 
     def goto(self, number: str) -> None:
-        """Starts the cue of that number. Raises BadValue."""
+        """Start the cue with that number. Raises InvalidValue."""
         with self._lock:
             self._start(self.list.find(number))
 
     def release(self) -> None:
-        """Lets go of the list: everything goes back to what it was before its first cue."""
+        """Leave the list: fade everything back to its value from before the first cue."""
         with self._lock:
-            if self._place >= 0:
+            if self._index >= 0:
                 self._resume()
-                self._fader.start(self._base, RELEASE)
-                self._place, self._due = -1, []
+                self._crossfader.start(self._base, RELEASE_TIMING)
+                self._index, self._schedule = -1, []
 
     def recall(self, name: str) -> None:
-        """Fades to a preset, by its own timing or by ``/preset/fade`` where that is set. Raises BadValue."""
-        preset = self._library.find(name)
+        """Fade to a preset, in the length of ``/preset/fade`` or, where that is negative, by the preset's own timing.
+
+        Raises InvalidValue.
+        """
+        preset = self._presets.find(name)
         state = self._state.snapshot()
         length = state.real("/preset/fade")
-        times = (
+        timing = (
             preset.timing
             if length < 0
             else Timing(length, state.text("/preset/unit"), preset.timing.curve, preset.timing.switch)
         )
         with self._lock:
             self._resume()
-            self._due = []
-            self._fader.start(preset.look, times)
+            self._schedule = []
+            self._crossfader.start(preset.recall_values, timing)
 
     def panic(self) -> None:
-        """Everything stops, and the safe look is there at once: ``/panic/preset``, or all defaults."""
+        """Stop everything and set the preset ``/panic/preset`` at once, or all defaults."""
         name = self._state.snapshot().text("/panic/preset")
-        look = {row.name: row.default for row in TABLE.values() if row.look}
+        values = {row.name: row.default for row in TABLE.values() if row.look}
         try:
             if name:
-                look |= self._library.find(name).look
+                values |= self._presets.find(name).recall_values
         except InvalidValue as error:
             self._state.reject(f"/panic: {error}; all defaults instead", "cues")
-        clear: dict[str, Value] = {"/freeze": False, "/bypass": False, "/blackout": False, "/master": 1.0}
         with self._lock:
             self._resume()
-            self._place, self._due = -1, []
-            self._fader.start(look | clear, Timing())
+            self._index, self._schedule = -1, []
+            self._crossfader.start(values | dict(PANIC_VALUES), Timing())
 
     def tick(self, now: float | None = None) -> None:
-        """Does what is due ``now``."""
+        """Run the actions that are due ``now``."""
         now = self._clock() if now is None else now
         with self._lock:
             if self._paused_at is not None:
                 return
             beats = self._tempo.beats(now)
-            for due in [due for due in self._due if (beats if due.beats else now) >= due.at]:
-                if due in self._due:  # what came before it may have cleared the list
-                    self._due.remove(due)
-                    due.what()
+            for entry in [entry for entry in self._schedule if (beats if entry.beats else now) >= entry.at]:
+                if entry in self._schedule:  # an action before it may have cleared the schedule
+                    self._schedule.remove(entry)
+                    entry.action()
 
     def status(self) -> dict[str, Any]:
-        """What a panel or a desk wants to know of it."""
+        """Return list, current and next cue as JSON types, for panels and desks."""
         with self._lock:
             current, following = self.current, self.next
             return {
-                "list": self.list.name, "title": self.list.title, "paused": self._paused_at is not None, "fade": self._fader.share,
-                "current": current.number if current else "", "next": following.number if following else "",
-                "cues": [{"number": c.number, "title": c.title or c.preset} for c in self.list.cues],
-            }  # fmt: skip
+                "list": self.list.name,
+                "title": self.list.title,
+                "paused": self._paused_at is not None,
+                "fade": self._crossfader.progress,
+                "current": current.number if current else "",
+                "next": following.number if following else "",
+                "cues": [{"number": cue.number, "title": cue.title or cue.preset} for cue in self.list.cues],
+            }
 
-    def standing(self) -> dict[str, Any]:
-        """Where the list stands, for a journal."""
+    def position(self) -> dict[str, Any]:
+        """Return the position in the list as JSON types, for the saved session."""
         with self._lock:
             return {
                 "list": self.list.name,
@@ -176,87 +189,99 @@ class CuePlayer:
                 "base": dict(self._base),
             }
 
-    def stand(self, told: Mapping[str, Any]) -> None:
-        """Goes to where ``standing`` told, without starting anything. What is not there any more, or no longer so, is passed over."""
+    def restore(self, position: Mapping[str, Any]) -> None:
+        """Restore what ``position`` returned, without starting a cue. An invalid position is refused and logged."""
         with self._lock:
             try:
-                base = checked(told.get("base") or {})
-                if told.get("list") == self.list.name and told.get("cue"):
-                    self._place, self._base = self.list.find(str(told["cue"])), base
+                base = coerce_values(position.get("base") or {})
+                if position.get("list") == self.list.name and position.get("cue"):
+                    self._index, self._base = self.list.find(str(position["cue"])), base
             except (InvalidValue, AttributeError) as error:
-                self._state.reject(f"the cue list does not go on where it stood: {error}", "journal")
+                self._state.reject(f"the position in the cue list is not restored: {error}", "session")
 
-    def tracked(self, place: int) -> dict[str, Value]:
-        """What the cues up to that place make together, over what was before the first. Raises BadValue for a preset that is not there."""
+    def tracked_values(self, index: int) -> dict[str, Value]:
+        """Return the values after the cues up to ``index``, over the values from before the first.
+
+        Raises InvalidValue if a preset is missing.
+        """
         values = dict(self._base)
-        for cue in self.list.cues[: place + 1]:
-            values |= self._own(cue)
+        for cue in self.list.cues[: index + 1]:
+            values |= self._values_of(cue)
         return values
 
-    def _own(self, cue: Cue) -> dict[str, Value]:
-        look = self._library.find(cue.preset).look if cue.preset else {}
-        return look | dict(cue.values or {})
+    def _values_of(self, cue: Cue) -> dict[str, Value]:
+        """Return the values that a cue itself sets."""
+        preset_values = self._presets.find(cue.preset).recall_values if cue.preset else {}
+        return preset_values | dict(cue.values or {})
 
-    def _start(self, place: int) -> None:
-        cue = self.list.cues[place]
-        if self._place < 0:
-            state = self._state.snapshot()
-            try:
-                touched = {name for one in self.list.cues for name in self._own(one)}
-            except InvalidValue:
-                touched = {row.name for row in TABLE.values() if row.look}
-            self._base = {name: state[name] for name in touched}
+    def _start(self, index: int) -> None:
+        cue = self.list.cues[index]
+        if self._index < 0:
+            self._remember_base()
         try:
-            values = self.tracked(place)
-            times = cue.timing or (self._library.find(cue.preset).timing if cue.preset else Timing())
+            values = self.tracked_values(index)
+            timing = cue.timing or (self._presets.find(cue.preset).timing if cue.preset else Timing())
         except InvalidValue as error:
             self._state.reject(f"cue {cue.number}: {error}", "cues")
             return
         self._resume()
-        self._place, self._due = place, []
+        self._index, self._schedule = index, []
         if cue.delay:
-            self._later(cue.delay, cue, lambda: self._fader.start(values, times))
+            self._run_later(cue.delay, cue, lambda: self._crossfader.start(values, timing))
         else:
-            self._fader.start(values, times)
+            self._crossfader.start(values, timing)
         if cue.follow is not None:
-            self._later(cue.delay + cue.follow, cue, lambda: self._follow_on(place))
+            self._run_later(cue.delay + cue.follow, cue, lambda: self._follow_on(index))
 
-    def _follow_on(self, place: int) -> None:
-        if self._place == place and self.next is not None:
-            self._start(place + 1)
+    def _remember_base(self) -> None:
+        """Store the present values of every parameter that the list sets."""
+        state = self._state.snapshot()
+        try:
+            names = {name for cue in self.list.cues for name in self._values_of(cue)}
+        except InvalidValue:  # a preset is missing
+            names = {row.name for row in TABLE.values() if row.look}
+        self._base = {name: state[name] for name in names}
 
-    def _later(self, wait: float, cue: Cue, what: Callable[[], None]) -> None:
-        unit = cue.timing.unit if cue.timing is not None else cue.unit
-        beats = unit == "beats"
-        self._due.append(_Due((self._tempo.beats() if beats else self._clock()) + wait, beats, what))
+    def _follow_on(self, index: int) -> None:
+        if self._index == index and self.next is not None:
+            self._start(index + 1)
+
+    def _run_later(self, wait: float, cue: Cue, action: Callable[[], None]) -> None:
+        beats = (cue.timing.unit if cue.timing is not None else cue.unit) == "beats"
+        now = self._tempo.beats() if beats else self._clock()
+        self._schedule.append(_Scheduled(now + wait, beats, action))
 
     def _save(self, name: str) -> None:
-        self._library.save(name, dict(self._state.snapshot()), self._picture())
+        self._presets.save(name, dict(self._state.snapshot()), self._capture())
 
     def _load(self, name: str) -> None:
         with self._lock:
             try:
-                self.list = located(name, self.folders)
+                self.list = load_cue_list(name, self.folders)
             except InvalidValue as error:
                 self._state.reject(str(error), "cues")
                 return
-            self._place, self._due = -1, []
+            self._index, self._schedule = -1, []
 
     def _resume(self) -> None:
         if self._paused_at is not None:
             self._state.put({"/cue/pause": False})
 
-    def _follow(self, names: frozenset[str], _by: str) -> None:
+    def _on_set(self, names: frozenset[str], _by: str) -> None:
         if "/cue/list" in names:
             self._load(self._state.snapshot().text("/cue/list"))
         if "/cue/pause" in names:
-            with self._lock:
-                on = self._state.snapshot().flag("/cue/pause")
-                self._fader.hold(on)
-                if on and self._paused_at is None:
-                    self._paused_at = self._clock(), self._tempo.beats()
-                elif not on and self._paused_at is not None:
-                    passed = self._clock() - self._paused_at[0], self._tempo.beats() - self._paused_at[1]
-                    for due in self._due:
-                        due.at += passed[due.beats]
-                    self._paused_at = None
+            self._follow_pause()
+
+    def _follow_pause(self) -> None:
+        """Pause the fade and the schedule, or continue them from where they stopped, as ``/cue/pause`` says."""
+        with self._lock:
+            on = self._state.snapshot().flag("/cue/pause")
+            self._crossfader.hold(on)
+            if on and self._paused_at is None:
+                self._paused_at = self._clock(), self._tempo.beats()
+            elif not on and self._paused_at is not None:
+                seconds, beats = self._clock() - self._paused_at[0], self._tempo.beats() - self._paused_at[1]
+                for entry in self._schedule:
+                    entry.at += beats if entry.beats else seconds
+                self._paused_at = None

@@ -1,4 +1,4 @@
-"""Modulators: what swings, falls and jumps in beats, laid over any continuous parameter; the value that was set stays what it is."""
+"""Modulators: LFOs, random walks and audio levels in time with the beat, added to any live float parameter."""
 
 from __future__ import annotations
 
@@ -13,73 +13,75 @@ from engine.shared.parameter import InvalidValue, Parameter, Value
 from engine.shared.snapshot import Snapshot
 from engine.shared.table import MODULATORS, TABLE, lookup
 
-#: Where in a cycle, 0 to 1 → how far from the value that was set, -1 to 1 or, for what only pushes one way, 0 to 1.
+#: Offset from the set value by the phase of a cycle, 0 to 1. It is -1 to 1; for ``beat``, which only adds, 0 to 1.
 SHAPES: Mapping[str, Callable[[float], float]] = {
-    "sine": lambda at: math.sin(2 * math.pi * at),
-    "triangle": lambda at: 4 * abs((at + 0.75) % 1.0 - 0.5) - 1,
-    "saw": lambda at: 2 * at - 1,
-    "square": lambda at: 1.0 if at < 0.5 else -1.0,
-    "beat": lambda at: (1 - at) ** 3,
+    "sine": lambda phase: math.sin(2 * math.pi * phase),
+    "triangle": lambda phase: 4 * abs((phase + 0.75) % 1.0 - 0.5) - 1,
+    "saw": lambda phase: 2 * phase - 1,
+    "square": lambda phase: 1.0 if phase < 0.5 else -1.0,
+    "beat": lambda phase: (1 - phase) ** 3,
 }
-#: Shapes that follow what a desk or an analyser sends: → the parameter that holds it.
-FOLLOWED = {"level": "/audio/level", "bass": "/audio/bass", "mid": "/audio/mid", "high": "/audio/high"}
+#: Shapes that follow an audio level, and the parameter that holds it.
+AUDIO_LEVELS = {"level": "/audio/level", "bass": "/audio/bass", "mid": "/audio/mid", "high": "/audio/high"}
 
 
 class Modulators:
-    """The modulators of one show. ``tick`` is to be called often."""
+    """The modulators of one show. They overlay the state, so the set values stay. Call ``tick`` for every frame."""
 
     def __init__(self, state: State, tempo: Tempo) -> None:
         self._state, self._tempo = state, tempo
-        state.on_set(self._follow)
+        state.on_set(self._refuse_invalid_target)
 
     def tick(self) -> None:
-        """Lays what the modulators say now over the state."""
+        """Overlay the state with the modulated values of this moment."""
         snapshot = self._state.snapshot()
-        pushes: dict[str, float] = {}
+        offsets: dict[str, float] = {}
         for number in range(1, MODULATORS + 1):
             root = f"/mod/{number}"
             target = self._target(snapshot.text(f"{root}/to")) if snapshot.flag(f"{root}/on") else None
             if target is not None:
-                push = self._swing(snapshot, root, number) * snapshot.real(f"{root}/depth") * (target.high - target.low)
-                pushes[target.name] = pushes.get(target.name, 0.0) + push
-        over: dict[str, Value] = {}
-        for name, push in pushes.items():
+                depth = snapshot.real(f"{root}/depth") * (target.high - target.low)
+                offset = self._offset(snapshot, root, number) * depth
+                offsets[target.name] = offsets.get(target.name, 0.0) + offset
+        values: dict[str, Value] = {}
+        for name, offset in offsets.items():
             row = TABLE[name]
-            over[name] = min(max(snapshot.real(name) + push, row.low), row.high)
-        self._state.overlay(over)
+            values[name] = min(max(snapshot.real(name) + offset, row.low), row.high)
+        self._state.overlay(values)
 
-    def _swing(self, snapshot: Snapshot, root: str, number: int) -> float:
+    def _offset(self, snapshot: Snapshot, root: str, number: int) -> float:
+        """Return the offset of one modulator, -1 to 1."""
         shape = snapshot.text(f"{root}/shape")
-        if shape in FOLLOWED:
-            return snapshot.real(FOLLOWED[shape])
+        if shape in AUDIO_LEVELS:
+            return snapshot.real(AUDIO_LEVELS[shape])
         cycles = self._tempo.beats() / snapshot.real(f"{root}/rate") + snapshot.real(f"{root}/phase")
-        whole, at = divmod(cycles, 1.0)
+        cycle, phase = divmod(cycles, 1.0)
         if shape == "walk":
-            here, there = wander(number, int(whole)), wander(number, int(whole) + 1)
-            return here + (there - here) * at * at * (3 - 2 * at)
-        return SHAPES[shape](at)
+            start, end = walk_point(number, int(cycle)), walk_point(number, int(cycle) + 1)
+            return start + (end - start) * phase * phase * (3 - 2 * phase)
+        return SHAPES[shape](phase)
 
     def _target(self, name: str) -> Parameter | None:
         try:
             row = lookup(name) if name else None
         except InvalidValue:
             return None
-        return row if row is not None and modulated(row) else None
+        return row if row is not None and is_modulatable(row) else None
 
-    def _follow(self, names: frozenset[str], by: str) -> None:
+    def _refuse_invalid_target(self, names: frozenset[str], by: str) -> None:
         for name in names:
             if name.startswith("/mod/") and name.endswith("/to"):
-                wanted = self._state.snapshot().text(name)
-                if wanted and self._target(wanted) is None:
-                    self._state.reject(f"{name}: {wanted[:80]!r} is no continuous parameter", by)
+                target = self._state.snapshot().text(name)
+                if target and self._target(target) is None:
+                    self._state.reject(f"{name}: {target[:80]!r} is no continuous parameter", by)
 
 
-def modulated(row: Parameter) -> bool:
-    """Whether a parameter can be modulated: it is continuous, and live."""
+def is_modulatable(row: Parameter) -> bool:
+    """Return whether a parameter can be modulated: a live float that does not control modulators itself."""
     return row.kind == "float" and row.live and not row.name.startswith(("/mod/", "/audio/", "/tempo", "/preset/"))
 
 
 @lru_cache(1024)
-def wander(number: int, step: int) -> float:
-    """Where the walk of a modulator is at a whole cycle, -1 to 1: the same at every performance."""
-    return random.Random(number * 1_000_003 + step).uniform(-1.0, 1.0)
+def walk_point(number: int, cycle: int) -> float:
+    """Return the random walk of a modulator at the start of a cycle, -1 to 1. It is the same in every run."""
+    return random.Random(number * 1_000_003 + cycle).uniform(-1.0, 1.0)

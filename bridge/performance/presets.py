@@ -1,8 +1,9 @@
-"""Presets: looks as TOML files, shipped and one's own, recalled by name or number and read again when they are edited.
+"""Presets: TOML files of parameter values, shipped and the user's, recalled by name or number and reloaded on change.
 
-A file holds parameters by name, and under ``[preset]`` its number, title, fade, unit, curve and switch point, and the kind of ``model``
-that it was made for. What it leaves out of a look takes its default, so that a look is the same whatever was before; ``partial = true``
-leaves that as it is instead. A picture of the look lies beside it, ``NAME.jpg``.
+A file holds parameters by name. Its table ``[preset]`` holds number, title, fade, unit, curve, switch and the ``model``
+that the preset is designed for. A recall resets each parameter that the file leaves out to its default, so the result
+never depends on what was set before; with ``partial = true`` those parameters stay as they are. ``NAME.jpg`` in the
+same folder is the thumbnail.
 """
 
 from __future__ import annotations
@@ -15,32 +16,26 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import tomli_w
 from platformdirs import user_config_path
 
 from bridge.performance.crossfade import Timing
-from bridge.toml_files import FieldError, is_valid_name, line_of, read_toml
+from bridge.toml_files import NAME_RULE, FieldError, is_valid_name, list_toml_files, read_toml, shipped_toml_files
+from engine.shared.files import FolderWatcher, write_atomically
 from engine.shared.parameter import InvalidValue, Value
 from engine.shared.table import TABLE, lookup
 
 log = logging.getLogger(__name__)
-#: Largest preset file in bytes, most presets of a folder, and how often folders are looked at, in seconds.
-LARGEST, MOST, EVERY = 65536, 1000, 0.5
-_SETTINGS = {
-    "number": int,
-    "title": str,
-    "fade": float,
-    "unit": str,
-    "curve": str,
-    "switch": float,
-    "partial": bool,
-    "model": str,
-}
+MAX_PRESET_BYTES = 65536
+MAX_PRESETS_PER_FOLDER = 1000
+#: Time between two polls of the preset folders.
+POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A look under its name. ``values`` are what its file sets, ``look`` is all that a recall sets."""
+    """A preset. ``values`` are those of its file, ``recall_values`` all that a recall sets."""
 
     name: str
     values: Mapping[str, Value]
@@ -52,209 +47,225 @@ class Preset:
     path: Path | None = None
 
     @property
-    def look(self) -> dict[str, Value]:
-        """The file's values over the defaults of everything that belongs to a look."""
+    def recall_values(self) -> dict[str, Value]:
+        """The file's values over the defaults of every parameter that presets hold."""
         if self.partial:
             return dict(self.values)
         return {row.name: row.default for row in TABLE.values() if row.look} | dict(self.values)
 
 
-def own_folder() -> Path:
-    """Where presets are saved unless another folder is named."""
+class _Settings(msgspec.Struct, forbid_unknown_fields=True):
+    """The table ``[preset]`` of a file."""
+
+    number: int | None = None
+    title: str = ""
+    fade: float = 0.0
+    unit: str = "seconds"
+    curve: str = "linear"
+    switch: float = 0.5
+    partial: bool = False
+    model: str = ""
+
+    def __post_init__(self) -> None:
+        self.timing()
+
+    def timing(self) -> Timing:
+        """Return the timing of a recall. Raises FieldError."""
+        return Timing(self.fade, self.unit, self.curve, self.switch)
+
+
+class _PresetFile(msgspec.Struct, forbid_unknown_fields=True):
+    """A preset's file; ``values`` are the top-level keys."""
+
+    preset: _Settings = msgspec.field(default_factory=_Settings)
+    values: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.values = coerce_values(self.values)
+
+
+def user_folder() -> Path:
+    """Return the default folder of the user's presets."""
     return user_config_path("phosphene", appauthor=False) / "presets"
 
 
-def read(path: Any, name: str) -> Preset:
-    """The preset in a file, or in a resource of a package. Raises BadValue with the line where it is known."""
-    text, content = read_toml(path, f"preset {name!r}", LARGEST)
-    settings = content.pop("preset", {})
-    try:
-        told = settled(settings)
-        return Preset(name, checked(content), told.get("number"), told.get("title", ""), timing(told), told.get("partial", False),
-                      told.get("model", ""), path if isinstance(path, Path) else None)  # fmt: skip
-    except FieldError as error:
-        raise InvalidValue(f"preset {name!r}{line_of(text, error.key)}: {error}") from None
-    except InvalidValue as error:
-        raise InvalidValue(f"preset {name!r}: {error}") from None
+def read_preset(path: Any, name: str) -> Preset:
+    """Read a preset from a file, or from a resource of a package. Raises InvalidValue with the line at fault."""
+    content = read_toml(path, f"preset {name!r}", MAX_PRESET_BYTES, _PresetFile, rest="values")
+    settings = content.preset
+    return Preset(
+        name,
+        content.values,
+        settings.number,
+        settings.title,
+        settings.timing(),
+        settings.partial,
+        settings.model,
+        path if isinstance(path, Path) else None,
+    )
 
 
-def checked(content: Mapping[str, Any]) -> dict[str, Value]:
-    """Values of parameters by their names, checked by the table. Raises Wrong."""
+def coerce_values(content: Mapping[str, Any]) -> dict[str, Value]:
+    """Return the values of parameters by their full names, coerced by the table. Raises FieldError."""
     values: dict[str, Value] = {}
     for key, value in content.items():
         try:
             parameter = lookup(key)
-            if parameter.kind in ("trigger", "command"):
-                raise InvalidValue(f"{key} is no value to keep")
+            if not parameter.holds:
+                raise InvalidValue(f"{key} is a {parameter.kind} and holds no value")
             values[parameter.name] = parameter.coerce([value])
         except InvalidValue as error:
             raise FieldError(key, str(error)) from None
     return values
 
 
-def settled(settings: Any) -> dict[str, Any]:
-    """The settings of a ``[preset]`` or a cue, each of its kind. Raises Wrong."""
-    if not isinstance(settings, dict):
-        raise FieldError("preset", "preset must be a table")
-    told: dict[str, Any] = {}
-    for key, value in settings.items():
-        kind = _SETTINGS.get(key)
-        if kind is None:
-            raise FieldError(key, f"no setting is called {key!r}; there are {', '.join(_SETTINGS)}")
-        accepted = (int, float) if kind is float else kind
-        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise FieldError(key, f"{key} takes a {kind.__name__}, got {value!r}")
-        told[key] = kind(value)
-    return told
+@dataclass(frozen=True)
+class _Entry:
+    """A file in a preset folder: its last valid preset, and why the present content is invalid."""
+
+    preset: Preset | None
+    problem: str = ""
 
 
-def timing(told: Mapping[str, Any]) -> Timing:
-    """The timing that settings give. Raises BadValue."""
-    names = {"fade": "length", "unit": "unit", "curve": "curve", "switch": "switch"}
-    return Timing(**{names[key]: value for key, value in told.items() if key in names})
+class PresetLibrary:
+    """The presets of several folders. A later folder overrides presets of the same name; ``save`` writes to the last.
 
-
-class Library:
-    """The presets of several folders, later ones over earlier ones of the same name; the last folder is where they are saved.
-
-    A broken file is one line in the log and in ``problems``, and the others load. ``poll`` reads again what was edited.
+    An invalid file is one line in the log and in ``problems``. Its last valid content stays, and the others load.
     """
 
     def __init__(self, folders: Sequence[Path] | None = None) -> None:
-        self.folders = [own_folder()] if folders is None else list(folders)
-        self.problems: dict[str, str] = {}
-        self.presets: dict[str, Preset] = {}
-        self._seen: dict[Path, tuple[int, int]] | None = None
+        self.folders = [user_folder()] if folders is None else list(folders)
         self._listeners: list[Callable[[], None]] = []
         self._lock = threading.RLock()
-        self._shipped = _shipped()
+        self._shipped = {
+            name: replace(read_preset(path, name), path=None) for name, path in shipped_toml_files().items()
+        }
+        self.presets: dict[str, Preset] = dict(self._shipped)
+        self.problems: dict[str, str] = {}
+        self._watcher = FolderWatcher(self._list_files, self._load)
         self.poll()
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """``listener`` is called after presets came, went or changed."""
+        """Call ``listener`` after presets are added, removed or changed."""
         self._listeners.append(listener)
 
     def poll(self) -> bool:
-        """Reads the folders again where a file came, went or changed; whether that was so."""
-        seen: dict[Path, tuple[int, int]] = {}
-        for folder in self.folders:
-            for path in sorted(folder.glob("*.toml"))[:MOST]:
-                try:
-                    stat = path.stat()
-                except OSError:
-                    continue
-                seen[path] = (stat.st_mtime_ns, stat.st_size)
+        """Reload the files that changed. Return whether a file was added, removed or changed."""
         with self._lock:
-            if seen == self._seen:
+            if not self._watcher.poll():
                 return False
-            before, self._seen = self._seen or {}, seen
-            presets = dict(self._shipped)
-            for path in seen:
-                name = path.stem
-                old = self.presets.get(name)
-                if old is not None and old.path == path and before.get(path) == seen[path]:
-                    presets[name] = old
-                    continue
-                try:
-                    if not is_valid_name(name):
-                        raise InvalidValue(
-                            f"preset {name!r}: a name is of letters, digits, blanks, dots, dashes and underscores"
-                        )
-                    presets[name] = read(path, name)
-                    self.problems.pop(name, None)
-                except InvalidValue as error:
-                    if old is not None:
-                        presets[name] = old  # what was last right goes on
-                    if self.problems.get(name) != str(error):
-                        self.problems[name] = str(error)
-                        log.error("%s", error)
-            self.problems = {
-                name: told for name, told in self.problems.items() if any(path.stem == name for path in seen)
+            entries = self._watcher.entries
+            self.presets = self._shipped | {
+                entry.preset.name: entry.preset for entry in entries.values() if entry.preset is not None
             }
-            self.presets = presets
+            self.problems = {path.stem: entry.problem for path, entry in entries.items() if entry.problem}
         for listener in self._listeners:
             listener()
         return True
 
+    def _list_files(self) -> list[Path]:
+        return [path for folder in self.folders for path in list_toml_files([folder])[:MAX_PRESETS_PER_FOLDER]]
+
+    def _load(self, path: Path, previous: _Entry | None) -> _Entry:
+        try:
+            if not is_valid_name(path.stem):
+                raise InvalidValue(f"preset {path.stem!r}: {NAME_RULE}")
+            return _Entry(read_preset(path, path.stem))
+        except InvalidValue as error:
+            problem = str(error)
+        if previous is None or previous.problem != problem:
+            log.error("%s", problem)
+        return _Entry(previous.preset if previous is not None else None, problem)
+
     @property
     def ordered(self) -> list[Preset]:
-        """All of them: by number, then by name."""
+        """All presets by number, then by name."""
         with self._lock:
             return sorted(
                 self.presets.values(), key=lambda preset: (preset.number is None, preset.number or 0, preset.name)
             )
 
     def find(self, name: str) -> Preset:
-        """The preset of that name or number. Raises BadValue."""
+        """Return the preset with that name or number. Raises InvalidValue."""
         with self._lock:
-            found = self.presets.get(name.strip())
-            if found is None and name.strip().isdigit():
-                found = next((preset for preset in self.ordered if preset.number == int(name)), None)
-        if found is None:
+            preset = self.presets.get(name.strip())
+            if preset is None and name.strip().isdecimal():
+                preset = next((preset for preset in self.ordered if preset.number == int(name)), None)
+        if preset is None:
             names = ", ".join(preset.name for preset in self.ordered)
             raise InvalidValue(f"no preset {name[:80]!r}; there are {names[:400]}")
-        return found
+        return preset
 
     def thumbnail(self, name: str) -> bytes | None:
-        """The picture of a preset as a JPEG; None where there is none."""
+        """Return the thumbnail of a preset as a JPEG; None if it has none."""
         preset = self.presets.get(name)
         if preset is None:
             return None
-        beside = (
-            files("presets").joinpath("thumbnails", f"{name}.jpg")
-            if preset.path is None
-            else preset.path.with_suffix(".jpg")
-        )
         try:
-            return beside.read_bytes()
+            if preset.path is None:
+                return files("presets").joinpath("thumbnails", f"{name}.jpg").read_bytes()
+            return preset.path.with_suffix(".jpg").read_bytes()
         except OSError:
             return None
 
-    def save(self, name: str, values: Mapping[str, Value], picture: bytes | None = None) -> Path:
-        """Writes the look in ``values`` as a preset into the last folder, over one of that name, with its picture. Raises BadValue."""
+    def save(self, name: str, values: Mapping[str, Value], thumbnail: bytes | None = None) -> Path:
+        """Save ``values`` as a preset in the last folder and return its path. Raises InvalidValue.
+
+        A preset of that name is overwritten and keeps its ``[preset]`` settings. ``thumbnail`` is a JPEG.
+        """
         name = name.strip()
         if not is_valid_name(name):
-            raise InvalidValue(
-                f"a preset is called by letters, digits, blanks, dots, dashes and underscores, got {name[:80]!r}"
-            )
+            raise InvalidValue(f"preset {name[:80]!r}: {NAME_RULE}")
         if not self.folders:
             raise InvalidValue("there is no folder to save presets in")
-        look = {row.name: values[row.name] for row in TABLE.values() if row.look and values[row.name] != row.default}
         path = self.folders[-1] / f"{name}.toml"
-        settings: dict[str, Any] = {}
-        before = self.presets.get(name)
-        if before is not None:
-            settings = {"number": before.number, "title": before.title, "fade": before.timing.length, "unit": before.timing.unit,
-                        "curve": before.timing.curve, "switch": before.timing.switch, "model": before.model}  # fmt: skip
-            settings = {key: value for key, value in settings.items() if value is not None}
-        text = tomli_w.dumps(
-            {key.strip("/"): value for key, value in look.items()} | ({"preset": settings} if settings else {})
-        )
+        text = tomli_w.dumps(_changed_values(values) | self._settings_of(name))
         try:
             self.folders[-1].mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(".part")
-            unfinished.write_text(text, encoding="utf-8")
-            unfinished.replace(path)
-            if picture is not None:
-                path.with_suffix(".jpg").write_bytes(picture)
+            write_atomically(path, text)
+            if thumbnail is not None:
+                write_atomically(path.with_suffix(".jpg"), thumbnail)
         except OSError as error:
             raise InvalidValue(f"preset {name!r} cannot be saved in {self.folders[-1]}: {error.strerror}") from None
         self.poll()
         return path
 
+    def _settings_of(self, name: str) -> dict[str, Any]:
+        """Return the table ``[preset]`` of the preset that a save overwrites."""
+        preset = self.presets.get(name)
+        if preset is None:
+            return {}
+        timing = preset.timing
+        settings = {
+            "number": preset.number,
+            "title": preset.title,
+            "fade": timing.length,
+            "unit": timing.unit,
+            "curve": timing.curve,
+            "switch": timing.switch,
+            "model": preset.model,
+        }
+        return {"preset": {key: value for key, value in settings.items() if value is not None}}
 
-def _shipped() -> dict[str, Preset]:
-    """Those that come with Phosphene."""
-    found = sorted(
-        (path for path in files("presets").iterdir() if path.name.endswith(".toml")), key=lambda path: path.name
-    )
-    return {name: replace(read(path, name), path=None) for path in found for name in [path.name.removesuffix(".toml")]}
+
+def _changed_values(values: Mapping[str, Value]) -> dict[str, Any]:
+    """Return the values that a preset holds and that differ from their defaults, by the keys of a file."""
+    rows = (row for row in TABLE.values() if row.look)
+    return {row.name.strip("/"): values[row.name] for row in rows if values[row.name] != row.default}
 
 
-def listing(library: Library) -> str:
-    """All presets as lines for people."""
-    rows = [(str(p.number or ""), p.name, p.title, p.model, f"{p.timing.length:g} {p.timing.unit}" if p.timing.length else "")
-            for p in library.ordered]  # fmt: skip
+def format_presets(library: PresetLibrary) -> str:
+    """Return all presets as a table for the terminal."""
+    rows = [
+        (
+            str(preset.number or ""),
+            preset.name,
+            preset.title,
+            preset.model,
+            f"{preset.timing.length:g} {preset.timing.unit}" if preset.timing.length else "",
+        )
+        for preset in library.ordered
+    ]
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -262,6 +273,8 @@ def listing(library: Library) -> str:
 
 
 def load_preset(name: str, folders: Sequence[Path] | None = None) -> dict[str, Value]:
-    """The values of the preset called ``name``, or of the file at that path. Raises BadValue where it is missing or wrong."""
+    """Return the values of the preset ``name``, or of the file at that path. Raises InvalidValue."""
     path = Path(name).expanduser()
-    return dict(read(path, path.stem).values) if path.suffix == ".toml" else dict(Library(folders).find(name).values)
+    if path.suffix == ".toml":
+        return dict(read_preset(path, path.stem).values)
+    return dict(PresetLibrary(folders).find(name).values)

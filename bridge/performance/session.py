@@ -1,7 +1,9 @@
-"""What was set, on disk: after a crash of this process or of the machine the show goes on with it.
+"""The saved session: parameter values and cue position on disk, recovered after a crash of the process or the machine.
 
-A journal is one line with the SHA-256 of the rest, then JSON. It is written beside the show, to another file that then takes its place, and
-the one before is kept: whatever tears the newest, the last good one is there. An orderly end leaves a journal that says so.
+A session file is one line with the SHA-256 of the rest, then JSON. Each save replaces it atomically and keeps the file
+before as ``.old``, so a damaged file costs one save at most. A clean exit writes a file without values.
+
+The default file name is ``journal-PORT.json``, the name that older releases wrote.
 """
 
 from __future__ import annotations
@@ -20,123 +22,135 @@ from platformdirs import user_state_path
 
 from bridge.control.state import State
 from bridge.rate_limit import RateLimit
+from engine.shared.files import replace_atomically
 from engine.shared.parameter import InvalidValue, Value
 from engine.shared.table import lookup
 
 log = logging.getLogger(__name__)
-#: Seconds between two looks at whether something was set, and the largest journal that is read, in bytes.
-EVERY, LARGEST = 0.2, 1 << 22
+#: Time between two checks for changed values.
+POLL_SECONDS = 0.2
+#: Largest session file that is read.
+MAX_SESSION_BYTES = 1 << 22
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class Recovered:
-    """What a journal tells: the values that were set since the start of the run that it is of, and where the cue list stood."""
+    """A recovered session: the values that were set in it, and ``CuePlayer.position()``."""
 
     values: Mapping[str, Value] = field(default_factory=dict)
     cues: Mapping[str, Any] = field(default_factory=dict)
 
 
 def default_path(port: int) -> Path | None:
-    """Where the journal of a show on that OSC port lies; None for a port that the system chooses."""
+    """Return the session file of the show on an OSC port; None for port 0, which the system chooses."""
     return user_state_path("phosphene", appauthor=False) / f"journal-{port}.json" if port else None
 
 
 class Session:
-    """Keeps ``state`` in ``path``; ``cues`` gives where the cue list stands. A disk that refuses is told now and then and tried again."""
+    """Saves the values of ``state`` that change, and the cue position that ``cues`` returns, to ``path``.
+
+    ``recovered`` is the session that this one continues: its values are saved again. A failed save is logged at a
+    limited rate and tried again.
+    """
 
     def __init__(
-        self, state: State, path: Path, cues: Callable[[], Mapping[str, Any]] = dict, recover: Recovered | None = None
+        self,
+        state: State,
+        path: Path,
+        cues: Callable[[], Mapping[str, Any]] = dict,
+        recovered: Recovered | None = None,
     ) -> None:
         self._state, self.path, self._cues = state, path, cues
-        self._kept = dict(recover.values) if recover else {}
-        self._start = dict(state.snapshot())
+        self._values = dict(recovered.values) if recovered else {}
+        self._initial = dict(state.snapshot())
         self._limit = RateLimit()
-        self._written: object = None
+        self._saved: Mapping[str, Any] | None = None
         self.writes = 0
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="session", daemon=True)
         self._thread.start()
 
-    def close(self, orderly: bool = True) -> None:
-        """The end. After an orderly one there is nothing to resume."""
+    def close(self, clean: bool = True) -> None:
+        """Stop saving. After a clean exit there is nothing to recover."""
         self._stop.set()
         self._thread.join(2)
-        if orderly:
+        if clean:
             self._write({"version": VERSION, "clean": True})
 
     def _run(self) -> None:
-        while not self._stop.wait(EVERY):
-            self._look()
+        while not self._stop.wait(POLL_SECONDS):
+            self._save_changes()
 
-    def _look(self) -> None:
+    def _save_changes(self) -> None:
         snapshot = self._state.snapshot()
-        values = self._kept | {
-            name: value for name, value in snapshot.items() if value != self._start.get(name) or name in self._kept
+        # A value that was set once is saved from then on, even when it is set back to its initial value.
+        values = self._values | {
+            name: value for name, value in snapshot.items() if value != self._initial.get(name) or name in self._values
         }
-        told = {"version": VERSION, "clean": False, "values": values, "cues": dict(self._cues())}
-        if told != self._written and self._write(told):
-            self._kept, self._written = values, told
+        content = {"version": VERSION, "clean": False, "values": values, "cues": dict(self._cues())}
+        if content != self._saved and self._write(content):
+            self._values, self._saved = values, content
 
-    def _write(self, told: Mapping[str, Any]) -> bool:
-        text = json.dumps(told, ensure_ascii=False).encode()
-        fresh = self.path.with_suffix(".new")
+    def _write(self, content: Mapping[str, Any]) -> bool:
+        text = json.dumps(content, ensure_ascii=False).encode()
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with open(fresh, "wb") as file:
-                file.write(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
-                file.flush()
-                os.fsync(file.fileno())
-            if self.path.exists():
-                os.replace(self.path, self.path.with_suffix(".old"))
-            os.replace(fresh, self.path)
+            with replace_atomically(self.path) as temporary:
+                with open(temporary, "wb") as file:
+                    file.write(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
+                    file.flush()
+                    os.fsync(file.fileno())  # the content must be on disk before the rename is
+                if self.path.exists():
+                    os.replace(self.path, self.path.with_suffix(".old"))
         except OSError as error:
-            passes, held = self._limit.passes()
+            passes, suppressed = self._limit.passes()
             if passes:
-                log.error("the journal cannot be written: %s%s", error, f" ({held} more tries)" if held else "")
+                more = f" ({suppressed} more attempts failed)" if suppressed else ""
+                log.error("the session cannot be saved: %s%s", error, more)
             return False
         self.writes += 1
         return True
 
 
 def recover(path: Path) -> Recovered | None:
-    """What the run before left unfinished; None where it ended in order, or there was none. A damaged journal is told, and passed over."""
-    for each in (path, path.with_suffix(".old")):
+    """Return the session that did not exit cleanly; None if there is none. A damaged file is logged and skipped."""
+    for candidate in (path, path.with_suffix(".old")):
         try:
-            told = _read(each)
+            content = _read(candidate)
         except FileNotFoundError:
             continue
-        except (OSError, ValueError) as error:
-            log.warning("the journal %s is damaged (%s); the one before it is taken", each, error)
+        except (OSError, ValueError, RecursionError) as error:
+            log.warning("the session file %s is damaged (%s); trying the previous one", candidate, error)
             continue
-        return None if told.get("clean") else _checked(told)
+        return None if content.get("clean") else parse_session(content)
     return None
 
 
 def _read(path: Path) -> dict[str, Any]:
     with open(path, "rb") as file:
-        data = file.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise ValueError("it is too large")
-    told, _, text = data.partition(b"\n")
-    if hashlib.sha256(text).hexdigest().encode() != told:
-        raise ValueError("its checksum is another")
+        data = file.read(MAX_SESSION_BYTES + 1)
+    if len(data) > MAX_SESSION_BYTES:
+        raise ValueError("file too large")
+    checksum, _, text = data.partition(b"\n")
+    if hashlib.sha256(text).hexdigest().encode() != checksum:
+        raise ValueError("checksum mismatch")
     content = json.loads(text)
     if not isinstance(content, dict) or content.get("version") != VERSION:
-        raise ValueError("it is of another version")
+        raise ValueError("unsupported version")
     return content
 
 
-def _checked(told: Mapping[str, Any]) -> Recovered:
-    """Only what the table takes: what another release wrote may be otherwise."""
+def parse_session(content: Mapping[str, Any]) -> Recovered:
+    """Return the values that the table accepts; the others, perhaps of another release, are logged and dropped."""
     values: dict[str, Value] = {}
-    kept = told.get("values")
-    for name, value in kept.items() if isinstance(kept, dict) else ():
+    saved_values = content.get("values")
+    for name, value in saved_values.items() if isinstance(saved_values, dict) else ():
         try:
             parameter = lookup(str(name))
             if parameter.holds:
                 values[parameter.name] = parameter.coerce([value])
         except InvalidValue as error:
-            log.warning("the journal: %s", error)
-    cues = told.get("cues")
+            log.warning("session file: %s", error)
+    cues = content.get("cues")
     return Recovered(values, cues if isinstance(cues, dict) else {})

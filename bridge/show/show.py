@@ -59,9 +59,9 @@ class Show:
     ) -> None:
         self.state, self.source, self.second = state, source, second
         self.supervisor = Supervisor(state, options, spare)
-        self.conductor = Automation(state, presets, self._thumbnail)
+        self.automation = Automation(state, presets, self._thumbnail)
         self.desks = ControllerMap(
-            state, desks, self.conductor.library.folders[-1] / "desks" if self.conductor.library.folders else None
+            state, desks, self.automation.presets.folders[-1] / "desks" if self.automation.presets.folders else None
         )
         self.osc = OscControl(state, self.heartbeat, self.desks)
         self.feeds = [SinkThread(sink) for sink in sinks]
@@ -83,7 +83,7 @@ class Show:
     def open(self) -> None:
         """Starts the engine, the source and the sinks."""
         self.supervisor.start()
-        self.conductor.open()
+        self.automation.open()
         for thread in (*self._threads, *self.feeds):
             thread.start()
 
@@ -97,7 +97,7 @@ class Show:
         for feed in self.feeds:
             feed.close()
         self.osc.close()
-        self.conductor.close()
+        self.automation.close()
         self.source.close()
         if self.second is not None:
             self.second.close()
@@ -175,13 +175,13 @@ class Show:
 
     def heartbeat(self) -> dict[str, Value | tuple[str, ...]]:
         """What subscribers are told every second; of names, only when they changed."""
-        told, cues = self.meter.report(), self.conductor.player.status()
+        told, cues = self.meter.report(), self.automation.cues.status()
         state = (
             "live" if self.supervisor.ready.is_set() and told["frames"] else "held" if told["frames"] else "starting"
         )
         return {
             "fps": told["fps"], "latency": told["latency_ms"], "state": state, "cue": cues["current"], "cue/next": cues["next"],
-            "version": release(), "presets": tuple(preset.name for preset in self.conductor.library.ordered),
+            "version": release(), "presets": tuple(preset.name for preset in self.automation.presets.ordered),
             "cues": tuple(f"{cue['number']} {cue['title']}" for cue in cues["cues"]),
         }  # fmt: skip
 
@@ -224,6 +224,6 @@ class Show:
             "last_refusal": self.state.last_rejection,
             "snapshot": self.state.number,
             "parameters": dict(self.state.snapshot()),
-            "show": self.conductor.status()
+            "show": self.automation.status()
             | {"learning": self.desks.learning, "desk_problems": list(self.desks.problems)},
         }

@@ -1,4 +1,4 @@
-"""The log on disk, and the report that takes it along."""
+"""The log on disk, and the report that includes it."""
 
 from __future__ import annotations
 
@@ -13,48 +13,48 @@ import pytest
 from bridge import logs
 from bridge.commands import report
 from bridge.commands.report import redact
-from bridge.logs import KEPT, Log
+from bridge.logs import BACKUP_FILES, JsonLogHandler
 
 
-def entry(log: Log, text: str, **extra: object) -> None:
+def log_event(log: JsonLogHandler, text: str, **extra: object) -> None:
     record = logging.makeLogRecord(
         {"name": "bridge.show.show", "levelno": logging.INFO, "levelname": "INFO", "msg": text, **extra}
     )
     log.handle(record)
 
 
-def test_one_line_an_event(tmp_path: Path) -> None:
-    log = Log(tmp_path / "deep" / "show.jsonl")
-    entry(log, "engine ready")
-    entry(log, "running\nin two lines", facts={"fps": 14.5})
+def test_one_line_of_json_per_event(tmp_path: Path) -> None:
+    log = JsonLogHandler(tmp_path / "deep" / "show.jsonl")
+    log_event(log, "engine ready")
+    log_event(log, "running\nin two lines", facts={"fps": 14.5})
     try:
         raise ValueError("broken")
     except ValueError as error:
-        entry(log, "stumbled", exc_info=(type(error), error, error.__traceback__))
+        log_event(log, "failed", exc_info=(type(error), error, error.__traceback__))
     log.close()
-    told = [json.loads(line) for line in (tmp_path / "deep" / "show.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [line["event"] for line in told] == ["engine ready", "running\nin two lines", "stumbled"]
-    assert told[1]["fps"] == 14.5
-    assert {"time", "level", "from"} <= set(told[0])
-    assert "ValueError: broken" in told[2]["error"]
+    lines = [json.loads(line) for line in (tmp_path / "deep" / "show.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["event"] for line in lines] == ["engine ready", "running\nin two lines", "failed"]
+    assert lines[1]["fps"] == 14.5
+    assert {"time", "level", "from"} <= set(lines[0])
+    assert "ValueError: broken" in lines[2]["error"]
 
 
-def test_old_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "LARGEST", 2000)
-    log = Log(tmp_path / "show.jsonl")
+def test_the_oldest_file_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "MAX_LOG_BYTES", 2000)
+    log = JsonLogHandler(tmp_path / "show.jsonl")
     for number in range(400):
-        entry(log, f"event {number}")
+        log_event(log, f"event {number}")
     log.close()
     files = list(tmp_path.iterdir())
-    assert len(files) == KEPT + 1
-    assert sum(file.stat().st_size for file in files) <= 2100 * (KEPT + 1)
+    assert len(files) == BACKUP_FILES + 1
+    assert sum(file.stat().st_size for file in files) <= 2100 * (BACKUP_FILES + 1)
     assert "event 399" in (tmp_path / "show.jsonl").read_text(encoding="utf-8")
 
 
-def test_a_disk_that_refuses_takes_the_line_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = Log(tmp_path / "show.jsonl")
+def test_a_disk_error_loses_the_line_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = JsonLogHandler(tmp_path / "show.jsonl")
     (tmp_path / "show.jsonl").mkdir()
-    entry(log, "lost")
+    log_event(log, "lost")
     assert capsys.readouterr().err == ""
 
 
@@ -83,8 +83,8 @@ def test_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr(report.logs, "default_path", lambda port: tmp_path / "log" / f"show-{port}.jsonl")
     monkeypatch.setattr(report, "doctor", lambda: print("ok   Python"))
     assert report.report(argparse.Namespace(file=str(tmp_path / "r.zip"), log=None)) == 0
-    with zipfile.ZipFile(tmp_path / "r.zip") as made:
-        parts = {name: made.read(name).decode() for name in made.namelist()}
+    with zipfile.ZipFile(tmp_path / "r.zip") as archive:
+        parts = {name: archive.read(name).decode() for name in archive.namelist()}
     assert set(parts) == {"about.json", "doctor.txt", "session/journal-9000.json", "log/show-9000.jsonl"}
     about = json.loads(parts["about.json"])
     assert "torch" in about["packages"]

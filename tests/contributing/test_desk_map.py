@@ -9,13 +9,14 @@ from tests.contributing.pages import follow, run_python
 CHECK = """
 from pythonosc.udp_client import SimpleUDPClient
 
-from bridge.control.mapping import ControllerMap, names
+from bridge.control.map_file import map_names
+from bridge.control.mapping import ControllerMap
 from bridge.control.state import State
 from bridge.osc.dispatch import OscControl
 from bridge.osc.udp import UdpServer
 from tests.waiting import until
 
-assert "booth" in names()
+assert "booth" in map_names()
 state, recalled, started = State(), [], []
 state.on_command("/preset", recalled.append)
 state.on_trigger("/cue/go", lambda: started.append(1))

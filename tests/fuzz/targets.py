@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from bridge.control import mapping as desks
+from bridge.control.map_file import read_map
 from bridge.control.state import State
 from bridge.osc import oscquery
 from bridge.osc.coalesce import coalesce
@@ -23,7 +23,7 @@ from bridge.osc.subscriptions import encode_message
 from bridge.panel.server import PanelServer
 from bridge.performance import presets
 from bridge.performance import session as journal
-from bridge.performance.cue_list import read_list
+from bridge.performance.cue_list import read_cue_list
 from engine.shared.frame import Frame
 from engine.shared.mailbox import SLOTS, Mailbox
 from engine.shared.parameter import InvalidValue
@@ -105,17 +105,17 @@ def listen(data: bytes) -> None:
 
 def preset(data: bytes) -> None:
     """A preset's file."""
-    _read(lambda: presets.read(File(data), "fuzzed"))
+    _read(lambda: presets.read_preset(File(data), "fuzzed"))
 
 
 def cue(data: bytes) -> None:
     """A cue list's file."""
-    _read(lambda: read_list(File(data), "fuzzed"))
+    _read(lambda: read_cue_list(File(data), "fuzzed"))
 
 
 def desk_map(data: bytes) -> None:
     """A desk map's file."""
-    _read(lambda: desks.read(File(data), "fuzzed"))
+    _read(lambda: read_map(File(data), "fuzzed"))
 
 
 def journal_text(data: bytes) -> None:
@@ -125,7 +125,7 @@ def journal_text(data: bytes) -> None:
     except (ValueError, RecursionError):
         return
     if isinstance(told, dict):
-        journal._checked(told)
+        journal.parse_session(told)
 
 
 @functools.cache

@@ -137,7 +137,7 @@ def test_qlcplus_is_seen_everywhere(run: Run, tmp_path: Path) -> None:
                 except aiohttp.ClientError:
                     assert attempt < 99, "QLC+ did not come up"
                     await asyncio.sleep(0.2)
-            cue = run.stage.show.conductor.player
+            cue = run.stage.show.automation.cues
             for channel, level, name, value, bright in (
                 (2, 51, "/strength", 0.2, light),
                 (

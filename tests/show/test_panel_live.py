@@ -45,7 +45,7 @@ def test_a_click_on_go_is_seen_and_a_second_browser_follows(stage: tuple[Stage, 
     before = colour(laptop)
     click(laptop, "#go")
     until(lambda: np.abs(colour(laptop) - before).max() > 15, 10, "another picture")
-    until(lambda: show.show.conductor.player.status()["current"] == "1", 5)
+    until(lambda: show.show.automation.cues.status()["current"] == "1", 5)
     until(lambda: "now 1" in text(phone, "#now"), 5, "the second browser")
     assert text(phone, "#cuelist li.current b") == "1"
 

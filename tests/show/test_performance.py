@@ -32,14 +32,14 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 def settled(stage: Stage) -> None:
-    until(lambda: stage.show.conductor.fader.share is None, 20, "the end of the fade")
+    until(lambda: stage.show.automation.crossfader.progress is None, 20, "the end of the fade")
 
 
 def ending(stage: Stage) -> float:
     """Waits for the end of the fade; the beat that it ended on."""
-    while stage.show.conductor.fader.share is not None:
+    while stage.show.automation.crossfader.progress is not None:
         time.sleep(0.001)
-    return stage.show.conductor.tempo.beats()
+    return stage.show.automation.tempo.beats()
 
 
 def test_a_crossfade_of_four_beats_ends_on_the_beat_and_no_frame_is_late(stage: Stage) -> None:
@@ -53,9 +53,9 @@ def faded(stage: Stage) -> float:
     """Fades from one preset to the other, checks where it ends; the longest gap between frames, in milliseconds."""
     stage.send("/preset", "cold")
     time.sleep(0.5)
-    start, first = time.monotonic(), stage.show.conductor.tempo.beats()
+    start, first = time.monotonic(), stage.show.automation.tempo.beats()
     stage.send("/preset", "hot")
-    until(lambda: stage.show.conductor.fader.share is not None, 2)
+    until(lambda: stage.show.automation.crossfader.progress is not None, 2)
     assert len(stage.state.snapshot().mixture) == 2
     beat = ending(stage)
     frame = 60.0 / 1000 * float(stage.state.snapshot().real("/tempo")) / 60.0  # a frame of 60 ms, in beats

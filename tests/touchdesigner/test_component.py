@@ -17,7 +17,7 @@ from bridge.osc.dispatch import OscControl
 from bridge.osc.oscquery import build_tree
 from bridge.osc.udp import UdpServer
 from bridge.panel.server import described as panel_row
-from bridge.performance.presets import Library
+from bridge.performance.presets import PresetLibrary
 from engine.shared.table import ROOT, TABLE
 from tests.touchdesigner.simulator import OPERATORS, Operator, TouchDesigner, Unsupported
 from tests.touchdesigner.wire import FOLDER, Wire, built, par
@@ -93,7 +93,7 @@ def test_presets_and_cues_fill_menus_and_every_preset_has_a_button(
     built: tuple[TouchDesigner, Operator], engine: Engine
 ) -> None:
     _, component = built
-    shipped = [preset.name for preset in Library([]).ordered]
+    shipped = [preset.name for preset in PresetLibrary([]).ordered]
     assert par(component, "Preset").menuNames == ["", *shipped]
     assert len([p for p in component.customPars if p.name.startswith("Recall")]) == len(shipped)
     engine.advance(until=lambda: par(component, "Preset").menuNames == ["", "lava", "my-look"])

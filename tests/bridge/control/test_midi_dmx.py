@@ -20,7 +20,7 @@ from bridge.errors import UserError
 from bridge.show.show import Show
 from bridge.textures import open_source
 from engine.shared.options import EngineOptions
-from tests.bridge.performance.test_crossfade import Desk
+from tests.bridge.performance.rig import Rig
 from tests.waiting import until
 
 
@@ -31,7 +31,7 @@ class Heard(ControllerMap):
         super().__init__(State())
         self.messages: list[tuple[str, object]] = []
 
-    def take(self, address: str, arguments: object, origin: str) -> bool:
+    def handle(self, address: str, arguments: object, origin: str) -> bool:
         assert isinstance(arguments, list)
         self.messages.append((address, arguments[0]))
         return True
@@ -39,7 +39,7 @@ class Heard(ControllerMap):
 
 def test_midi_messages_have_addresses() -> None:
     heard = Heard()
-    midi = Midi(heard, Desk().tempo)
+    midi = Midi(heard, Rig().tempo)
     for message in (
         mido.Message("control_change", channel=0, control=20, value=64), mido.Message("note_on", channel=1, note=36, velocity=100),
         mido.Message("note_off", channel=1, note=36, velocity=60), mido.Message("program_change", channel=15, program=6),
@@ -53,7 +53,7 @@ def test_midi_messages_have_addresses() -> None:
 
 
 def test_midi_clock_sets_the_tempo_and_the_beat() -> None:
-    desk = Desk(tempo=90.0)
+    desk = Rig(tempo=90.0)
     midi = Midi(Heard(), desk.tempo)
     midi.take(mido.Message("start"))
     for _ in range(24 * 6):

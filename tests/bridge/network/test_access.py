@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from bridge.control import mapping as desks
+from bridge.control.map_file import load_map
 from bridge.control.state import State
 from bridge.network.access import AccessPolicy, confine_files
 from bridge.network.discovery import local_addresses
@@ -21,8 +21,8 @@ from bridge.osc.subscriptions import encode_message
 from bridge.osc.tcp import TcpServer
 from bridge.osc.udp import UdpServer
 from bridge.panel.server import PanelServer
-from bridge.performance.cue_list import located
-from bridge.performance.presets import Library
+from bridge.performance.cue_list import load_cue_list
+from bridge.performance.presets import PresetLibrary
 from bridge.show.show import Show
 from bridge.textures import open_source
 from engine.shared.options import EngineOptions
@@ -256,12 +256,12 @@ def test_files_are_named_from_outside_only_where_they_are_open(tmp_path: Path, m
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", "..", "/etc/evil", "a\\b", "x" * 300, "nul\0l"])
 def test_no_name_leaves_its_folder(name: str, tmp_path: Path) -> None:
-    library = Library([tmp_path / "presets"])
+    library = PresetLibrary([tmp_path / "presets"])
     with pytest.raises(InvalidValue):
         library.save(name, {"/strength": 0.5})
     with pytest.raises(InvalidValue):
-        located(name, [tmp_path])
+        load_cue_list(name, [tmp_path])
     with pytest.raises(InvalidValue):
-        desks.load(name, tmp_path)
+        load_map(name, tmp_path)
     assert library.thumbnail(name) is None
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

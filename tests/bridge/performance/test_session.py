@@ -1,4 +1,4 @@
-"""The journal: what was set is there again after a crash, whatever tore the file; nothing is after an orderly end."""
+"""The saved session: recovered after a crash, even from a damaged file; not after a clean exit."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from bridge.control.state import State
 from bridge.control.tempo import Tempo
 from bridge.performance.crossfade import Crossfader
 from bridge.performance.cue_player import CuePlayer
-from bridge.performance.presets import Library
+from bridge.performance.presets import PresetLibrary
 from bridge.performance.session import Session, default_path, recover
 from tests.waiting import until
 
 
-def crashed(journal: Session) -> None:
-    """The process is gone: what it would have written at its end is not."""
-    journal._stop.set()
-    journal._thread.join()
+def crash(session: Session) -> None:
+    """Stop saving without a clean exit."""
+    session._stop.set()
+    session._thread.join()
 
 
 @pytest.fixture
@@ -28,163 +28,185 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "journal.json"
 
 
-def kept(path: Path, *, crash: bool = True, **values: object) -> None:
-    """A run in which these are set."""
+def run(path: Path, *, clean: bool = False, **values: object) -> None:
+    """Save a session in which these values are set."""
     state = State({"/seed": 9})
-    journal = Session(state, path)
+    session = Session(state, path)
     for name, value in values.items():
         assert state.set("/" + name, [value], "test")
-    until(lambda: (found := recover(path)) is not None and len(found.values) == len(values))
-    if crash:
-        crashed(journal)
+    until(lambda: (recovered := recover(path)) is not None and len(recovered.values) == len(values))
+    if clean:
+        session.close()
     else:
-        journal.close()
+        crash(session)
 
 
-def test_after_a_crash_what_was_set_is_there_and_what_was_not_is_not(path: Path) -> None:
-    kept(path, prompt="violet ink", strength=0.25, freeze=True, size="128x128")
-    found = recover(path)
-    assert found is not None
-    assert found.values == {"/prompt": "violet ink", "/strength": 0.25, "/freeze": True, "/size": "128x128"}
+def test_after_a_crash_the_values_that_were_set_are_recovered(path: Path) -> None:
+    run(path, prompt="violet ink", strength=0.25, freeze=True, size="128x128")
+    recovered = recover(path)
+    assert recovered is not None
+    assert recovered.values == {"/prompt": "violet ink", "/strength": 0.25, "/freeze": True, "/size": "128x128"}
     assert path.stat().st_mode & 0o077 == 0 or os.name == "nt" or path.parent.stat().st_mode & 0o077 == 0
 
 
-def test_after_an_orderly_end_nothing_is_resumed(path: Path) -> None:
-    kept(path, crash=False, prompt="violet ink")
+def test_after_a_clean_exit_nothing_is_recovered(path: Path) -> None:
+    run(path, clean=True, prompt="violet ink")
     assert recover(path) is None
 
 
-def test_no_journal_is_nothing(path: Path) -> None:
+def test_without_a_file_nothing_is_recovered(path: Path) -> None:
     assert recover(path) is None
     assert default_path(0) is None
     assert str(default_path(9000)).endswith("journal-9000.json")
 
 
-def test_a_second_crash_loses_nothing_of_the_first_run(path: Path) -> None:
-    kept(path, prompt="violet ink")
+def test_a_second_crash_loses_nothing_of_the_first_session(path: Path) -> None:
+    run(path, prompt="violet ink")
     first = recover(path)
     assert first is not None
     state = State({"/seed": 9} | dict(first.values))
-    journal = Session(state, path, recovered=first)
+    session = Session(state, path, recovered=first)
     state.set("/steps", [4], "test")
-    until(lambda: (found := recover(path)) is not None and "/steps" in found.values)
-    crashed(journal)
-    again = recover(path)
-    assert again is not None
-    assert again.values == {"/prompt": "violet ink", "/steps": 4}
+    until(lambda: (recovered := recover(path)) is not None and "/steps" in recovered.values)
+    crash(session)
+    second = recover(path)
+    assert second is not None
+    assert second.values == {"/prompt": "violet ink", "/steps": 4}
 
 
-def test_a_value_that_was_set_back_stays_set_back(path: Path) -> None:
+def test_a_value_set_back_to_its_initial_value_is_saved(path: Path) -> None:
     state = State({"/steps": 3})
-    journal = Session(state, path)
+    session = Session(state, path)
     state.set("/steps", [4], "test")
-    until(lambda: (found := recover(path)) is not None and found.values == {"/steps": 4})
+    until(lambda: (recovered := recover(path)) is not None and recovered.values == {"/steps": 4})
     state.set("/steps", [3], "test")
-    until(lambda: (found := recover(path)) is not None and found.values == {"/steps": 3})
-    crashed(journal)
+    until(lambda: (recovered := recover(path)) is not None and recovered.values == {"/steps": 3})
+    crash(session)
 
 
-@pytest.mark.parametrize("tear", ["cut", "empty", "bit", "garbage", "version", "gone"])
-def test_a_torn_journal_is_told_and_the_one_before_is_taken(
-    path: Path, tear: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("damage", ["cut", "empty", "bit", "garbage", "version", "gone"])
+def test_a_damaged_file_is_reported_and_the_previous_one_is_recovered(
+    path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = State()
-    journal = Session(state, path)
+    session = Session(state, path)
     for steps in (2, 3, 4):
         state.set("/prompt", [f"at {steps}"], "test")
-        until(lambda steps=steps: (found := recover(path)) is not None and found.values.get("/prompt") == f"at {steps}")
-    crashed(journal)
+        until(
+            lambda steps=steps: (
+                (recovered := recover(path)) is not None and recovered.values.get("/prompt") == f"at {steps}"
+            )
+        )
+    crash(session)
     data = path.read_bytes()
-    damaged = {
-        "cut": data[:-5], "empty": b"", "bit": data[:80] + bytes([data[80] ^ 1]) + data[81:], "garbage": random.Random(1).randbytes(500),
+    contents = {
+        "cut": data[:-5],
+        "empty": b"",
+        "bit": data[:80] + bytes([data[80] ^ 1]) + data[81:],
+        "garbage": random.Random(1).randbytes(500),
         "version": data.replace(b'"version": 1', b'"version": 7'),
-    }  # fmt: skip
-    if tear == "gone":
+    }
+    if damage == "gone":
         path.unlink()
     else:
-        path.write_bytes(damaged[tear])
-    found = recover(path)
-    assert found is not None
-    assert found.values == {"/prompt": "at 3"}
-    assert ("damaged" in caplog.text) == (tear != "gone")
+        path.write_bytes(contents[damage])
+    recovered = recover(path)
+    assert recovered is not None
+    assert recovered.values == {"/prompt": "at 3"}
+    assert ("is damaged" in caplog.text) == (damage != "gone")
 
 
-def test_both_torn_is_told_and_the_show_begins_anew(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    kept(path, prompt="violet ink")
+def test_two_damaged_files_are_reported_and_nothing_is_recovered(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(path, prompt="violet ink")
     for each in (path, path.with_suffix(".old")):
         each.write_bytes(b"nothing")
     assert recover(path) is None
-    assert caplog.text.count("damaged") == 2
+    assert caplog.text.count("is damaged") == 2
 
 
-def test_what_the_table_does_not_take_is_told_and_left_out(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_values_that_the_table_rejects_are_reported_and_dropped(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     state = State()
-    journal = Session(state, path)
-    crashed(journal)
+    session = Session(state, path)
+    crash(session)
     values = {
-        "/prompt": "kept",
+        "/prompt": "ice",
         "/steps": 99,
         "/nothing": 1,
         "/strength": "much",
         "/panic": True,
         "/hook/gone/amount": 0.5,
     }
-    journal._write({"version": 1, "clean": False, "values": values, "cues": "odd"})
-    found = recover(path)
-    assert found is not None
-    assert found.values == {"/prompt": "kept", "/steps": 8}
-    assert found.cues == {}
-    assert caplog.text.count("the journal:") == 3
+    session._write({"version": 1, "clean": False, "values": values, "cues": "odd"})
+    recovered = recover(path)
+    assert recovered is not None
+    assert recovered.values == {"/prompt": "ice", "/steps": 8}
+    assert recovered.cues == {}
+    assert caplog.text.count("session file:") == 3
 
 
-def test_a_full_disk_is_told_once_and_tried_again(
+def test_a_full_disk_is_reported_once_and_tried_again(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(_descriptor: int) -> None:
+    def fail(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", fail)
     state = State()
-    journal = Session(state, path)
+    session = Session(state, path)
     state.set("/prompt", ["violet ink"], "test")
     until(lambda: "No space left" in caplog.text)
     assert recover(path) is None
     monkeypatch.undo()
-    until(lambda: (found := recover(path)) is not None and found.values == {"/prompt": "violet ink"})
-    crashed(journal)
+    until(lambda: (recovered := recover(path)) is not None and recovered.values == {"/prompt": "violet ink"})
+    crash(session)
 
 
-def test_the_cue_list_goes_on_where_it_stood(path: Path) -> None:
-    def player(state: State) -> CuePlayer:
+def test_the_position_in_the_cue_list_is_restored(path: Path) -> None:
+    def make_player(state: State) -> CuePlayer:
         tempo = Tempo(state)
-        return CuePlayer(state, Crossfader(state, tempo), tempo, Library([]))
+        return CuePlayer(state, Crossfader(state, tempo), tempo, PresetLibrary([]))
 
     state = State({"/cue/list": "demo", "/seed": 77})
-    played = player(state)
-    journal = Session(state, path, played.standing)
+    first_player = make_player(state)
+    session = Session(state, path, first_player.position)
     for _ in range(2):
         state.set("/cue/go", [], "test")
-    until(lambda: (found := recover(path)) is not None and found.cues.get("cue") == "2")
-    crashed(journal)
-    found = recover(path)
-    assert found is not None
-    again = State({"/cue/list": "demo", "/seed": 77} | dict(found.values))
-    resumed = player(again)
-    before = dict(again.snapshot())
-    resumed.stand(found.cues)
-    assert dict(again.snapshot()) == before, "nothing is started"
-    assert resumed.status()["current"] == "2"
-    assert resumed.standing() == played.standing()
-    resumed.stand({"list": "demo", "cue": "999"})
-    assert resumed.status()["current"] == "2"
-    assert again.rejected == 1
+    until(lambda: (recovered := recover(path)) is not None and recovered.cues.get("cue") == "2")
+    crash(session)
+    recovered = recover(path)
+    assert recovered is not None
+    second_state = State({"/cue/list": "demo", "/seed": 77} | dict(recovered.values))
+    second_player = make_player(second_state)
+    before = dict(second_state.snapshot())
+    second_player.restore(recovered.cues)
+    assert dict(second_state.snapshot()) == before, "no cue is started"
+    assert second_player.status()["current"] == "2"
+    assert second_player.position() == first_player.position()
+    second_player.restore({"list": "demo", "cue": "999"})
+    assert second_player.status()["current"] == "2"
+    assert second_state.rejected == 1
 
 
-def test_an_end_that_was_not_orderly_keeps_what_was_set(path: Path) -> None:
-    kept(path, prompt="violet ink")
+def test_an_exit_that_is_not_clean_saves_the_recovered_values(path: Path) -> None:
+    run(path, prompt="violet ink")
     before = recover(path)
     assert before is not None
-    Session(State(dict(before.values)), path, recovered=before).close(orderly=False)
-    again = recover(path)
-    assert again is not None
-    assert again.values == {"/prompt": "violet ink"}
+    Session(State(dict(before.values)), path, recovered=before).close(clean=False)
+    after = recover(path)
+    assert after is not None
+    assert after.values == {"/prompt": "violet ink"}
+
+
+def test_a_file_of_the_first_release_is_recovered(path: Path) -> None:
+    """The bytes are literal: the format on disk is a promise to installed shows."""
+    text = b'{"version": 1, "clean": false, "values": {"/prompt": "violet ink", "/steps": 4}, "cues": {"list": "demo", '
+    text += b'"cue": "2", "base": {"/mix": 0.5}}}'
+    path.parent.mkdir()
+    path.write_bytes(b"5a7e\n" + text)
+    path.with_suffix(".old").write_bytes(
+        b"f921bfd87d8da3f628d1df356de843c3c58005467217b934afd627e5576f6ac7" + b"\n" + text
+    )
+    recovered = recover(path)
+    assert recovered is not None
+    assert recovered.values == {"/prompt": "violet ink", "/steps": 4}
+    assert recovered.cues == {"list": "demo", "cue": "2", "base": {"/mix": 0.5}}

@@ -15,7 +15,7 @@ FOLDER = ROOT / "bridge" / "guides" / "contributing"
 #: What a page may change. Weights are linked: no page touches them.
 TREES = ("bridge", "engine", "presets", "touchdesigner", "tests")
 _BLOCK = re.compile(
-    r"^(?P<how>New file|In) `(?P<path>[^`]+)`(?:, below `(?P<anchor>.+)`)?:\n\n```\w+\n(?P<code>.*?)^```$",
+    r"^(?P<how>New file|In) `(?P<path>[^`]+)`(?:, below `(?P<anchor>[^`]+)`)?:\n\n```\w+\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 

@@ -10,8 +10,8 @@ import pytest
 
 #: Length of the tests of a minute, in seconds.
 MINUTE = float(os.environ.get("PHOSPHENE_MINUTE", "60"))
-#: For tests that take long and see little that no other does: only where a minute is one.
-thorough = pytest.mark.skipif(MINUTE < 60, reason="left out where PHOSPHENE_MINUTE is short")
+#: For long tests that check little that no other does: deselected where PHOSPHENE_MINUTE is under 60.
+thorough = pytest.mark.thorough
 
 
 def until(condition: Callable[[], object], seconds: float = 10.0, what: str = "it") -> float:

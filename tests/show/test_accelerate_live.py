@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from engine.compile.accelerator import missing_requirement
+from tests.requirements_system import needs_compiler
 from tests.show.stage import Stage
 from tests.waiting import until
 
 
-@pytest.mark.skipif(bool(missing_requirement(torch.device("cpu"))), reason="needs a C++ compiler")
+@needs_compiler()
 def test_a_show_is_compiled_while_it_runs_and_at_once_the_next_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

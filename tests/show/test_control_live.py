@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import struct
 import subprocess
@@ -18,6 +17,7 @@ from pythonosc.osc_message import OscMessage
 
 from bridge.osc.tcp import TcpServer
 from bridge.panel.server import PanelServer
+from tests.requirements_system import needs
 from tests.show.browsing import Opening, brightness, browser, needs_chromium, text, webdriver
 from tests.show.stage import Stage
 from tests.waiting import until
@@ -106,7 +106,7 @@ def light(found: float) -> bool:
     return found > 10
 
 
-@pytest.mark.skipif(shutil.which("oscsend") is None, reason="needs liblo-tools")
+@needs("oscsend")
 def test_oscsend_is_seen_everywhere(run: Run) -> None:
     for name, kind, value, bright in (
         ("/master", "f", 0.0, dark),
@@ -117,7 +117,7 @@ def test_oscsend_is_seen_everywhere(run: Run) -> None:
         run.shows(name, value, bright)
 
 
-@pytest.mark.skipif(shutil.which("qlcplus") is None, reason="needs qlcplus")
+@needs("qlcplus")
 def test_qlcplus_is_seen_everywhere(run: Run, tmp_path: Path) -> None:
     """Its first channels through the shipped map, moved at its web interface."""
     import asyncio

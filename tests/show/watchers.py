@@ -1,6 +1,6 @@
-"""``python watchers.py URL COUNT``: so many panels, each with its WebSocket and its two films, as browsers have them; they only read.
+"""``python watchers.py URL COUNT``: opens COUNT panels, each with its WebSocket and both video streams, and reads them.
 
-Prints "watching" when all of them get pictures; at the end of standard input how many bytes came.
+Prints "watching" when every stream has data, and at the end of standard input the number of bytes read.
 """
 
 from __future__ import annotations
@@ -13,37 +13,37 @@ import aiohttp
 
 
 async def main() -> None:
-    """Until standard input is closed."""
+    """Read until standard input is closed."""
     url, count = sys.argv[1], int(sys.argv[2])
     if hasattr(os, "nice"):
-        os.nice(19)  # other machines do this in a show
-    got = [0] * (2 * count)
+        os.nice(19)  # at a show, other machines do this work
+    byte_counts = [0] * (2 * count)
 
-    async def film(session: aiohttp.ClientSession, what: str, place: int) -> None:
-        async with session.get(f"{url}{what}.mjpg") as answer:
+    async def read_video(session: aiohttp.ClientSession, name: str, index: int) -> None:
+        async with session.get(f"{url}{name}.mjpg") as answer:
             async for chunk in answer.content.iter_any():
-                got[place] += len(chunk)
+                byte_counts[index] += len(chunk)
 
-    async def talk(session: aiohttp.ClientSession) -> None:
+    async def read_messages(session: aiohttp.ClientSession) -> None:
         async with session.ws_connect(f"{url}panel", max_msg_size=0) as panel:
             async for _ in panel:
                 pass
 
     timeout, connector = aiohttp.ClientTimeout(total=None), aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
-        work = [asyncio.create_task(talk(session)) for _ in range(count)]
-        work += [
-            asyncio.create_task(film(session, what, 2 * i + k))
+        tasks = [asyncio.create_task(read_messages(session)) for _ in range(count)]
+        tasks += [
+            asyncio.create_task(read_video(session, name, 2 * i + k))
             for i in range(count)
-            for k, what in enumerate(("input", "output"))
+            for k, name in enumerate(("input", "output"))
         ]
-        while not all(got):
+        while not all(byte_counts):
             await asyncio.sleep(0.05)
         print("watching", flush=True)
         await asyncio.to_thread(sys.stdin.read)
-        print(sum(got), flush=True)
-        for each in work:
-            each.cancel()
+        print(sum(byte_counts), flush=True)
+        for task in tasks:
+            task.cancel()
 
 
 asyncio.run(main())

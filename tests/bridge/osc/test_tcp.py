@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import socket
 import struct
 import subprocess
@@ -20,6 +19,7 @@ from bridge.osc.subscriptions import encode_message
 from bridge.osc.tcp import MAX_CLIENTS, MAX_UNSENT_BYTES, TcpServer
 from bridge.osc.udp import UdpServer
 from engine.shared.table import ROOT
+from tests.requirements_system import needs
 from tests.waiting import until
 
 
@@ -247,7 +247,7 @@ def test_a_query_with_a_pattern_answers_for_each_match_and_changes_nothing(desk:
         assert desk.state.number == number
 
 
-@pytest.mark.skipif(shutil.which("oscsend") is None, reason="needs oscsend (Debian: liblo-tools)")
+@needs("oscsend")
 def test_liblo_sends_over_tcp(desk: Desk) -> None:
     subprocess.run(
         ["oscsend", f"osc.tcp://127.0.0.1:{desk.tcp.port}", "/phosphene/strength", "f", "0.375"], check=True, timeout=10

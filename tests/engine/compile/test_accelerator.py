@@ -16,7 +16,7 @@ from torch import nn
 
 from engine.adapters.lora import Loras, read
 from engine.compile import Accelerator
-from engine.compile.accelerator import TOLERANCE, missing_requirement
+from engine.compile.accelerator import TOLERANCE
 from engine.compile.artifact import CompiledArtifact
 from engine.compile.builder import exported, recipe
 from engine.compile.dispatch import (
@@ -41,10 +41,11 @@ from tests.engine.adapter_files import save_controlnet, save_lora
 from tests.engine.checkpoints import save_sd, save_sdxl
 from tests.engine.flows import FLOWS
 from tests.engine.worker.test_offline import frames
+from tests.requirements_system import needs_compiler
 from tests.waiting import thorough
 
 CPU = torch.device("cpu")
-compiler = pytest.mark.skipif(bool(missing_requirement(CPU)), reason="needs a C++ compiler")
+compiler = needs_compiler()
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def _engine_process(pipe: Connection, boxes: Boxes, options: EngineOptions, rese
 
 def _prepare() -> None:
     importlib.import_module("engine.worker.process").prepare()
-    readahead.note(importlib.import_module("engine.models.hf_imports").imported())
+    readahead.note(importlib.import_module("engine.models.hf_imports").imported_files())
 
 
 def stepping_back(work: Callable[[], None]) -> None:

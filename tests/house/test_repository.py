@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from bridge.cli import build_parser
 from tests.house.sources import ROOT
 
 
@@ -71,3 +72,19 @@ def test_hooks_of_pre_commit_need_no_network() -> None:
     hooks = {hook["id"]: hook for hook in repositories[0]["hooks"]}
     assert set(hooks) == {"ruff", "ruff-format", "mypy"}
     assert all(hook["language"] == "system" for hook in hooks.values())
+
+
+def test_old_spellings_in_the_changelog_are_still_accepted() -> None:
+    table = re.search(r"\| 0\.1\.0, still valid \|.*?\n\n", read("CHANGELOG.md"), re.DOTALL)
+    assert table
+    old = [row.split("|")[1] for row in table[0].splitlines()[2:] if row]
+    options = [option for cell in old for option in re.findall(r"run (--[\w-]+)", cell)]
+    commands = re.findall(r"`(?:phosphene )?(\w+)`", next(cell for cell in old if "phosphene" in cell))
+    assert options
+    assert commands == ["faults", "floods", "soak"]
+    for option in options:
+        build_parser().parse_args(["run", option, *(["none"] if option == "--journal" else [])])
+    for command in commands:
+        build_parser().parse_args([command])
+    for module in re.findall(r"`python -m ([\w.]+)`", "\n".join(old)):
+        assert importlib.util.find_spec(module)

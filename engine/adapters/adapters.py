@@ -21,7 +21,7 @@ from engine.adapters.attention import AttentionState, ImagePrompt, KeyValueMemor
 from engine.adapters.controlnet import ControlSetting
 from engine.compile.dispatch import CompiledModule
 from engine.models import Model
-from engine.models.controls import Controls
+from engine.models.controlnet_inputs import ControlNetInputs
 from engine.shared.frame import Frame
 from engine.shared.parameter import InvalidValue
 from engine.shared.snapshot import Snapshot
@@ -37,21 +37,23 @@ class Adapters:
     """
 
     def __init__(self, model: Model) -> None:
-        self._model, self._family = model, model.family
-        parts = {name: part for name, part in self._family.parts.items() if isinstance(part, torch.nn.Module)}
-        self._denoiser = {self._family.part: parts[self._family.part]}
+        self._model, self._architecture = model, model.architecture
+        parts = {
+            name: part for name, part in self._architecture.components.items() if isinstance(part, torch.nn.Module)
+        }
+        self._denoiser = {self._architecture.denoiser_component: parts[self._architecture.denoiser_component]}
         self._texts = {name: part for name, part in parts.items() if name.startswith("text_encoder")}
         self.loras, self._text_loras = (
-            lora.Loras(self._denoiser, self._family.run.mark_weights_changed),
+            lora.Loras(self._denoiser, self._architecture.compiled_denoiser.mark_weights_changed),
             lora.Loras(self._texts),
         )
         self.nets: dict[int, CompiledModule] = {}
         self.settings: dict[int, ControlSetting] = {}
         self.depth: Any = None
         self._attention = AttentionState()
-        if self._family.controllable:
+        if self._architecture.supports_controlnet:
             self._attention = install_stream_attention(model.denoiser)
-            self._family.run.is_unmodified = self._attention.plain
+            self._architecture.compiled_denoiser.is_unmodified = self._attention.plain
         self.prompt: ImagePrompt | None = None
         self.prompt_weight = 0.0
         self.notes: list[str] = []
@@ -187,13 +189,13 @@ class Adapters:
         return adapters
 
     def _read_lora(self, name: str) -> lora.Adapter:
-        if not self._family.lora_mixin:
-            raise InvalidValue(f"LoRA {name}: a {self._family.title} model takes none")
+        if not self._architecture.lora_mixin:
+            raise InvalidValue(f"LoRA {name}: a {self._architecture.title} model takes none")
         path = resolve(name, "loras", "LoRA")
         key = (str(path), path.stat().st_mtime)
         if key not in self._lora_files:
             self._lora_files[key] = lora.read(
-                path, self._family.lora_mixin, self._denoiser | self._texts, self._model.denoiser.config
+                path, self._architecture.lora_mixin, self._denoiser | self._texts, self._model.denoiser.config
             )
         return self._lora_files[key]
 
@@ -210,8 +212,8 @@ class Adapters:
         return found, control.read_depth(depth, self._model.denoiser) if depth else None
 
     def _read_net(self, name: str) -> CompiledModule:
-        if not self._family.controllable:
-            raise InvalidValue(f"ControlNet {name}: a {self._family.title} model takes none here")
+        if not self._architecture.supports_controlnet:
+            raise InvalidValue(f"ControlNet {name}: a {self._architecture.title} model takes none here")
         if name not in self._net_files:
             self._net_files[name] = CompiledModule(
                 "control", control.read(resolve(name, "controlnets", "ControlNet"), self._model.denoiser)
@@ -222,8 +224,8 @@ class Adapters:
         model, encoder, picture = keys
         if not picture:
             return None
-        if not self._family.controllable:
-            raise InvalidValue(f"image adapter {model}: a {self._family.title} model takes none here")
+        if not self._architecture.supports_controlnet:
+            raise InvalidValue(f"image adapter {model}: a {self._architecture.title} model takes none here")
         if self._image_adapter is None or self._image_adapter[0] != (model, encoder):
             paths = resolve(model, "adapters", "image adapter"), resolve(encoder, "adapters", "image encoder")
             self._image_adapter = ((model, encoder), image_prompt.read(*paths, self._model.denoiser))
@@ -263,7 +265,7 @@ def read_image(name: str) -> Tensor:
 
 def controls(
     nets: Mapping[int, Any], rows: Sequence[tuple[Mapping[int, Tensor], Mapping[int, float], int]]
-) -> Controls | None:
+) -> ControlNetInputs | None:
     """The controls of a call from what each slot brings: pictures and weights by number, and its rows. None where all weigh nothing."""
     used = [n for n in nets if any(weights.get(n) and n in pictures for pictures, weights, _ in rows)]
     if not used:
@@ -278,4 +280,4 @@ def controls(
             weights.get(n, 0.0) if n in pictures else 0.0 for pictures, weights, count in rows for _ in range(count)
         ]
         weighed.append(torch.tensor(flat, dtype=torch.float32).view(-1, 1, 1, 1).to(like.device))
-    return Controls(tuple(nets[n] for n in used), tuple(taken), tuple(weighed))
+    return ControlNetInputs(tuple(nets[n] for n in used), tuple(taken), tuple(weighed))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-from engine.models.loading import ONE_AT_A_TIME
+from engine.models.loading import BUILD_LOCK
 from engine.runtime.threads import limit_to_one_thread
 from engine.shared.parameter import InvalidValue
 
@@ -52,7 +52,7 @@ class AsyncLoader(Generic[Wish, Made]):
                 self._errors.append(f"an adapter could not be loaded: {str(error).splitlines()[0]}")
 
     def _made(self, wish: Wish) -> Made:
-        with ONE_AT_A_TIME:
+        with BUILD_LOCK:
             return self._make(wish)
 
     def told(self) -> list[str]:

@@ -22,7 +22,7 @@ from engine.compile import Accelerator
 from engine.diffusion.stream import Stream
 from engine.models import pick_device, pick_dtype
 from engine.models.hf_imports import import_quietly
-from engine.models.loading import assembled
+from engine.models.loading import build_model
 from engine.runtime.allocator import retain_freed_memory
 from engine.shared.frame import Frame, Pixels
 from engine.shared.options import EngineOptions
@@ -43,7 +43,7 @@ class Bench:
         self.device = pick_device(options.device)
         self.dtype = pick_dtype(dtype, self.device)
         self.side = side or SIDES.get(name, 512)
-        self.model = assembled(name, parts(name, self.dtype, self.device, options), self.device, self.dtype)
+        self.model = build_model(name, parts(name, self.dtype, self.device, options), self.device, self.dtype)
         self.accelerator = Accelerator(options.accelerate, self.device)
         rng = np.random.default_rng(SEED)
         coarse = rng.integers(0, 256, (8, 8, 4), dtype=np.uint8)
@@ -59,7 +59,7 @@ class Bench:
         stream.apply(Snapshot(names), wait=True)
         for _ in range(2 * len(stream.plan.steps)):
             stream.step([self.frame] * stream.snapshot.whole("/buffer"))
-        self.accelerator.compile_all(lambda: [*self.model.parts, *stream.adapters.parts])
+        self.accelerator.compile_all(lambda: [*self.model.compiled_modules, *stream.adapters.parts])
         return stream
 
     def row(self) -> Row:
@@ -79,7 +79,7 @@ class Bench:
         dtypes = list(dict.fromkeys((own, self.dtype)))
         with Peer(self.name, dtypes, self.device, self.options, PROMPT, SEED) as peer:
             for n in steps:
-                stream = self.stream(steps=min(n, 8), schedule=_schedule(self.model.noising.last, n))
+                stream = self.stream(steps=min(n, 8), schedule=_schedule(self.model.noise_schedule.last_timestep, n))
                 runs: dict[str, Callable[[], object]] = {"ours": partial(stream.step, [self.frame])}
                 runs |= {_name(dtype): partial(peer, dtype, pixels, n) for dtype in dtypes}
                 times = in_turns(runs, self.rounds, self.device)
@@ -184,10 +184,13 @@ class Bench:
         for n in rows:
             x, t = torch.randn(n, *shape, device=self.device), torch.full((n,), 500.0, device=self.device)
             with torch.inference_mode():
-                run, self.model.family.run.backends = self.model.family.run.backends, {}
+                run, self.model.architecture.compiled_denoiser.backends = (
+                    self.model.architecture.compiled_denoiser.backends,
+                    {},
+                )
                 with FlopCounterMode(display=False) as counter:
                     self.model.denoise(x, t, condition)
-                self.model.family.run.backends = run
+                self.model.architecture.compiled_denoiser.backends = run
                 runs: dict[str, Callable[[], object]] = {
                     "denoiser": partial(self.model.denoise, x, t, condition),
                     "product": product,

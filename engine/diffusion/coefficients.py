@@ -37,7 +37,7 @@ class Coefficients:
 
     def __init__(self, model: Model, width: int, height: int) -> None:
         self._device, self._shape = model.device, model.latent_shape(width, height)
-        self._prediction = model.noising.prediction
+        self._prediction = model.noise_schedule.prediction
         self._noises: Memo[Tensor] = Memo()
         self._rows: Memo[RowCoefficients] = Memo()
 

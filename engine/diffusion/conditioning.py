@@ -122,7 +122,7 @@ class Conditioner:
         assert self.negative is not None
         parts = [self.condition.rows(count), *([self.negative.rows(negatives)] if negatives else [])]
         return self._rows.get(
-            lambda: Condition.joined(parts), self.condition.tokens, self.negative.tokens, count, negatives
+            lambda: Condition.concatenate(parts), self.condition.tokens, self.negative.tokens, count, negatives
         )
 
     def close(self) -> None:

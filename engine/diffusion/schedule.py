@@ -45,7 +45,7 @@ def spaced_timesteps(noising: NoiseSchedule, steps: int, strength: float, tokens
         sigmas = [first / total * (steps - i) / steps for i in range(steps)]
         if noising.trigonometric:
             return [1000.0 * s for s in (sigmas if steps != 2 else [sigmas[0], sigmas[0] * 1.3 / (math.pi / 2)])]
-        shift = noising.bend(tokens, steps) if noising.bend else noising.shift
+        shift = noising.dynamic_shift(tokens, steps) if noising.dynamic_shift else noising.shift
         return [1000.0 * shift * s / (1.0 + (shift - 1.0) * s) for s in sigmas]
     return [float(first - 1 - first * i // steps) for i in range(steps)]
 
@@ -58,8 +58,10 @@ def plan(
     ``eta`` is the share of fresh noise, see ``shares``. Raises BadValue where an explicit timestep lies outside the model's range.
     """
     timesteps = [float(part) for part in explicit.split()] or spaced_timesteps(noising, steps, strength, tokens)
-    if max(timesteps) > noising.last:
-        raise InvalidValue(f"/schedule goes to {max(timesteps):g}, but this model's last timestep is {noising.last}")
+    if max(timesteps) > noising.last_timestep:
+        raise InvalidValue(
+            f"/schedule goes to {max(timesteps):g}, but this model's last timestep is {noising.last_timestep}"
+        )
     first = timesteps[0]
     return tuple(
         Step(t, *noising.ab(t), *noising.boundary(t), *noise_split(noising, t, eta if t != first else 1.0))

@@ -52,7 +52,7 @@ class Stream:
         self.model, self.width, self.height = model, width, height
         self.leads = adapters is None
         self.adapters = adapters or Adapters(model)
-        self.conditioner = Conditioner(model.encode_prompt, model.family.encode_negative, self.adapters.dressed)
+        self.conditioner = Conditioner(model.encode_prompt, model.architecture.encode_negative, self.adapters.dressed)
         self.hooks = hooks or Hooks(None)
         self.similarity, self.effects, self.memory = SimilarityFilter(), ImageEffects(), KeyValueMemory()
         self.slots: list[Slot] = []
@@ -84,7 +84,12 @@ class Stream:
             self._plan_key = key
             try:
                 made = plan(
-                    self.model.noising, steps, strength, explicit, self.model.tokens(self.width, self.height), eta
+                    self.model.noise_schedule,
+                    steps,
+                    strength,
+                    explicit,
+                    self.model.token_count(self.width, self.height),
+                    eta,
                 )
             except InvalidValue as error:
                 made, wrong = self.plan.steps, error

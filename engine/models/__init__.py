@@ -1,4 +1,4 @@
-"""Loading: the pocket model, a diffusers folder, a single file or a hub name → one ``Model``."""
+"""Models: the pocket model, a diffusers folder, a single file or a hub name → one ``Model``."""
 
 from __future__ import annotations
 

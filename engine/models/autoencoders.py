@@ -1,4 +1,4 @@
-"""Pictures to latents and back, for every autoencoder: KL, tiny, deep-compression, and FLUX.2's patched one."""
+"""Codecs: pictures to latents and back, for KL, tiny and deep-compression autoencoders and FLUX.2's patched one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.compile.fusions import fuse_adjacent_convolutions, fuse_upsampling
 
 
 class Encoder(nn.Module):
-    """The first half of an autoencoder as one function of pictures; of a KL autoencoder the mean. On a CPU fused where it can be."""
+    """The encoder as a module from pictures to latents (a KL autoencoder's mean), fused on a CPU."""
 
     def __init__(self, autoencoder: Any) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The second half, as one function of latents. On a CPU fused where it can be."""
+    """The decoder as a module from latents to pictures, fused on a CPU."""
 
     def __init__(self, autoencoder: Any) -> None:
         super().__init__()
@@ -43,9 +43,9 @@ class Decoder(nn.Module):
 
 
 class Codec:
-    """An autoencoder, its latents scaled to the denoiser's range. Deterministic: the mean of a KL autoencoder.
+    """An autoencoder with its latents scaled to the denoiser's range. Deterministic: the mean of a KL autoencoder.
 
-    ``channels`` and ``factor``: a picture (B, 3, H, W) becomes a latent (B, channels, H/factor, W/factor).
+    ``channels`` and ``factor``: a picture (B, 3, H, W) is encoded to a latent (B, channels, H/factor, W/factor).
     """
 
     def __init__(self, autoencoder: Any) -> None:
@@ -61,35 +61,35 @@ class Codec:
         self._shift = float(config.get("shift_factor") or 0.0)
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """(B, 3, H, W) float32 in 0..1 → (B, channels, h, w) float32."""
-        return self.normalised(self.encoder(pictures))
+        """Encode (B, 3, H, W) float32 in 0..1 to (B, channels, h, w) float32."""
+        return self.scale_latents(self.encoder(pictures))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, channels, h, w) → (B, 3, H, W) float32 in 0..1."""
-        return self.decoder(self.plain(latents))
+        """Decode (B, channels, h, w) to (B, 3, H, W) float32 in 0..1."""
+        return self.decoder(self.unscale_latents(latents))
 
-    def widen(self) -> bool:
-        """Goes on in float32; False where it is in float32 already."""
+    def upcast_to_float32(self) -> bool:
+        """Convert the weights to float32; return False if they are float32 already."""
         autoencoder: Any = self.encoder.module.wrapped
         if autoencoder.dtype == torch.float32:
             return False
         autoencoder.float()
-        for part in (self.encoder, self.decoder):
-            part.backends.clear()
-            part.rejected.clear()
+        for module in (self.encoder, self.decoder):
+            module.backends.clear()
+            module.rejected.clear()
         return True
 
-    def normalised(self, latents: Tensor) -> Tensor:
-        """The autoencoder's latents as the denoiser knows them."""
+    def scale_latents(self, latents: Tensor) -> Tensor:
+        """Scale the autoencoder's latents to the denoiser's range."""
         return (latents - self._shift) * self._scale
 
-    def plain(self, latents: Tensor) -> Tensor:
-        """The denoiser's latents as the autoencoder knows them."""
+    def unscale_latents(self, latents: Tensor) -> Tensor:
+        """Scale the denoiser's latents back to the autoencoder's range."""
         return latents / self._scale + self._shift
 
 
 class PatchedCodec(Codec):
-    """FLUX.2's: each 2×2 square of latents becomes one of four times the channels, normalised by kept statistics."""
+    """FLUX.2's codec: each 2×2 square of latents is packed into channels, normalized by the batch norm's statistics."""
 
     def __init__(self, autoencoder: Any) -> None:
         super().__init__(autoencoder)
@@ -99,21 +99,21 @@ class PatchedCodec(Codec):
             autoencoder.bn.running_var.float().view(1, -1, 1, 1) + autoencoder.config.batch_norm_eps
         ).sqrt()
 
-    def normalised(self, latents: Tensor) -> Tensor:
+    def scale_latents(self, latents: Tensor) -> Tensor:
         return (pixel_unshuffle(latents, 2) - self._mean) / self._deviation
 
-    def plain(self, latents: Tensor) -> Tensor:
+    def unscale_latents(self, latents: Tensor) -> Tensor:
         return pixel_shuffle(latents * self._deviation + self._mean, 2)
 
 
-def codec(autoencoder: Any) -> Codec:
-    """The codec of an autoencoder's class."""
-    patched = type(autoencoder).__name__ == "AutoencoderKLFlux2"
-    return (PatchedCodec if patched else Codec)(autoencoder)
+def make_codec(autoencoder: Any) -> Codec:
+    """Return the codec for an autoencoder's class."""
+    is_patched = type(autoencoder).__name__ == "AutoencoderKLFlux2"
+    return (PatchedCodec if is_patched else Codec)(autoencoder)
 
 
 def _latents(encoded: Any) -> Tensor:
-    """What ``encode`` of any class answers: a distribution, several latents' field, or one latent's."""
+    """Return the latents of what ``encode`` returns, which differs by the autoencoder's class."""
     if hasattr(encoded, "latent_dist"):
         return encoded.latent_dist.mean
     return encoded.latents if hasattr(encoded, "latents") else encoded.latent

@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: a diffusers folder, a name on the hub, or one original-format file → its parts."""
+"""Checkpoints: a diffusers folder, a hub name or a single file → its components, loaded."""
 
 from __future__ import annotations
 
@@ -10,104 +10,114 @@ from typing import Any
 
 import torch
 
+from engine.models.architectures import ARCHITECTURES, Architecture, find_single_file_architecture
+from engine.shared.errors import first_line
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue
 
 log = logging.getLogger(__name__)
-#: Told how far a download is: bytes so far and in all.
+#: Callback for the progress of a download: bytes so far, bytes in all.
 Progress = Callable[[int, int], None]
 POCKET = Path(__file__).parent.parent / "pocket" / "model"
-COMPONENTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+DENOISERS = ("unet", "transformer")
+COMPONENTS = (*DENOISERS, "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
-#: Class of the family → the tiny autoencoder that was distilled for its latents (github.com/madebyollin/taesd).
-TINY = {
-    "StableDiffusion": "madebyollin/taesd",
-    "StableDiffusionXL": "madebyollin/taesdxl",
-    "StableDiffusion3": "madebyollin/taesd3",
-    "Flux": "madebyollin/taef1",
-    "Lumina2": "madebyollin/taef1",
-}
-#: What is fetched from the hub; pickles only where they are allowed.
-FETCHED = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
-PICKLES = ["*.bin", "*.ckpt", "*.pt", "*.pth"]
+#: Files to download from the hub; pickles only with --allow-pickle.
+DOWNLOAD_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
+PICKLE_PATTERNS = ["*.bin", "*.ckpt", "*.pt", "*.pth"]
 
 
 class ModelError(InvalidValue):
-    """A checkpoint that cannot be loaded; the text names it and the mend."""
+    """A checkpoint that cannot be loaded; the text names it and the remedy."""
 
 
 def resolve(name: str, options: EngineOptions, progress: Progress | None = None) -> Path:
-    """The folder or file that ``name`` stands for, downloaded where it is a hub name. Raises ModelError where there is none."""
+    """Return the folder or file of a model's ``name``, downloaded if it is a hub name. Raises ModelError."""
     path = POCKET if name == "pocket" else Path(name).expanduser()
     if path.is_file() and path.suffix != ".safetensors":
-        raise ModelError(f"model {path}: a single file must be .safetensors")
+        raise ModelError(f"model {path}: a single file must be .safetensors; convert it, or use a diffusers folder")
     if path.exists():
         return path
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return _downloaded(name, options, progress)
-    raise ModelError(f"model {name!r}: no such folder or file; give pocket, a path or a hub name such as owner/name")
+        return _download(name, options, progress)
+    raise ModelError(f"model {name!r}: no such folder or file; use pocket, a path or a hub name such as owner/name")
 
 
 def load_components(path: Path, dtype: torch.dtype, options: EngineOptions) -> dict[str, Any]:
-    """The checkpoint's components by their diffusers names, with ``scheduler`` and ``index`` as plain settings."""
-    return _from_folder(path, dtype, options) if path.is_dir() else _from_single_file(path, dtype, options)
+    """Load the checkpoint's components by their diffusers names, and ``scheduler`` and ``index`` as plain settings."""
+    return _load_folder(path, dtype, options) if path.is_dir() else _load_single_file(path, dtype, options)
 
 
 def load_autoencoder(
-    name: str, family: str, dtype: torch.dtype, options: EngineOptions, progress: Progress | None = None
+    name: str,
+    architecture: type[Architecture],
+    dtype: torch.dtype,
+    options: EngineOptions,
+    progress: Progress | None = None,
 ) -> Any:
-    """The autoencoder called ``name``; ``tiny`` is the one that was distilled for a family of that class. Raises ModelError."""
+    """Load the autoencoder called ``name``; ``tiny`` is the one distilled for the architecture. Raises ModelError."""
     import diffusers
 
-    if name == "tiny" and family not in TINY:
-        raise ModelError(f"autoencoder tiny: none is known for {family}; give a folder or a hub name")
-    folder = resolve(TINY[family] if name == "tiny" else name, options, progress)
+    if name == "tiny" and not architecture.tiny_autoencoder:
+        raise ModelError(
+            f"autoencoder 'tiny': there is none for {architecture.title}; use a folder or a hub name such as owner/name"
+        )
+    folder = resolve(architecture.tiny_autoencoder if name == "tiny" else name, options, progress)
     config = folder / "config.json"
     if not config.is_file():
-        raise ModelError(f"autoencoder {name!r}: no config.json, so this is no diffusers folder of one")
-    kind = str(json.loads(config.read_text(encoding="utf-8")).get("_class_name", ""))
-    if not kind.startswith("Autoencoder") or not hasattr(diffusers, kind):
-        raise ModelError(f"autoencoder {name!r} is a {kind or 'nameless class'}, which is none that is known here")
-    return getattr(diffusers, kind).from_pretrained(folder, **_arguments(folder, "diffusers", dtype, options))
+        raise ModelError(f"autoencoder {name!r}: no config.json in {folder}; use an autoencoder's diffusers folder")
+    class_name = str(json.loads(config.read_text(encoding="utf-8")).get("_class_name", ""))
+    if not class_name.startswith("Autoencoder") or not hasattr(diffusers, class_name):
+        raise ModelError(
+            f"autoencoder {name!r}: class {class_name or '(none)'} is not supported; "
+            f"use one that diffusers {diffusers.__version__} has"
+        )
+    return getattr(diffusers, class_name).from_pretrained(
+        folder, **_load_arguments(folder, "diffusers", dtype, options)
+    )
 
 
-def weight_files(path: Path) -> list[Path]:
-    """The weight files that loading ``path`` would read, the plain ones where there are several variants."""
+def list_weight_files(path: Path) -> list[Path]:
+    """Return the weight files that loading ``path`` reads: those of half precision only if there are no others."""
     if path.is_file():
         return [path]
-    files = [file for part in COMPONENTS for file in sorted((path / part).glob("*.safetensors"))]
-    plain = [file for file in files if ".fp16." not in file.name]
-    return plain or files
+    files = [file for component in COMPONENTS for file in sorted((path / component).glob("*.safetensors"))]
+    return [file for file in files if ".fp16." not in file.name] or files
 
 
-def _downloaded(name: str, options: EngineOptions, progress: Progress | None) -> Path:
-    """The local copy of a hub repository, fetched where it is not cached; ``--offline`` takes the cache alone."""
+def _download(name: str, options: EngineOptions, progress: Progress | None) -> Path:
+    """Return the local copy of a hub repository, downloaded unless it is cached or ``--offline`` is set."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = FETCHED + (PICKLES if options.allow_pickle else [])
+    patterns = DOWNLOAD_PATTERNS + (PICKLE_PATTERNS if options.allow_pickle else [])
     try:
         return Path(
             snapshot_download(
                 name,
-                # Original-format weights lie beside the folders of a diffusers repository: twice the bytes for nothing.
+                # Skip original-format weights next to the folders of a diffusers repository: they are copies.
                 allow_patterns=[f"*/{p}" for p in patterns] + ["*.json", "diffusion_pytorch_model*.safetensors"],
                 local_files_only=options.offline,
-                tqdm_class=_bar(progress),
+                tqdm_class=_progress_bar(progress),
             )
         )
     except LocalEntryNotFoundError:
-        mend = "start once without --offline" if options.offline else "go online once"
-        reason = "" if options.offline else " and the hub cannot be reached"
-        raise ModelError(f"model {name!r} is not downloaded{reason}; {mend}, or give a folder") from None
+        reason, remedy = "the hub is unreachable", "check the network"
+        if options.offline:
+            reason, remedy = "--offline is set", "start once without it"
+        raise ModelError(f"model {name!r} is not downloaded and {reason}; {remedy}, or use a folder") from None
     except HfHubHTTPError as error:
-        raise ModelError(f"model {name!r}: the hub answered {str(error).splitlines()[0]}") from None
+        raise ModelError(
+            f"model {name!r}: the hub returned {first_line(error)}; check the name and your access, or use a folder"
+        ) from None
     except HFValidationError:
-        raise ModelError(f"model {name!r} is neither a path that exists nor a hub name such as owner/name") from None
+        raise ModelError(
+            f"model {name!r} is neither an existing path nor a hub name; use pocket, a path or owner/name"
+        ) from None
 
 
-def _bar(progress: Progress | None) -> Any:
-    """The hub library's progress bar, which also tells ``progress``."""
+def _progress_bar(progress: Progress | None) -> Any:
+    """Return a class of the hub library's progress bar that also calls ``progress``."""
     from huggingface_hub.utils.tqdm import tqdm
 
     class Bar(tqdm):
@@ -120,44 +130,48 @@ def _bar(progress: Progress | None) -> Any:
     return Bar
 
 
-def _from_folder(folder: Path, dtype: torch.dtype, options: EngineOptions) -> dict[str, Any]:
-    """The components that ``model_index.json`` names, each loaded by its own class: no pipeline is built."""
+def _load_folder(folder: Path, dtype: torch.dtype, options: EngineOptions) -> dict[str, Any]:
+    """Load the components that ``model_index.json`` names, each by its class; no pipeline is built."""
     import diffusers
     import transformers
 
     index_file = folder / "model_index.json"
     if not index_file.is_file():
-        raise ModelError(f"model {folder}: no model_index.json, so this is no diffusers folder")
+        raise ModelError(f"model {folder}: no model_index.json; use a diffusers folder or a .safetensors file")
     index = json.loads(index_file.read_text(encoding="utf-8"))
     libraries = {"diffusers": diffusers, "transformers": transformers}
-    parts: dict[str, Any] = {"index": index}
-    for part in (*COMPONENTS, *TOKENIZERS):
-        library, name = index.get(part) or ("", "")
+    components: dict[str, Any] = {"index": index}
+    for component in (*COMPONENTS, *TOKENIZERS):
+        library, class_name = index.get(component) or ("", "")
         if library not in libraries:
             continue
-        kind = getattr(libraries[library], name, None)
-        if kind is None:
-            raise ModelError(f"model {folder}: its {part} is a {name}, which the installed {library} does not have")
-        parts[part] = kind.from_pretrained(folder / part, **_arguments(folder / part, library, dtype, options))
+        loader = getattr(libraries[library], class_name, None)
+        if loader is None:
+            raise ModelError(
+                f"model {folder}: its {component} is a {class_name}, "
+                f"which {library} {libraries[library].__version__} does not have; use another model"
+            )
+        arguments = _load_arguments(folder / component, library, dtype, options)
+        components[component] = loader.from_pretrained(folder / component, **arguments)
     config = folder / "scheduler" / "scheduler_config.json"
-    parts["scheduler"] = json.loads(config.read_text(encoding="utf-8"))
-    return parts
+    components["scheduler"] = json.loads(config.read_text(encoding="utf-8"))
+    return components
 
 
-def _arguments(folder: Path, library: str, dtype: torch.dtype, options: EngineOptions) -> dict[str, Any]:
-    """How one part is loaded: its dtype, the half-precision files where there are no others, and no pickles unless allowed."""
+def _load_arguments(folder: Path, library: str, dtype: torch.dtype, options: EngineOptions) -> dict[str, Any]:
+    """Return the arguments of ``from_pretrained`` for one component: dtype, variant, and safetensors or pickle."""
     if folder.name.startswith("tokenizer"):
         return {}
     arguments: dict[str, Any] = {"torch_dtype" if library == "diffusers" else "dtype": dtype}
     files = list(folder.glob("*.safetensors"))
     if not files:
-        pickled = [path.name for pattern in PICKLES for path in folder.glob(pattern)]
-        if not pickled:
-            raise ModelError(f"model {folder.parent}: its {folder.name} has no weights; the download may be incomplete")
+        pickles = [path.name for pattern in PICKLE_PATTERNS for path in folder.glob(pattern)]
+        if not pickles:
+            raise ModelError(f"model {folder.parent}: {folder.name} has no weights; download the model again")
         if not options.allow_pickle:
             raise ModelError(
-                f"model {folder.parent}: {folder.name}/{pickled[0]} is a pickle, which can run any code when it is read; "
-                "give a safetensors checkpoint, or --allow-pickle if you trust its maker"
+                f"model {folder.parent}: {folder.name}/{pickles[0]} is a pickle, which can run any code when loaded; "
+                "use a safetensors checkpoint, or --allow-pickle if you trust its author"
             )
         return arguments | {"use_safetensors": False}
     if all(".fp16." in file.name for file in files):
@@ -165,44 +179,45 @@ def _arguments(folder: Path, library: str, dtype: torch.dtype, options: EngineOp
     return arguments | {"use_safetensors": True}
 
 
-def _from_single_file(path: Path, dtype: torch.dtype, options: EngineOptions) -> dict[str, Any]:
-    """The components of an original-format checkpoint, recognised from its weights.
+def _load_single_file(path: Path, dtype: torch.dtype, options: EngineOptions) -> dict[str, Any]:
+    """Load the components of an original-format checkpoint, recognized by the names of its weights.
 
-    Their settings and tokenizers come from a folder of the same name beside the file where there is one, else from the hub.
+    Their settings and tokenizers come from a folder of the same name next to the file, or else from the hub.
     """
     import diffusers
     from diffusers.loaders.single_file_utils import SingleFileComponentError
     from safetensors import safe_open
 
     with safe_open(path, "pt") as weights:
-        keys = list(weights.keys())
-    kinds = {
-        "model.diffusion_model.joint_blocks.": "StableDiffusion3Pipeline",
-        "conditioner.embedders.1.": "StableDiffusionXLPipeline",
-        "model.diffusion_model.input_blocks.": "StableDiffusionPipeline",
-    }
-    found = next((kind for start, kind in kinds.items() if any(key.startswith(start) for key in keys)), None)
-    if found is None:
+        architecture = find_single_file_architecture(weights.keys())
+    if architecture is None:
+        titles = ", ".join(known.title for known in ARCHITECTURES if known.single_file_key)
         raise ModelError(
-            f"model {path}: not recognised as SD, SDXL or SD3; give a diffusers folder (an adapter goes to /lora)"
+            f"model {path}: not recognized as a checkpoint of {titles}; use a diffusers folder (adapters go to /lora)"
         )
-    beside = path.with_suffix("")
-    settings: dict[str, Any] = {"config": str(beside)} if beside.is_dir() else {}
-    settings["local_files_only"] = beside.is_dir() or options.offline
+    config = path.with_suffix("")
+    settings: dict[str, Any] = {"config": str(config)} if config.is_dir() else {}
+    settings["local_files_only"] = config.is_dir() or options.offline
+    pipeline_class = getattr(diffusers, architecture.single_file_pipeline)
     try:
-        pipeline = getattr(diffusers, found).from_single_file(str(path), torch_dtype=dtype, **settings)
+        pipeline = pipeline_class.from_single_file(str(path), torch_dtype=dtype, **settings)
     except SingleFileComponentError as error:
-        absent = str(error).split(".from_pretrained")[0].split("\n")[-1].split(" ")[0]
-        raise ModelError(
-            f"model {path}: its {absent} is not in the file; give the diffusers folder of this model instead"
-        ) from None
-    parts = {name: part for name, part in pipeline.components.items() if part is not None}
-    for name, part in parts.items():
-        if isinstance(part, torch.nn.Module) and any(tensor.is_meta for tensor in part.parameters()):
-            getattr(part, "tie_weights", lambda: None)()  # two names of one tensor, of which the file has one
-            lacking = next((key for key, tensor in part.named_parameters() if tensor.is_meta), None)
-            if lacking is not None:
-                raise ModelError(f"model {path}: {name} has no {lacking}; the file is incomplete")
-    parts["scheduler"] = dict(pipeline.scheduler.config) | {"_class_name": type(pipeline.scheduler).__name__}
-    parts["index"] = dict(pipeline.config)
-    return parts
+        missing = str(error).split(".from_pretrained")[0].split("\n")[-1].split(" ")[0]
+        raise ModelError(f"model {path}: its {missing} is not in the file; use this model's diffusers folder") from None
+    components = {name: component for name, component in pipeline.components.items() if component is not None}
+    for name, component in components.items():
+        if isinstance(component, torch.nn.Module):
+            _check_complete(path, name, component)
+    components["scheduler"] = dict(pipeline.scheduler.config) | {"_class_name": type(pipeline.scheduler).__name__}
+    components["index"] = dict(pipeline.config)
+    return components
+
+
+def _check_complete(path: Path, name: str, module: torch.nn.Module) -> None:
+    """Raise ModelError if the file had no values for one of the module's weights."""
+    if not any(tensor.is_meta for tensor in module.parameters()):
+        return
+    getattr(module, "tie_weights", lambda: None)()  # a tied tensor is in the file under one of its two names
+    missing = next((key for key, tensor in module.named_parameters() if tensor.is_meta), None)
+    if missing is not None:
+        raise ModelError(f"model {path}: {name} has no {missing}; the file is incomplete, download it again")

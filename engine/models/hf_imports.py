@@ -1,4 +1,4 @@
-"""diffusers and transformers: imported without what nothing here needs of them at once, and kept off the terminal."""
+"""Imports of diffusers and transformers: without the modules that nothing here needs, and without terminal output."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import Any
 
 
 def import_quietly() -> None:
-    """Imports both. One clear line of ours is enough: the libraries' bars and hints stay off the terminal."""
-    _import_lazily(
-        "transformers.models"
-    )  # it would read the sources of all its models, as transformers itself has just done
+    """Import diffusers and transformers, with their progress bars and hints turned off."""
+    # The package's own import reads the sources of all its models, as transformers itself has just done.
+    _import_lazily("transformers.models")
     import diffusers
     import transformers
 
@@ -24,32 +23,32 @@ def import_quietly() -> None:
 
 
 def imported_files() -> Iterator[Path]:
-    """The files that this process has read to import what it has, in that order."""
+    """Yield the files that this process has read to import its modules, in that order."""
     for name, module in list(sys.modules.items()):
         file, bytecode = getattr(module, "__file__", None), getattr(getattr(module, "__spec__", None), "cached", None)
         if file:
             yield Path(bytecode if bytecode and os.path.exists(bytecode) else file)
-        if name == "transformers" and file:  # it reads the sources of all its models as it begins
+        if name == "transformers" and file:  # it reads the sources of all its models during its import
             for source in Path(module.__path__[0], "models").rglob("*.py"):
                 if not source.name.startswith(("convert_", "modular_")):
                     yield source
 
 
 def _import_lazily(name: str) -> None:
-    """Has the package's modules found without running its own ``__init__``, which is run when a name is asked for that no module has."""
+    """Import a package without running its ``__init__``, until someone asks for a name that is no submodule."""
     if name in sys.modules or (spec := importlib.util.find_spec(name)) is None or spec.loader is None:
         return
-    package, loader, read = importlib.util.module_from_spec(spec), spec.loader, False
+    package, loader, has_run = importlib.util.module_from_spec(spec), spec.loader, False
 
-    def missing(attribute: str) -> Any:
-        nonlocal read
+    def load_attribute(attribute: str) -> Any:
+        nonlocal has_run
         if not attribute.startswith("__"):
-            if not read:
-                read = True
-                loader.exec_module(package)  # which puts another module in its own place
-            if (whole := sys.modules[name]) is not package:
-                return getattr(whole, attribute)
+            if not has_run:
+                has_run = True
+                loader.exec_module(package)  # transformers replaces the module in sys.modules here
+            if (replacement := sys.modules[name]) is not package:
+                return getattr(replacement, attribute)
         raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
 
-    package.__dict__["__getattr__"] = missing
+    package.__dict__["__getattr__"] = load_attribute
     sys.modules[name] = package

@@ -1,4 +1,4 @@
-"""What the stream needs of a checkpoint: encode, denoise, decode, and prompts to conditions."""
+"""Model: a loaded checkpoint as the stream uses it, to encode, denoise, decode and turn prompts into conditions."""
 
 from __future__ import annotations
 
@@ -9,51 +9,64 @@ from torch import Tensor
 
 from engine.compile.dispatch import CompiledModule
 from engine.models.architectures import Architecture, Condition
-from engine.models.autoencoders import codec
-from engine.models.controls import Controls
+from engine.models.autoencoders import make_codec
+from engine.models.controlnet_inputs import ControlNetInputs
 from engine.models.noise_schedule import NoiseSchedule
 
 
 class Model:
-    """A loaded checkpoint on one device. Latents are scaled to the denoiser's range; pictures are (B, 3, H, W) in 0..1.
+    """A checkpoint on one device. Latents are scaled to the denoiser's range; pictures are (B, 3, H, W) in 0..1.
 
-    ``autoencoder_name`` is that of another autoencoder than its own.
+    ``autoencoder_name`` names the autoencoder that replaces the checkpoint's; it is empty if none does.
     """
 
     def __init__(
-        self, name: str, family: Architecture, autoencoder: Any, noising: NoiseSchedule, autoencoder_name: str = ""
+        self,
+        name: str,
+        architecture: Architecture,
+        autoencoder: Any,
+        noise_schedule: NoiseSchedule,
+        autoencoder_name: str = "",
     ) -> None:
-        self.name, self.family, self.noising, self.autoencoder_name = name, family, noising, autoencoder_name
-        self.device, self.dtype = family.device, family.dtype
-        self.denoiser, self.autoencoder, self.encode_prompt = family.denoiser, autoencoder, family.encode_prompt
-        self.codec = codec(autoencoder)
-        self.encode, self.decode, self.widen = self.codec.encode, self.codec.decode, self.codec.widen
+        self.name, self.architecture, self.autoencoder_name = name, architecture, autoencoder_name
+        self.noise_schedule = noise_schedule
+        self.device, self.dtype = architecture.device, architecture.dtype
+        self.denoiser, self.autoencoder = architecture.denoiser, autoencoder
+        self.encode_prompt = architecture.encode_prompt
+        self.codec = make_codec(autoencoder)
+        self.encode, self.decode = self.codec.encode, self.codec.decode
+        self.upcast_to_float32 = self.codec.upcast_to_float32
         self.latent_channels, self.factor = self.codec.channels, self.codec.factor
 
     @property
-    def parts(self) -> list[CompiledModule]:
-        """What an accelerator may run, the slowest first."""
-        return [self.family.run, self.codec.decoder, self.codec.encoder]
+    def compiled_modules(self) -> list[CompiledModule]:
+        """The modules that can be compiled, the slowest first."""
+        return [self.architecture.compiled_denoiser, self.codec.decoder, self.codec.encoder]
 
     @property
     def multiple(self) -> int:
-        """Both sides of the working size are multiples of this."""
-        return self.factor * self.family.patch
+        """Number that both sides of the working size are multiples of, in pixels."""
+        return self.factor * self.architecture.patch
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        """(C, h, w) of a picture's latent."""
+        """Return (C, h, w) of a picture's latent."""
         return self.latent_channels, height // self.factor, width // self.factor
 
-    def tokens(self, width: int, height: int) -> int:
-        """How many tokens a transformer sees of a picture; some schedules bend with it."""
+    def token_count(self, width: int, height: int) -> int:
+        """Return the number of a transformer's tokens for a picture; the shift of some schedules depends on it."""
         return (width // self.multiple) * (height // self.multiple)
 
     def denoise(
-        self, x: Tensor, t: Tensor, condition: Condition, guidance: float = 0.0, controls: Controls | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Condition,
+        guidance: float = 0.0,
+        controlnets: ControlNetInputs | None = None,
     ) -> Tensor:
-        """One denoiser call: x (rows, C, h, w), t (rows,), a condition of one row or ``rows`` → the raw output, float32.
+        """Call the denoiser: x (rows, C, h, w), t (rows,), a condition of one row or ``rows`` → raw output, float32.
 
-        ``guidance`` is the scale for a model that has it built in; 0 takes the one that it was made for.
+        ``guidance`` is the scale for a guidance-distilled model; 0 uses the model's default.
         """
         x = x.to(self.dtype, memory_format=torch.channels_last)
-        return self.family.denoise(x, t, condition.rows(len(x)), guidance, controls).float()
+        return self.architecture.denoise(x, t, condition.rows(len(x)), guidance, controlnets).float()

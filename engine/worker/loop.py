@@ -89,7 +89,7 @@ class Worker:
                 self._tick(frames)
             elif self.leaving is not None:
                 self._attempt(self._deliver)
-            self.accelerator.poll([*self.stream.model.parts, *self.stream.adapters.parts])
+            self.accelerator.poll([*self.stream.model.compiled_modules, *self.stream.adapters.parts])
             told = {"error": (self.stream.adapters.notes, self.hooks.notes), "note": (self.accelerator.notes,)}
             for kind, lists in told.items():
                 for notes in lists:
@@ -151,7 +151,7 @@ class Worker:
             raise Failed(text) from error
         if self.failures % SEVERAL:
             return
-        if isinstance(error, NotFinite) and self.stream.model.widen():
+        if isinstance(error, NotFinite) and self.stream.model.upcast_to_float32():
             self._send("error", "the autoencoder's precision does not suffice: it goes on in float32")
         elif is_out_of_memory(error) and dict(self.good) != dict(self.snapshot):
             self._send("kept", ("out of memory: back to what fitted", dict(self.good), dict(self.snapshot)))

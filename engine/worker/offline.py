@@ -32,7 +32,7 @@ def render(
     stream = make_stream(snapshot, device, options, hooks=hooks)
     # A swap in the middle would not be repeatable: compiled only where that is asked for, and then from the first frame on.
     accelerator = Accelerator("eager" if options.accelerate == "auto" else options.accelerate, device)
-    accelerator.compile_all(lambda: [*stream.model.parts, *stream.adapters.parts])
+    accelerator.compile_all(lambda: [*stream.model.compiled_modules, *stream.adapters.parts])
     group: list[Frame] = []
     held: dict[int, list[Frame]] = {}  # sequence of a processed frame → the skipped ones after it
     entered = -1

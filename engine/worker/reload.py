@@ -69,7 +69,7 @@ def make_stream(
     try:
         _warm_up(stream)
     except NotFinite:
-        if not model.widen():
+        if not model.upcast_to_float32():
             raise
         _warm_up(stream)
     return stream

@@ -27,7 +27,7 @@ from tests.waiting import MINUTE, until
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("adapters")
     model = load("pocket", torch.device("cpu"), torch.float32)
-    parts = {"unet": model.denoiser, "text_encoder": model.family.parts["text_encoder"]}
+    parts = {"unet": model.denoiser, "text_encoder": model.architecture.components["text_encoder"]}
     loras = [save_lora(folder / f"{i}.safetensors", parts, seed=i) for i in range(2)]
     net = save_controlnet(folder / "net", model.denoiser)
     adapter, encoder = save_image_adapter(folder, model.denoiser)
@@ -154,7 +154,7 @@ def wrong_models(folder: Path) -> Iterator[tuple[str, str]]:
     tensors = load_file(weights)
     next(iter(tensors.values())).view(-1)[0] = float("nan")
     save_file(tensors, weights, {"format": "pt"})
-    yield str(nan), "holds values that are not numbers"
+    yield str(nan), "holds NaN or infinity"
     large = folder / "large"
     shutil.copytree(POCKET, large)
     sparse(large / "unet" / "diffusion_pytorch_model.safetensors", 2**40)

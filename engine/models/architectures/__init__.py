@@ -1,29 +1,49 @@
-"""One file an architecture: how it turns prompts into conditions, and latents, timesteps and conditions into predictions."""
+"""Architectures, one file each: prompts to conditions, and latents, timesteps and conditions to predictions.
+
+Every module of this folder is imported. The architectures are the classes in them that name a denoiser class.
+"""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from engine.models.architectures.base import Architecture, Condition
-from engine.models.architectures.flux import Flux, Flux2
-from engine.models.architectures.lumina import Lumina2, LuminaNext
-from engine.models.architectures.sana import SanaSprint
-from engine.models.architectures.sd3 import StableDiffusion3
-from engine.models.architectures.unet import StableDiffusion, StableDiffusionXL
 
-__all__ = ["ARCHITECTURES", "Architecture", "Condition", "architecture_for"]
-
-#: Class of the denoiser → its family, for those that have one; a U-Net's depends on its text encoders.
-ARCHITECTURES: dict[str, type[Architecture]] = {
-    "SD3Transformer2DModel": StableDiffusion3,
-    "FluxTransformer2DModel": Flux,
-    "Flux2Transformer2DModel": Flux2,
-    "LuminaNextDiT2DModel": LuminaNext,
-    "Lumina2Transformer2DModel": Lumina2,
-    "SanaTransformer2DModel": SanaSprint,
-}
+__all__ = ["Architecture", "Condition", "discover", "find_architecture", "find_single_file_architecture"]
 
 
-def architecture_for(denoiser: str, two_encoders: bool) -> type[Architecture] | None:
-    """The family of a denoiser's class, None for one that is not supported."""
-    if denoiser == "UNet2DConditionModel":
-        return StableDiffusionXL if two_encoders else StableDiffusion
-    return ARCHITECTURES.get(denoiser)
+def discover() -> tuple[type[Architecture], ...]:
+    """Import the modules of this folder and return the architectures that they define."""
+    modules = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
+    return tuple(
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Architecture) and value.__module__ == module.__name__
+        if value.denoiser_class
+    )
+
+
+ARCHITECTURES = discover()
+
+
+def find_architecture(components: Mapping[str, Any]) -> type[Architecture] | None:
+    """Return the architecture of a checkpoint's components, None if its denoiser's class is not supported."""
+    return _most_derived(architecture for architecture in ARCHITECTURES if architecture.matches(components))
+
+
+def find_single_file_architecture(keys: Iterable[str]) -> type[Architecture] | None:
+    """Return the architecture of a single file with these weight names, None if they are not recognized."""
+    names = list(keys)
+    return _most_derived(
+        architecture
+        for architecture in ARCHITECTURES
+        if architecture.single_file_key and any(name.startswith(architecture.single_file_key) for name in names)
+    )
+
+
+def _most_derived(architectures: Iterable[type[Architecture]]) -> type[Architecture] | None:
+    return max(architectures, key=lambda architecture: len(architecture.__mro__), default=None)

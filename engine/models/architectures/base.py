@@ -1,9 +1,9 @@
-"""What a family of models is to the stream: a prompt encoder and one denoiser call."""
+"""Architecture: what a kind of model is to the stream, that is a prompt encoder and one denoiser call."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.compile.dispatch import CompiledModule
-from engine.models.controls import Controls
+from engine.models.controlnet_inputs import ControlNetInputs
 from engine.runtime.memo import Memo
 
 
@@ -19,7 +19,8 @@ from engine.runtime.memo import Memo
 class Condition:
     """A prompt as a denoiser takes it, one row or several.
 
-    ``tokens`` (B, length, width), ``pooled`` (B, width) and ``mask`` (B, length), 1 where a token counts, where the family has them.
+    ``tokens`` is (B, length, width). ``pooled``, (B, width), and ``mask``, (B, length) and 1 where a token counts, are
+    None if the architecture does not use them.
     """
 
     tokens: Tensor
@@ -27,73 +28,94 @@ class Condition:
     mask: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Condition:
-        """The condition with each of its tensors changed."""
+        """Return the condition with ``change`` applied to each of its tensors."""
         pooled = None if self.pooled is None else change(self.pooled)
         return Condition(change(self.tokens), pooled, None if self.mask is None else change(self.mask))
 
     def rows(self, count: int) -> Condition:
-        """One row said for ``count`` rows; a condition of ``count`` rows as it is."""
+        """Expand one row to ``count`` rows; return a condition of ``count`` rows as it is."""
         if len(self.tokens) == count:
             return self
         return self.map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
 
     @staticmethod
-    def joined(parts: list[Condition]) -> Condition:
-        """The rows of several conditions of one family below each other."""
-        pooled = [part.pooled for part in parts if part.pooled is not None]
-        masks = [part.mask for part in parts if part.mask is not None]
-        tokens = torch.cat([part.tokens for part in parts])
+    def concatenate(conditions: Sequence[Condition]) -> Condition:
+        """Concatenate the rows of several conditions of one architecture."""
+        pooled = [condition.pooled for condition in conditions if condition.pooled is not None]
+        masks = [condition.mask for condition in conditions if condition.mask is not None]
+        tokens = torch.cat([condition.tokens for condition in conditions])
         return Condition(tokens, torch.cat(pooled) if pooled else None, torch.cat(masks) if masks else None)
 
 
 class Architecture(ABC):
-    """An architecture with its parts loaded. ``denoise`` answers in the terms of its schedule's ``prediction``.
+    """A model's denoiser and text encoders. ``denoise`` returns what the noise schedule's ``prediction`` says.
 
-    ``patch`` is the side of the latent square that one token holds, ``built_in`` the guidance scale that a model distilled
-    from guidance was made for (0: it takes none). ``encode_negative`` is None where a negative prompt reads as any other.
-    ``controllable`` families take ControlNets, image prompts and the memory of earlier frames; ``lora_mixin`` is the class
-    of diffusers that knows their LoRA files. ``run`` is the denoiser as ``denoise`` calls it, ``kept`` what it is given beside the picture:
-    from tick to tick the same tensors, so that what follows from them need not be computed again.
+    A subclass in this folder registers itself by naming its ``denoiser_class``, a class of diffusers:
+
+    - ``title``: name for people.
+    - ``denoiser_component``, ``required_components``: names of the checkpoint's components, apart from the autoencoder.
+    - ``patch``: side of the latent square that one token holds.
+    - ``default_guidance_scale``: scale a guidance-distilled model expects; 0 for a model without a guidance input.
+    - ``supports_controlnet``: whether ControlNets, image prompts and the memory of earlier frames work with it.
+    - ``lora_mixin``: class of diffusers that reads its LoRA files; empty if LoRAs are not supported.
+    - ``tiny_autoencoder``: hub name of the tiny autoencoder that was distilled for its latents.
+    - ``single_file_pipeline``, ``single_file_key``: pipeline of diffusers that reads its single-file checkpoints, and
+      the start of a weight's name that only these files have.
+    - ``dynamic_shift``: a flow's shift by the number of tokens and of steps, if the scheduler's config lacks it.
+    - ``encode_negative``: encoder of a negative prompt, None where ``encode_prompt`` serves.
+
+    ``compiled_denoiser`` is the denoiser as ``denoise`` calls it. ``memo`` holds its inputs apart from the latents: the
+    same tensors at each tick, so that compiled backends reuse what they computed from them.
     """
 
     title = ""
-    part = "transformer"
-    needs: tuple[str, ...] = ()
+    denoiser_class = ""
+    denoiser_component = "transformer"
+    required_components: tuple[str, ...] = ()
     patch = 1
-    built_in = 0.0
-    controllable = False
+    default_guidance_scale = 0.0
+    supports_controlnet = False
     lora_mixin = ""
+    tiny_autoencoder = ""
+    single_file_pipeline = ""
+    single_file_key = ""
+    dynamic_shift: Callable[[int, int], float] | None = None
     encode_negative: Callable[[str], Condition] | None = None
 
-    def __init__(self, parts: dict[str, Any], device: torch.device, dtype: torch.dtype) -> None:
-        self.parts, self.device, self.dtype = parts, device, dtype
-        self.denoiser = parts[self.part]
-        self.run = CompiledModule("denoiser", self.denoiser)
-        self.kept: Memo[Tensor] = Memo()
+    def __init__(self, components: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> None:
+        self.components, self.device, self.dtype = components, device, dtype
+        self.denoiser = components[self.denoiser_component]
+        self.compiled_denoiser = CompiledModule("denoiser", self.denoiser)
+        self.memo: Memo[Tensor] = Memo()
+
+    @classmethod
+    def matches(cls, components: Mapping[str, Any]) -> bool:
+        """Return whether this class serves these components; of several that do, the most derived is used."""
+        return type(components.get(cls.denoiser_component)).__name__ == cls.denoiser_class
 
     @abstractmethod
     def encode_prompt(self, text: str) -> Condition:
-        """A text as one row of condition: padded and truncated to the tokenizer's length."""
+        """Encode a text as one row of condition, padded and truncated to the tokenizer's length."""
 
     @abstractmethod
     def denoise(
-        self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None
+        self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controlnets: ControlNetInputs | None = None
     ) -> Tensor:
-        """One denoiser call: x (rows, C, h, w), t (rows,), a condition of as many rows → the raw output (rows, C, h, w).
+        """Call the denoiser: x (rows, C, h, w), t (rows,), a condition of as many rows → raw output (rows, C, h, w).
 
-        ``controls`` only where the family is ``controllable``.
+        ``controlnets`` is None unless the class ``supports_controlnet``.
         """
 
-    def scale(self, guidance: float, rows: int) -> Tensor | None:
-        """The guidance scale as a model that has it built in takes it, (rows,) float32; None for one that has not."""
-        if not self.built_in:
+    def guidance_input(self, guidance: float, rows: int) -> Tensor | None:
+        """Return the scale for a guidance-distilled model, (rows,) float32, or None for any other model."""
+        if not self.default_guidance_scale:
             return None
-        scale = guidance or self.built_in
-        return self.kept.get(lambda: torch.full((rows,), scale, device=self.device), "scale", scale, rows)
+        scale = guidance or self.default_guidance_scale
+        return self.memo.get(lambda: torch.full((rows,), scale, device=self.device), "scale", scale, rows)
 
-    def tokens(self, tokenizer: str, text: str, length: int | None = None, **options: Any) -> Any:
-        """Ids and mask of ``text`` under one of the tokenizers, on the device, (1, length) each."""
-        tokenize = self.parts[tokenizer]
-        length = length or tokenize.model_max_length
-        found = tokenize(text, padding="max_length", truncation=True, max_length=length, return_tensors="pt", **options)
-        return found.to(self.device)
+    def tokenize(self, tokenizer: str, text: str, length: int | None = None, **options: Any) -> Any:
+        """Return ids and mask of ``text`` under one of the tokenizers, on the device, (1, length) each."""
+        encode = self.components[tokenizer]
+        length = length or encode.model_max_length
+        encoded = encode(text, padding="max_length", truncation=True, max_length=length, return_tensors="pt", **options)
+        return encoded.to(self.device)

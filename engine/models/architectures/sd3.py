@@ -6,41 +6,42 @@ import torch
 from torch import Tensor
 
 from engine.models.architectures.base import Architecture, Condition
-from engine.models.controls import Controls
+from engine.models.controlnet_inputs import ControlNetInputs
 
-#: T5 tokens of a prompt.
-LENGTH = 256
+#: Length of a prompt in T5 tokens.
+T5_TOKENS = 256
 
 
 class StableDiffusion3(Architecture):
-    """Two CLIP encoders side by side, then T5; without a T5 its tokens are zeros, as the checkpoint was trained to take."""
+    """Stable Diffusion 3: two CLIP encoders and T5. Without T5 its tokens are zeros, as in training."""
 
-    title, patch = "Stable Diffusion 3", 2
-    lora_mixin = "SD3LoraLoaderMixin"
-    needs = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+    title, denoiser_class = "Stable Diffusion 3", "SD3Transformer2DModel"
+    patch, lora_mixin, tiny_autoencoder = 2, "SD3LoraLoaderMixin", "madebyollin/taesd3"
+    single_file_pipeline, single_file_key = "StableDiffusion3Pipeline", "model.diffusion_model.joint_blocks."
+    required_components = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 
     @torch.inference_mode()
     def encode_prompt(self, text: str) -> Condition:
-        length = self.parts["tokenizer"].model_max_length
-        sides = [
-            self.parts["text_encoder" + n](
-                self.tokens("tokenizer" + n, text, length).input_ids, output_hidden_states=True
+        length = self.components["tokenizer"].model_max_length
+        outputs = [
+            self.components["text_encoder" + suffix](
+                self.tokenize("tokenizer" + suffix, text, length).input_ids, output_hidden_states=True
             )
-            for n in ("", "_2")
+            for suffix in ("", "_2")
         ]
-        clip = torch.cat([side.hidden_states[-2] for side in sides], -1)
+        clip = torch.cat([output.hidden_states[-2] for output in outputs], -1)
         width = int(self.denoiser.config["joint_attention_dim"])
-        if "text_encoder_3" in self.parts:
-            t5 = self.parts["text_encoder_3"](self.tokens("tokenizer_3", text, LENGTH).input_ids)[0]
+        if "text_encoder_3" in self.components:
+            t5 = self.components["text_encoder_3"](self.tokenize("tokenizer_3", text, T5_TOKENS).input_ids)[0]
         else:
-            t5 = clip.new_zeros(1, LENGTH, width)
+            t5 = clip.new_zeros(1, T5_TOKENS, width)
         clip = torch.nn.functional.pad(clip, (0, width - clip.shape[-1]))
-        return Condition(torch.cat([clip, t5], 1), torch.cat([side[0] for side in sides], -1))
+        return Condition(torch.cat([clip, t5], 1), torch.cat([output[0] for output in outputs], -1))
 
     def denoise(
-        self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None
+        self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controlnets: ControlNetInputs | None = None
     ) -> Tensor:
-        return self.run(
+        return self.compiled_denoiser(
             hidden_states=x,
             timestep=t,
             encoder_hidden_states=condition.tokens,

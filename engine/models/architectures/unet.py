@@ -1,52 +1,54 @@
-"""Stable Diffusion 1.5, 2.1, Turbo and LCM with one CLIP text encoder; SDXL and its Turbo, Lightning and LCM forms with two."""
+"""U-Nets: Stable Diffusion 1.5, 2.1, Turbo and LCM with one text encoder, SDXL, its Turbo and Lightning with two."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from engine.models.architectures.base import Architecture, Condition
-from engine.models.controls import Controls
+from engine.models.controlnet_inputs import ControlNetInputs
 
 
 class StableDiffusion(Architecture):
-    """A U-Net with cross attention to one text encoder's last hidden state (Rombach et al., arXiv 2112.10752)."""
+    """Stable Diffusion: a U-Net with cross attention to a CLIP encoder's last hidden state (arXiv 2112.10752)."""
 
-    title, part = "Stable Diffusion", "unet"
-    needs: tuple[str, ...] = ("text_encoder", "tokenizer")
-    controllable = True
-    lora_mixin = "StableDiffusionLoraLoaderMixin"
+    title, denoiser_class, denoiser_component = "Stable Diffusion", "UNet2DConditionModel", "unet"
+    required_components: tuple[str, ...] = ("text_encoder", "tokenizer")
+    supports_controlnet = True
+    lora_mixin, tiny_autoencoder = "StableDiffusionLoraLoaderMixin", "madebyollin/taesd"
+    single_file_pipeline, single_file_key = "StableDiffusionPipeline", "model.diffusion_model.input_blocks."
 
-    def __init__(self, parts: dict[str, Any], device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(parts, device, dtype)
-        self.built_in = 8.0 if self.denoiser.config.get("time_cond_proj_dim") else 0.0
+    def __init__(self, components: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(components, device, dtype)
+        self.default_guidance_scale = 8.0 if self.denoiser.config.get("time_cond_proj_dim") else 0.0
 
     @torch.inference_mode()
     def encode_prompt(self, text: str) -> Condition:
-        return Condition(self.parts["text_encoder"](self.tokens("tokenizer", text).input_ids).last_hidden_state)
+        return Condition(self.components["text_encoder"](self.tokenize("tokenizer", text).input_ids).last_hidden_state)
 
     def denoise(
-        self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controls: Controls | None = None
+        self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controlnets: ControlNetInputs | None = None
     ) -> Tensor:
-        extra: dict[str, Any] = self.added(x, condition)
-        if controls is not None:
-            extra |= controls.residuals(x, t, condition.tokens, dict(extra))
-        if self.built_in:
-            scale = guidance or self.built_in
-            extra["timestep_cond"] = self.kept.get(
-                lambda: self._embedded(scale).expand(len(x), -1), "scale", scale, len(x)
+        extra = self.added_conditions(x, condition)
+        if controlnets is not None:
+            extra |= controlnets.residuals(x, t, condition.tokens, dict(extra))
+        if self.default_guidance_scale:
+            scale = guidance or self.default_guidance_scale
+            extra["timestep_cond"] = self.memo.get(
+                lambda: self._embed_guidance(scale).expand(len(x), -1), "scale", scale, len(x)
             )
-        return self.run(x, t, condition.tokens, return_dict=False, **extra)[0]
+        return self.compiled_denoiser(x, t, condition.tokens, return_dict=False, **extra)[0]
 
-    def added(self, x: Tensor, condition: Condition) -> dict[str, Any]:
-        """What the denoiser takes beside the tokens."""
+    def added_conditions(self, x: Tensor, condition: Condition) -> dict[str, Any]:
+        """Return the keyword arguments that the denoiser takes besides the tokens."""
         return {}
 
-    def _embedded(self, guidance: float) -> Tensor:
-        """The embedding of w = guidance − 1 that a guidance-distilled consistency model takes (arXiv 2310.04378), (1, width)."""
+    def _embed_guidance(self, guidance: float) -> Tensor:
+        """Return the embedding (1, width) of w = guidance − 1 for latent consistency models (arXiv 2310.04378)."""
         half = int(self.denoiser.config["time_cond_proj_dim"]) // 2
         frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000.0) / (half - 1)))
         angles = (guidance - 1.0) * 1000.0 * frequencies
@@ -54,38 +56,47 @@ class StableDiffusion(Architecture):
 
 
 class StableDiffusionXL(StableDiffusion):
-    """A larger U-Net with two text encoders, a pooled text and the picture's size as added conditions (arXiv 2307.01952)."""
+    """SDXL: a larger U-Net, two text encoders, pooled text and picture size as added conditions (arXiv 2307.01952)."""
 
-    title, needs = "SDXL", ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
-    lora_mixin = "StableDiffusionXLLoraLoaderMixin"
+    title, required_components = "SDXL", ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+    lora_mixin, tiny_autoencoder = "StableDiffusionXLLoraLoaderMixin", "madebyollin/taesdxl"
+    single_file_pipeline, single_file_key = "StableDiffusionXLPipeline", "conditioner.embedders.1."
 
-    def __init__(self, parts: dict[str, Any], device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(parts, device, dtype)
-        if parts.get("index", {}).get("force_zeros_for_empty_prompt", True):
-            self.encode_negative = self._zeros_or_text
+    def __init__(self, components: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(components, device, dtype)
+        if components.get("index", {}).get("force_zeros_for_empty_prompt", True):
+            self.encode_negative = self._encode_negative
+
+    @classmethod
+    def matches(cls, components: Mapping[str, Any]) -> bool:
+        return super().matches(components) and "text_encoder_2" in components
 
     @torch.inference_mode()
     def encode_prompt(self, text: str) -> Condition:
-        # The penultimate layers of both encoders side by side, and the second one's pooled projection.
-        first = self.parts["text_encoder"](self.tokens("tokenizer", text).input_ids, output_hidden_states=True)
-        second = self.parts["text_encoder_2"](self.tokens("tokenizer_2", text).input_ids, output_hidden_states=True)
+        # The penultimate layers of both encoders, concatenated, and the second one's pooled projection.
+        first, second = (
+            self.components["text_encoder" + suffix](
+                self.tokenize("tokenizer" + suffix, text).input_ids, output_hidden_states=True
+            )
+            for suffix in ("", "_2")
+        )
         return Condition(torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1), second[0])
 
-    def _zeros_or_text(self, text: str) -> Condition:
-        """An empty negative prompt is all zeros, as these checkpoints were trained."""
+    def _encode_negative(self, text: str) -> Condition:
+        """Encode an empty negative prompt as zeros, as these checkpoints were trained."""
         condition = self.encode_prompt(text)
         return condition if text else condition.map(torch.zeros_like)
 
-    def added(self, x: Tensor, condition: Condition) -> dict[str, Any]:
+    def added_conditions(self, x: Tensor, condition: Condition) -> dict[str, Any]:
         height, width = x.shape[-2] * 8, x.shape[-1] * 8
 
-        def size() -> Tensor:
-            told = torch.tensor([[height, width, 0, 0, height, width]], device=self.device, dtype=self.dtype)
-            return told.expand(len(x), -1)
+        def time_ids() -> Tensor:
+            ids = torch.tensor([[height, width, 0, 0, height, width]], device=self.device, dtype=self.dtype)
+            return ids.expand(len(x), -1)
 
         return {
             "added_cond_kwargs": {
                 "text_embeds": condition.pooled,
-                "time_ids": self.kept.get(size, "size", height, width, len(x)),
+                "time_ids": self.memo.get(time_ids, "size", height, width, len(x)),
             }
         }

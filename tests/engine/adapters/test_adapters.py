@@ -140,7 +140,8 @@ def pocket() -> Model:
 
 def test_adapters_come_and_go_while_frames_pass(pocket: Model, tmp_path: Path) -> None:
     lora = save_lora(
-        tmp_path / "a.safetensors", {"unet": pocket.denoiser, "text_encoder": pocket.family.parts["text_encoder"]}
+        tmp_path / "a.safetensors",
+        {"unet": pocket.denoiser, "text_encoder": pocket.architecture.components["text_encoder"]},
     )
     net = save_controlnet(tmp_path / "net", pocket.denoiser)
     adapter, encoder = save_image_adapter(tmp_path, pocket.denoiser)

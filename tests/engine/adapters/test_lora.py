@@ -40,7 +40,7 @@ def answer(model: Model, text: str = "green spiral") -> torch.Tensor:
 def test_a_stack_of_loras_is_what_diffusers_makes_of_them(
     kind: str, folder: Path, model: Model, tmp_path: Path
 ) -> None:
-    parts = {"unet": model.denoiser, "text_encoder": model.family.parts["text_encoder"]}
+    parts = {"unet": model.denoiser, "text_encoder": model.architecture.components["text_encoder"]}
     files = [save_lora(tmp_path / f"{i}.safetensors", parts, kind, rank=2 + i, seed=i) for i in range(2)]
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
     plain = answer(model)
@@ -76,7 +76,7 @@ FAMILIES = {
 def test_the_lora_of_each_family(name: str, tmp_path: Path) -> None:
     save, kind = FAMILIES[name]
     model = load(str(save(tmp_path / "model")), CPU, torch.float32)
-    part = model.family.part
+    part = model.architecture.denoiser_component
     file = save_lora(tmp_path / "a.safetensors", {part: model.denoiser})
     pipeline = getattr(diffusers, kind).from_pretrained(tmp_path / "model")
     pipeline.load_lora_weights(str(file), adapter_name="a")
@@ -86,10 +86,10 @@ def test_the_lora_of_each_family(name: str, tmp_path: Path) -> None:
     with torch.inference_mode():
         plain = model.denoise(x, t, condition)
         loras = Loras({part: model.denoiser})
-        loras.install([read(file, model.family.lora_mixin, {part: model.denoiser})])
+        loras.install([read(file, model.architecture.lora_mixin, {part: model.denoiser})])
         loras.weigh([0.6])
         found = model.denoise(x, t, condition)
-        model.family.denoiser = getattr(pipeline, part)
+        model.architecture.denoiser = getattr(pipeline, part)
         expected = model.denoise(x, t, condition)
     assert (found - expected).abs().max() < 1e-4
     assert (found - plain).abs().max() > 1e-3

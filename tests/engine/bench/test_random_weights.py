@@ -7,7 +7,7 @@ import torch
 
 from engine.bench.random_weights import ARCHITECTURES, parts, pipeline
 from engine.models import ModelError
-from engine.models.architectures import architecture_for
+from engine.models.architectures import find_architecture
 from engine.models.noise_schedule import read_noise_schedule
 from engine.shared.options import EngineOptions
 
@@ -26,11 +26,11 @@ def test_an_architecture_is_what_it_is_called(name: str) -> None:
     denoiser = made.get("unet") or made["transformer"]
     millions, kind, share = KNOWN[name]
     assert round(sum(weight.numel() for weight in denoiser.parameters()) / 1e6) == pytest.approx(millions, rel=0.03)
-    family = architecture_for(type(denoiser).__name__, "text_encoder_2" in made)
-    assert family is not None
-    assert all(part in made for part in family.needs)
-    schedule = read_noise_schedule(made["scheduler"], type(denoiser).__name__)
-    assert schedule.ab(float(schedule.last))[1] ** 2 == pytest.approx(share, abs=1e-4)
+    architecture = find_architecture(made)
+    assert architecture is not None
+    assert all(name in made for name in architecture.required_components)
+    schedule = read_noise_schedule(made["scheduler"], architecture.dynamic_shift)
+    assert schedule.ab(float(schedule.last_timestep))[1] ** 2 == pytest.approx(share, abs=1e-4)
     assert type(pipeline(made, META)).__name__ == kind
 
 

@@ -160,22 +160,22 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
         x, t = torch.randn(rows, 4, 8, 8), torch.full((rows,), 400.0)
         with torch.inference_mode():
             fast = model.denoise(x, t, condition)
-            runs, model.family.run.backends = model.family.run.backends, {}
+            runs, model.architecture.compiled_denoiser.backends = model.architecture.compiled_denoiser.backends, {}
             plain = model.denoise(x, t, condition)
-            model.family.run.backends = runs
+            model.architecture.compiled_denoiser.backends = runs
         return fast, plain
 
     both(2)
-    accelerator.compile_all(lambda: [model.family.run])
+    accelerator.compile_all(lambda: [model.architecture.compiled_denoiser])
     assert accelerator.state == "compiled", accelerator.notes
-    assert [type(run.call) for run in model.family.run.backends.values()] == [CompiledArtifact]
+    assert [type(run.call) for run in model.architecture.compiled_denoiser.backends.values()] == [CompiledArtifact]
     for rows in (1, 2, 5):
         fast, plain = both(rows)
         assert not torch.equal(fast, plain), "it is not the module itself"
         assert float((fast - plain).square().mean().sqrt() / plain.square().mean().sqrt()) < TOLERANCE[torch.float32]
 
     before = both(1)[0]
-    run = next(iter(model.family.run.backends.values())).call
+    run = next(iter(model.architecture.compiled_denoiser.backends.values())).call
     assert isinstance(run, CompiledArtifact)
     t = torch.full((1,), 400.0)
     with torch.inference_mode():
@@ -185,7 +185,7 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
             model.denoise(torch.randn(1, 4, 8, 8), t, given)
             counts.append(run.computed)
     assert counts == [counts[0]] * 3, "what follows from prompt and timesteps is computed once"
-    loras = Loras({"unet": model.denoiser}, model.family.run.mark_weights_changed)
+    loras = Loras({"unet": model.denoiser}, model.architecture.compiled_denoiser.mark_weights_changed)
     loras.install(
         [
             read(
@@ -202,13 +202,13 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
     loras.weigh([0.0])
     with torch.inference_mode():
         model.denoiser.conv_in.weight.mul_(1.5)
-    model.family.run.mark_weights_changed()
+    model.architecture.compiled_denoiser.mark_weights_changed()
     fast, plain = both(1)
     assert float((plain - before).abs().max()) > 1e-2, "a convolution's weights are others"
     assert float((fast - plain).abs().max()) < 1e-3, "and what was laid out of them is too"
     with torch.inference_mode():
         model.denoiser.conv_in.weight.div_(1.5)
-    model.family.run.mark_weights_changed()
+    model.architecture.compiled_denoiser.mark_weights_changed()
 
     # Another model of the same make, with other weights, is served from the cache.
     files = sorted((cache / "compiled").glob("*.json"))
@@ -218,12 +218,12 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
     with torch.inference_mode():
         other.denoiser.conv_out.weight.mul_(3.0)
         other.denoise(torch.randn(2, 4, 8, 8), torch.full((2,), 400.0), condition)
-        accelerator.compile_all(lambda: [other.family.run])
-        assert other.family.run.backends
+        accelerator.compile_all(lambda: [other.architecture.compiled_denoiser])
+        assert other.architecture.compiled_denoiser.backends
     assert [file.stat().st_mtime_ns for file in files] == [made_at]
     damaged = shutil.copytree(cache / "compiled", tmp_path / "damaged") / files[0].name
     damaged.with_suffix(".pt2").write_bytes(damaged.with_suffix(".pt2").read_bytes()[:1000])
-    assert accelerator._kept(damaged, other.family.run) is None, "damaged: to be built again"
+    assert accelerator._kept(damaged, other.architecture.compiled_denoiser) is None, "damaged: to be built again"
     assert not list((tmp_path / "damaged").iterdir())
 
 
@@ -299,7 +299,7 @@ def test_a_compiled_control_steers_a_compiled_denoiser(tmp_path: Path) -> None:
     frame = next(iter(frames(1)))
     plain = stream.step([frame])
     accelerator = Accelerator("compile", CPU, tmp_path / "cache")
-    parts = [model.family.run, *stream.adapters.parts]
+    parts = [model.architecture.compiled_denoiser, *stream.adapters.parts]
     accelerator.compile_all(lambda: parts)
     assert [len(part.backends) for part in parts] == [1, 1], accelerator.notes
     fast = stream.step([frame])
@@ -310,7 +310,7 @@ def test_a_compiled_control_steers_a_compiled_denoiser(tmp_path: Path) -> None:
     stream.apply(Snapshot(values | {"/control/1/weight": 0.3}), wait=True)
     weaker = stream.step([frame])
     assert weaker
-    assert model.family.run.requested is None
+    assert model.architecture.compiled_denoiser.requested is None
     assert np.abs(fast[0].pixels.astype(int) - weaker[0].pixels).max() > 2
     stream.close()
 
@@ -328,7 +328,7 @@ def test_the_graph_of_every_family_equals_its_module(name: str, tmp_path: Path) 
     for frame in (Frame(np.full((side, side, 4), 90, np.uint8), i) for i in range(2)):
         stream.step([frame])
     stream.close()
-    for part in model.parts:
+    for part in model.compiled_modules:
         assert part.requested is not None
         made = exported(json.loads(json.dumps(recipe(part.name, part.module, part.requested, model.dtype, CPU, 2))))
         assert (made.steady is not None) == (part.name == "denoiser")
@@ -369,11 +369,11 @@ def test_a_family_that_cannot_be_compiled_goes_on_as_it_is(name: str, tmp_path: 
     plain = stream.step([frame])
     accelerator = Accelerator("compile", CPU, tmp_path / "cache")
     accelerator.enabled = True  # with or without a compiler here: it does not come to that
-    accelerator.compile_all(lambda: [model.family.run])
+    accelerator.compile_all(lambda: [model.architecture.compiled_denoiser])
     assert accelerator.state == "eager"
     assert sum("the denoiser is not compiled and goes on as it is" in note for note in accelerator.notes) == 1
     stream.restart()
     again = stream.step([frame])
     assert (plain is None) == (again is None)
-    assert model.family.run.requested is None
+    assert model.architecture.compiled_denoiser.requested is None
     stream.close()

@@ -38,7 +38,7 @@ def wanted(folder: str, side: int, values: dict[str, Any] | None = None) -> tupl
     stream.apply(Snapshot({"/steps": 2, "/guidance/mode": "none"} | (values or {})), wait=True)
     for i in range(2):
         stream.step([Frame(np.full((side, side, 4), 90, np.uint8), i)])
-    return {part.name: part for part in (*model.parts, *stream.adapters.parts)}, stream
+    return {part.name: part for part in (*model.compiled_modules, *stream.adapters.parts)}, stream
 
 
 class Runtime:

@@ -73,10 +73,10 @@ def alone(
 ) -> torch.Tensor:
     """One frame through n sequential denoiser calls, written on noise predictions in float64, as the papers do."""
     unet, vae = model.denoiser, model.autoencoder
-    alphas = model.noising.alphas
+    alphas = model.noise_schedule.alphas
     assert alphas is not None
-    lcm = model.noising.consistency
-    v_model = model.noising.prediction == "v"
+    lcm = model.noise_schedule.consistency
+    v_model = model.noise_schedule.prediction == "v"
     positive, negative = (model.encode_prompt(text).tokens for text in (PROMPT, NEGATIVE))
     image = torch.from_numpy(frame.pixels[..., :3]).permute(2, 0, 1)[None].float() / 127.5 - 1
     encoded = vae.encode(image)

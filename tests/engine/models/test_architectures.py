@@ -63,7 +63,9 @@ def theirs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[torch.Tensor,
     def run(pipeline: Any, model: Model, size: int, **arguments: Any) -> tuple[torch.Tensor, list[float]]:
         noises = noise((SEED, SEED), 0.0, 8, model.latent_shape(size, size))[:, None]
         if isinstance(pipeline.scheduler, EulerDiscreteScheduler) and "image" not in arguments:
-            noises[0] /= model.noising.ab(999)[1]  # its pure noise is b·ε, where that of the others and ours is ε
+            noises[0] /= model.noise_schedule.ab(999)[
+                1
+            ]  # its pure noise is b·ε, where that of the others and ours is ε
         drawn = itertools.cycle(noises)
         for name, module in list(sys.modules.items()):
             if name.startswith("diffusers.") and "randn_tensor" in vars(module):
@@ -259,8 +261,8 @@ def test_made_timesteps_are_those_of_the_pipeline(name: str, tmp_path: Path, the
     pipeline = getattr(diffusers, PIPELINES[name.removesuffix("-dev")] + "Pipeline").from_pretrained(folder)
     _, timesteps = theirs(pipeline, model, 64, num_inference_steps=4, height=64, width=64, guidance_scale=1.0)
     # Lumina-Image 2.0's pipeline takes the latent's channels for its number of tokens.
-    tokens = model.latent_channels if name == "lumina2" else model.tokens(64, 64)
-    assert spaced_timesteps(model.noising, 4, 1.0, tokens) == pytest.approx(timesteps, rel=1e-5)
+    tokens = model.latent_channels if name == "lumina2" else model.token_count(64, 64)
+    assert spaced_timesteps(model.noise_schedule, 4, 1.0, tokens) == pytest.approx(timesteps, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["sd3", "flux2", "lumina2", "sana"])
@@ -301,4 +303,4 @@ def plain_latent(name: str, model: Model, latent: torch.Tensor, size: int) -> to
     """A pipeline's latent in the stream's form: unpacked, and as the denoiser left it."""
     if name == "flux":
         return diffusers.FluxPipeline._unpack_latents(latent, size, size, 8)
-    return model.codec.normalised(latent) if name == "flux2" else latent
+    return model.codec.scale_latents(latent) if name == "flux2" else latent

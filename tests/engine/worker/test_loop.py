@@ -116,7 +116,7 @@ def test_numbers_that_are_none_are_no_picture_and_half_precision_gives_way(worke
     assert model.autoencoder.dtype == torch.float32
     ticks(loop)
     assert loop.outbox.read() is not None
-    assert not model.widen(), "it cannot be any wider"
+    assert not model.upcast_to_float32(), "it cannot be any wider"
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Looks as TOML files; ``bridge.performance.cue_player`` reads them."""
+"""Shipped presets, cue lists and desk maps as TOML files; ``bridge.performance`` and ``bridge.control`` read them."""

@@ -18,7 +18,7 @@ from bridge.performance.presets import POLL_SECONDS, PresetLibrary
 from bridge.rate_limit import RateLimit
 
 log = logging.getLogger(__name__)
-#: Time between two ticks. It is shorter than a frame, so that each frame gets values of its own.
+#: Time between two ticks, shorter than a frame, so that every frame gets new values.
 TICK_SECONDS = 0.01
 
 

@@ -67,6 +67,7 @@ class Session:
         self._limit = RateLimit()
         self._saved: Mapping[str, Any] | None = None
         self.writes = 0
+        _delete_unfinished_saves(path)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="session", daemon=True)
         self._thread.start()
@@ -111,6 +112,15 @@ class Session:
             return False
         self.writes += 1
         return True
+
+
+def _delete_unfinished_saves(path: Path) -> None:
+    """Delete the temporary files of processes that were killed during a save."""
+    try:
+        for temporary in path.parent.glob(f".{path.stem}.*{path.suffix}"):
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        log.debug("%s", error)
 
 
 def recover(path: Path) -> Recovered | None:

@@ -60,6 +60,14 @@ def test_without_a_file_nothing_is_recovered(path: Path) -> None:
     assert str(default_path(9000)).endswith("journal-9000.json")
 
 
+def test_the_temporary_file_of_a_killed_process_is_deleted(path: Path) -> None:
+    path.parent.mkdir()
+    temporary = path.with_name(f".{path.stem}.4711{path.suffix}")
+    temporary.write_bytes(b"half a sa")
+    run(path, prompt="violet ink")
+    assert not temporary.exists()
+
+
 def test_a_second_crash_loses_nothing_of_the_first_session(path: Path) -> None:
     run(path, prompt="violet ink")
     first = recover(path)

@@ -19,7 +19,8 @@ from bridge.osc.udp import UdpServer
 from bridge.panel.server import described as panel_row
 from bridge.performance.presets import PresetLibrary
 from engine.shared.table import ROOT, TABLE
-from tests.touchdesigner.simulator import OPERATORS, Operator, TouchDesigner, Unsupported
+from tests.touchdesigner.simulated_parameters import OPERATORS, Unsupported
+from tests.touchdesigner.simulator import Operator, TouchDesigner
 from tests.touchdesigner.wire import FOLDER, Wire, built, par
 
 __all__ = ["built"]  # a fixture

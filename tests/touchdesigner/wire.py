@@ -12,7 +12,8 @@ import pytest
 from pythonosc.osc_message import OscMessage
 
 from bridge.osc.subscriptions import encode_message
-from tests.touchdesigner.simulator import Operator, Par, TouchDesigner
+from tests.touchdesigner.simulated_parameters import Par
+from tests.touchdesigner.simulator import Operator, TouchDesigner
 
 FOLDER = Path(__file__).parent.parent.parent / "touchdesigner"
 

@@ -76,7 +76,7 @@ def _describe(parameter: Parameter) -> dict[str, Any]:
         "command": parameter.kind == "command",
         "help": parameter.help + (f" ({parameter.unit})" if parameter.unit else ""),
     }
-    if parameter.holds:
+    if parameter.has_value:
         row["default"] = parameter.default
     if parameter.kind in ("float", "int"):
         row |= {"min": parameter.low, "max": parameter.high, "slider": min(parameter.high, MAX_SLIDER_VALUE)}

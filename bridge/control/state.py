@@ -102,7 +102,7 @@ class State:
         if parameter.kind == "trigger":
             if value:
                 self._trigger(parameter.name)
-        elif parameter.holds:
+        elif parameter.has_value:
             self.put({parameter.name: value}, by=origin)
         self.accepted += 1
         return True
@@ -163,6 +163,6 @@ class State:
         if name == "/seed/random":
             self.put({"/seed": random.randrange(2**31)})
         elif name == "/reset":
-            self.put({p.name: p.default for p in TABLE.values() if p.live and p.holds}, mixture=())
+            self.put({p.name: p.default for p in TABLE.values() if p.live and p.has_value}, mixture=())
         elif name in self._triggers:
             self._triggers[name]()

@@ -16,7 +16,7 @@ from typing import Any
 
 from bridge.engine_process import import_prefetch as readahead
 from bridge.engine_process.tcmalloc import installed, kept_to_itself, preloaded
-from engine.shared.mailbox import Boxes
+from engine.shared.mailbox import Mailboxes
 from engine.shared.options import EngineOptions
 from engine.shared.snapshot import Snapshot
 
@@ -28,7 +28,7 @@ TICKS, TICKS_CHANGED = 10, 20
 NICE = 7
 
 
-def _engine_process(pipe: Connection, boxes: Boxes, options: EngineOptions, reserve: bool) -> None:
+def _engine_process(pipe: Connection, boxes: Mailboxes, options: EngineOptions, reserve: bool) -> None:
     """The spawned process's first lines: the engine is imported there, by name, never here. It begins with the snapshot that it is sent."""
     logging.basicConfig(level=logging.INFO, format="engine: %(message)s")
     kept_to_itself()
@@ -64,7 +64,7 @@ def stepping_back(work: Callable[[], None]) -> None:
 class EngineProcess:
     """An engine process, which waits until ``begin``; as a ``reserve`` with everything imported. Raises OSError where none can be had."""
 
-    def __init__(self, context: SpawnContext, boxes: Boxes, options: EngineOptions, reserve: bool = False) -> None:
+    def __init__(self, context: SpawnContext, boxes: Mailboxes, options: EngineOptions, reserve: bool = False) -> None:
         if not reserve:
             readahead.begin()
         self.pipe, theirs = context.Pipe()

@@ -12,7 +12,7 @@ from typing import Any
 
 from bridge.control.state import State
 from bridge.engine_process.process import EngineProcess, hang_timeout
-from engine.shared.mailbox import Boxes, Mailbox
+from engine.shared.mailbox import Mailboxes, Mailbox
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import Value
 from engine.shared.table import TABLE
@@ -40,7 +40,7 @@ class Supervisor:
     def __init__(self, state: State, options: EngineOptions, spare: bool = True) -> None:
         context = multiprocessing.get_context("spawn")
         self._context, self._state, self._options = context, state, options
-        self.boxes = Boxes(Mailbox(context), Mailbox(context), Mailbox(context))
+        self.boxes = Mailboxes(Mailbox(context), Mailbox(context), Mailbox(context))
         self.status: Mapping[str, Any] = {}
         self.errors = self.starts = 0
         self.last_error = self.refused = ""

@@ -52,5 +52,5 @@ def _numeric_addresses(_table_version: int) -> frozenset[bytes]:
     return frozenset(
         (ROOT + name).encode()
         for name, parameter in TABLE.items()
-        if parameter.kind in ("float", "int", "bool") and parameter.holds
+        if parameter.kind in ("float", "int", "bool") and parameter.has_value
     )

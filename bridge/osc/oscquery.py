@@ -77,9 +77,9 @@ def _describe(parameter: Parameter, values: Mapping[str, Value]) -> Node:
     node: Node = {
         "TYPE": types.get(parameter.kind, "s"),
         "DESCRIPTION": parameter.help,
-        "ACCESS": READ | WRITE if parameter.holds else WRITE,
+        "ACCESS": READ | WRITE if parameter.has_value else WRITE,
     }
-    if parameter.holds:
+    if parameter.has_value:
         node["VALUE"] = [value]
     if parameter.kind in ("float", "int"):
         node |= {"RANGE": [{"MIN": parameter.low, "MAX": parameter.high}], "CLIPMODE": ["both"]}

@@ -143,7 +143,7 @@ class CuePlayer:
     def panic(self) -> None:
         """Stop everything and set the preset ``/panic/preset`` at once, or all defaults."""
         name = self._state.snapshot().text("/panic/preset")
-        values = {row.name: row.default for row in TABLE.values() if row.look}
+        values = {row.name: row.default for row in TABLE.values() if row.is_part_of_look}
         try:
             if name:
                 values |= self._presets.find(name).recall_values
@@ -239,7 +239,7 @@ class CuePlayer:
         try:
             names = {name for cue in self.list.cues for name in self._values_of(cue)}
         except InvalidValue:  # a preset is missing
-            names = {row.name for row in TABLE.values() if row.look}
+            names = {row.name for row in TABLE.values() if row.is_part_of_look}
         self._base = {name: state[name] for name in names}
 
     def _follow_on(self, index: int) -> None:

@@ -51,7 +51,7 @@ class Preset:
         """The file's values over the defaults of every parameter that presets hold."""
         if self.partial:
             return dict(self.values)
-        return {row.name: row.default for row in TABLE.values() if row.look} | dict(self.values)
+        return {row.name: row.default for row in TABLE.values() if row.is_part_of_look} | dict(self.values)
 
 
 class _Settings(msgspec.Struct, forbid_unknown_fields=True):
@@ -111,7 +111,7 @@ def coerce_values(content: Mapping[str, Any]) -> dict[str, Value]:
     for key, value in content.items():
         try:
             parameter = lookup(key)
-            if not parameter.holds:
+            if not parameter.has_value:
                 raise InvalidValue(f"{key} is a {parameter.kind} and holds no value")
             values[parameter.name] = parameter.coerce([value])
         except InvalidValue as error:
@@ -250,7 +250,7 @@ class PresetLibrary:
 
 def _changed_values(values: Mapping[str, Value]) -> dict[str, Any]:
     """Return the values that a preset holds and that differ from their defaults, by the keys of a file."""
-    rows = (row for row in TABLE.values() if row.look)
+    rows = (row for row in TABLE.values() if row.is_part_of_look)
     return {row.name.strip("/"): values[row.name] for row in rows if values[row.name] != row.default}
 
 

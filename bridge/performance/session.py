@@ -158,7 +158,7 @@ def parse_session(content: Mapping[str, Any]) -> Recovered:
     for name, value in saved_values.items() if isinstance(saved_values, dict) else ():
         try:
             parameter = lookup(str(name))
-            if parameter.holds:
+            if parameter.has_value:
                 values[parameter.name] = parameter.coerce([value])
         except InvalidValue as error:
             log.warning("session file: %s", error)

@@ -1,1 +1,1 @@
-"""What both processes use: parameters, snapshots, messages, frames, the mailbox. No torch."""
+"""Shared by both processes: parameters, snapshots, frames, mailboxes, options and small helpers. No torch."""

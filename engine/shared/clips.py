@@ -1,4 +1,4 @@
-"""Frames of a video file for measurements: the middle square, scaled to one size."""
+"""Video clips for measurements: the middle square of each frame, scaled to one size."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def read_square_frames(path: Path, side: int, count: int, spread: bool = False) 
     with av.open(str(path)) as container:
         decoded = (frame.to_ndarray(format="rgb24") for frame in container.decode(video=0))
         if spread:
-            everything = list(decoded)
-            chosen = [everything[i] for i in np.linspace(0, len(everything) - 1, count).astype(int)]
+            frames = list(decoded)
+            chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, count).astype(int)]
         else:
             chosen = list(islice(decoded, count))
-    return [_middle_square(picture, side) for picture in chosen]
+    return [_crop_square(picture, side) for picture in chosen]
 
 
-def _middle_square(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+def _crop_square(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     edge = min(picture.shape[:2])
     y, x = (picture.shape[0] - edge) // 2, (picture.shape[1] - edge) // 2
     square = picture[y : y + edge, x : x + edge]

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and folders that are read again when a file changes."""
+"""Files: atomic writes, and a watcher that reloads the changed files of a folder."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 @contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` with the same suffix; rename it to ``path`` on success, delete it on error.
+    """Yield a temporary path in the same folder; rename it to ``path`` on success, delete it on error.
 
-    Readers see the old file or the new one, never a part of either. Raises OSError.
+    It has the suffix of ``path``. Readers see the old file or the new one, never a part of either. Raises OSError.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:

@@ -1,4 +1,4 @@
-"""Frame: one picture as both processes and every transport handle it."""
+"""Frame: one picture, as both processes and every transport handle it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ MAX_SIDE = 2048
 class Frame:
     """A picture: RGBA, uint8, (height, width, 4), top row first, sRGB.
 
-    ``sequence`` counts the source's frames, ``captured_at`` is monotonic seconds at the texture's arrival,
-    ``snapshot`` the number of the parameters it was made with (0 for an input).
+    ``sequence`` counts the source's frames. ``captured_at`` is the time of the texture's arrival, in monotonic seconds.
+    ``snapshot`` is the number of the parameter snapshot that an output was rendered with, 0 for an input.
     """
 
     pixels: Pixels

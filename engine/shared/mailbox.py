@@ -1,8 +1,8 @@
-"""Frames between two processes: a few slots of shared memory, the latest frame wins, nothing ever waits.
+"""Mailbox: frames between two processes in a few slots of shared memory. The latest frame wins, and nothing blocks.
 
-One process writes, one reads. A slot's version is odd while it is written, so a reader that meets a
-half-written slot, or one overwritten while it copied, notices and takes the newer frame. No lock is
-held at any time: either side may be killed at any instruction and the other goes on.
+One process writes, one reads. A slot's version is odd while it is written (a sequence lock). So a reader notices a slot
+that is half written, or overwritten while it copied, and takes the newer frame. No lock is held at any time: either
+process may be killed at any instruction, and the other keeps running.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _HEADER = np.dtype(
 )  # fmt: skip
 
 
-class Boxes(NamedTuple):
-    """The mailboxes of an engine process: pictures to transform, pictures of the second source, and what comes out."""
+class Mailboxes(NamedTuple):
+    """The mailboxes of an engine process: frames of the source, frames of the second source, and output frames."""
 
     inbox: Mailbox
     second: Mailbox
@@ -35,13 +35,16 @@ class Boxes(NamedTuple):
 
 
 class Mailbox:
-    """Slots for frames of at most ``max_side``², made by one process and handed to the other by pickling."""
+    """A mailbox for frames of up to ``max_side``² pixels. One process creates it; pickling hands it to the other.
+
+    ``dropped`` counts the frames that were overwritten before this process read them.
+    """
 
     def __init__(self, context: BaseContext, max_side: int = MAX_SIDE) -> None:
         self._capacity = max_side * max_side * 4
         header = 64 + SLOTS * _HEADER.itemsize
         self._memory = SharedMemory(create=True, size=header + SLOTS * self._capacity)
-        self._owner = True
+        self._is_owner = True
         self._wake: Any = context.Semaphore(0)
         self._attach()
         self._latest[0] = 0
@@ -66,7 +69,7 @@ class Mailbox:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._capacity, self._wake = state["capacity"], state["wake"]
         self._memory = SharedMemory(name=state["name"])
-        self._owner = False
+        self._is_owner = False
         self._attach()
         self._seen = int(self._latest[0])
 
@@ -77,14 +80,14 @@ class Mailbox:
                 pass
 
     def write(self, frame: Frame) -> None:
-        """Publishes ``frame``; never blocks. Raises ValueError where it is larger than the slots."""
+        """Publish ``frame`` without blocking. Raises ValueError if it is larger than a slot."""
         height, width = frame.pixels.shape[:2]
         count = height * width * 4
         if count > self._capacity:
-            raise ValueError(f"a frame of {width}x{height} does not fit a mailbox of {self._capacity} bytes")
+            raise ValueError(f"a frame of {width}x{height} does not fit into a mailbox slot of {self._capacity} bytes")
         index = int(self._latest[0]) + 1
         slot = self._slots[index % SLOTS]
-        slot["version"] += 1 + int(slot["version"] & 1)  # odd, also after a writer died half-way
+        slot["version"] += 1 + int(slot["version"] & 1)  # odd, even if a writer died half-way
         self._fence()
         self._pixels[index % SLOTS][:count].reshape(height, width, 4)[...] = frame.pixels
         slot["index"], slot["sequence"], slot["snapshot"] = index, frame.sequence, frame.snapshot
@@ -96,22 +99,22 @@ class Mailbox:
         self._wake.release()
 
     def read(self, timeout: float | None = 0.0) -> Frame | None:
-        """The newest frame that was not read yet, as a copy, or None after ``timeout`` seconds."""
-        limit = None if timeout is None else time.monotonic() + timeout
-        while (frame := self._take()) is None:
-            left = None if limit is None else limit - time.monotonic()
-            if left is not None and left <= 0:
+        """Return a copy of the newest unread frame, or None after ``timeout`` seconds (None: wait forever)."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (frame := self._read_latest()) is None:
+            remaining = None if deadline is None else deadline - time.monotonic()
+            if remaining is not None and remaining <= 0:
                 return None
-            self._wake.acquire(timeout=left)
-        while self._wake.acquire(False):  # wake-ups of frames that this one supersedes
+            self._wake.acquire(timeout=remaining)
+        while self._wake.acquire(False):  # wake-ups for frames that this one supersedes
             pass
         return frame
 
     def skip(self) -> None:
-        """Passes over what was written before this moment."""
+        """Ignore the frames that were written before this moment."""
         self._seen = int(self._latest[0])
 
-    def _take(self) -> Frame | None:
+    def _read_latest(self) -> Frame | None:
         for _ in range(SLOTS * 2):
             index = int(self._latest[0])
             if index == self._seen:
@@ -131,8 +134,8 @@ class Mailbox:
         return None
 
     def close(self) -> None:
-        """Lets go of the memory; the process that made the mailbox also frees it."""
+        """Detach from the memory; the process that created the mailbox also frees it."""
         del self._latest, self._slots, self._pixels
         self._memory.close()
-        if self._owner:
+        if self._is_owner:
             self._memory.unlink()

@@ -1,18 +1,19 @@
-"""Options fixed for the life of an engine process."""
+"""Engine options: settings that are fixed for the life of an engine process."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: What may make a model fast: compiling it where that can be done, nothing, compiling it, or TensorRT.
+#: Accelerators: compile if the device supports it, none, compile, or TensorRT.
 ACCELERATORS = ("auto", "eager", "compile", "tensorrt")
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What holds for the life of an engine process and is no parameter.
+    """Options of an engine process.
 
-    ``device``; how models are read; the folder of ``hooks``; what makes the model fast, ``accelerate``, one of ACCELERATORS.
+    ``device`` is auto or a device of torch. ``offline`` and ``allow_pickle`` restrict and permit ways to load models.
+    ``hooks`` is the folder of user hooks, empty for none. ``accelerate`` is one of ACCELERATORS.
     """
 
     device: str = "auto"

@@ -1,4 +1,4 @@
-"""What a parameter is, and how a value that came in is read as one of its kind."""
+"""Parameter: one control of the show, and the coercion of incoming values to its type."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from dataclasses import dataclass
 from typing import Any
 
 Value = float | int | bool | str
-#: Longest text a parameter takes, in characters.
-MAX_TEXT = 4096
+#: Longest text of a parameter, in characters.
+MAX_TEXT_LENGTH = 4096
 _SIZE = re.compile(r"\s*(\d{1,5})\s*(?:[x×*,]\s*(\d{1,5}))?\s*", re.IGNORECASE)
 _TRUE, _FALSE = {"1", "on", "true", "yes"}, {"0", "off", "false", "no"}
 
 
 class InvalidValue(ValueError):
-    """A value that a parameter cannot take; the text names the parameter, the value and what is accepted."""
+    """An invalid value; the text names the parameter, the value and what is accepted."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One control. ``kind``: float, int, bool, string, choice, size, schedule, trigger, or command: a trigger that is told something.
+    """One row of the parameter table. ``name`` is the OSC address without the root.
 
-    ``name`` is the OSC address without the root. ``live`` parameters apply at the next frame; the others
-    are loaded beside the running stream and swapped in at a frame boundary. A parameter with ``where``
-    "bridge" is applied outside the engine process. A ``look`` is made of those that a preset keeps.
+    ``kind`` is float, int, bool, string, choice, size, schedule, trigger, or command (a trigger with an argument).
+    A ``live`` parameter applies at the next frame. Any other is loaded while the stream runs and swapped in at a frame
+    boundary. ``where`` is the process that applies it, engine or bridge. ``in_look`` is False for live parameters of
+    the engine that presets do not store.
     """
 
     name: str
@@ -42,27 +43,27 @@ class Parameter:
     in_look: bool = True
 
     @property
-    def look(self) -> bool:
-        """Whether it belongs to a look."""
-        return self.in_look and self.live and self.where == "engine" and self.holds
+    def is_part_of_look(self) -> bool:
+        """Whether presets and cues store the parameter."""
+        return self.in_look and self.live and self.where == "engine" and self.has_value
 
     @property
-    def holds(self) -> bool:
-        """Whether it has a value; triggers and commands do something instead."""
+    def has_value(self) -> bool:
+        """Whether the parameter has a value; triggers and commands have none."""
         return self.kind not in ("trigger", "command")
 
     def coerce(self, arguments: Sequence[object]) -> Value:
-        """The value that OSC arguments (or one text from the command line) mean here.
+        """Convert OSC arguments, or one text of the command line, to a value of this parameter.
 
-        Numbers out of range are clamped. Raises BadValue for anything that cannot be meant.
+        Numbers out of range are clamped. Raises InvalidValue for anything else that does not fit.
         """
         if len(arguments) != 1:
-            wanted = "no argument or one" if self.kind in ("bool", "trigger") else "one argument"
-            raise InvalidValue(f"{self.name} takes {wanted}, got {len(arguments)}")
+            expected = "no argument or one" if self.kind in ("bool", "trigger") else "one argument"
+            raise InvalidValue(f"{self.name} takes {expected}, got {len(arguments)}")
         return _COERCE[self.kind](self, arguments[0])
 
     def range_text(self) -> str:
-        """What is accepted, for people: ``0–1``, ``linear, spherical``, ``WxH`` …"""
+        """Return the accepted values for people: ``0–1``, ``linear, spherical``, ``WxH`` …"""
         if self.kind in ("float", "int"):
             spec = "g" if self.kind == "float" else ".0f"
             return f"{self.low:{spec}}–{self.high:{spec}}{' ' + self.unit if self.unit else ''}"
@@ -107,22 +108,22 @@ def _bool(p: Parameter, value: object) -> bool:
 def _text(p: Parameter, value: object) -> str:
     if not isinstance(value, str):
         raise InvalidValue(f"{p.name} takes text, got {abbreviate(value)}")
-    if len(value) > MAX_TEXT:
-        raise InvalidValue(f"{p.name} takes at most {MAX_TEXT} characters, got {len(value)}")
+    if len(value) > MAX_TEXT_LENGTH:
+        raise InvalidValue(f"{p.name} takes at most {MAX_TEXT_LENGTH} characters, got {len(value)}")
     if "\x00" in value:
         raise InvalidValue(f"{p.name} takes text without NUL characters")
     return value
 
 
 def _command(p: Parameter, value: object) -> str:
-    """Text, or a number as people write it."""
+    """Return text as it is, and a number as people write it."""
     if isinstance(value, float) and math.isfinite(value):
         return f"{value:g}"
     return _text(p, str(value) if isinstance(value, int) and not isinstance(value, bool) else value)
 
 
 def _choice(p: Parameter, value: object) -> str:
-    """A word of the list, or its index from 0, as menus send it."""
+    """Return a word of the list, from the word or from its index from 0, as menus send it."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(p.choices):
@@ -133,7 +134,10 @@ def _choice(p: Parameter, value: object) -> str:
 
 
 def _size(p: Parameter, value: object) -> str:
-    """``WxH`` or one number for a square, each side clamped to the range and rounded to a multiple of 8. May be empty if the default is."""
+    """Parse ``WxH``, or one number for a square. An empty text is accepted if it is the default.
+
+    Each side is rounded to a multiple of 8 and clamped to the range.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
@@ -149,7 +153,7 @@ def _size(p: Parameter, value: object) -> str:
 
 
 def _schedule(p: Parameter, value: object) -> str:
-    """One to eight strictly falling training timesteps, or nothing."""
+    """Parse up to eight strictly falling training timesteps; an empty text is accepted."""
     text = _text(p, str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value)
     try:
         steps = [float(part) for part in text.replace(",", " ").split()]
@@ -164,6 +168,7 @@ def _schedule(p: Parameter, value: object) -> str:
 
 
 def abbreviate(value: object) -> str:
+    """Return the value's repr, cut to 40 characters."""
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "…"
 
@@ -182,6 +187,6 @@ _COERCE: Mapping[str, Any] = {
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """``WxH`` → (width, height)."""
+    """Parse ``WxH`` to (width, height)."""
     width, height = text.split("x")
     return int(width), int(height)

@@ -23,7 +23,7 @@ class Snapshot(Mapping[str, Value]):
     """
 
     def __init__(self, values: Mapping[str, Value] | None = None, number: int = 0, mixture: Mixture = ()) -> None:
-        self._values = {name: p.default for name, p in TABLE.items() if p.holds} | dict(values or {})
+        self._values = {name: p.default for name, p in TABLE.items() if p.has_value} | dict(values or {})
         self.number, self.mixture = number, mixture
 
     def __getitem__(self, name: str) -> Value:

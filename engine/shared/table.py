@@ -1,7 +1,7 @@
-"""The one table of everything that can be controlled, and the immutable snapshots that cross to the engine.
+"""The table of all parameters.
 
-Light on purpose: no torch. OSC dispatch, validation, the command line, presets, the preview page and the
-README's reference all read this table; nothing lists the parameters a second time.
+OSC dispatch, validation, the command line, presets, the panel and the generated reference all read this table. Nothing
+lists the parameters a second time.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Va
 from engine.shared.parameter import InvalidValue, Parameter, abbreviate
 
 ROOT = "/phosphene"
-#: What a file of the user's own effects and its parameters may be called.
+#: Names of hook files and of their parameters.
 HOOK_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
-
-
 _LAST_SEED = 2**31 - 1
 #: Number of modulators.
 MODULATORS = 4
@@ -277,7 +275,7 @@ def declare(rows: Iterable[Parameter]) -> None:
 
 
 def canonical(name: str) -> str:
-    """A parameter's own name from what a user wrote: the leading slash and the root are optional, ``/prompt/1`` is ``/prompt``."""
+    """Return a parameter's name in the table: slash and root are optional, ``/prompt/1`` is an alias of ``/prompt``."""
     name = "/" + name.strip().strip("/")
     if name.startswith(ROOT + "/"):
         name = name.removeprefix(ROOT)
@@ -285,8 +283,8 @@ def canonical(name: str) -> str:
 
 
 def lookup(name: str) -> Parameter:
-    """The parameter called ``name``; BadValue where there is none."""
-    found = TABLE.get(canonical(name))
-    if found is None:
-        raise InvalidValue(f"no parameter is called {abbreviate(name)}")
-    return found
+    """Return the parameter called ``name``. Raises InvalidValue if there is none."""
+    parameter = TABLE.get(canonical(name))
+    if parameter is None:
+        raise InvalidValue(f"unknown parameter {abbreviate(name)}")
+    return parameter

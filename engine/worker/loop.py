@@ -16,7 +16,7 @@ from engine.image.hooks import Hooks
 from engine.models import pick_device
 from engine.runtime.cuda_streams import NotFinite, PendingOutput
 from engine.shared.frame import Frame
-from engine.shared.mailbox import Boxes
+from engine.shared.mailbox import Mailboxes
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue
 from engine.shared.snapshot import Snapshot
@@ -55,7 +55,7 @@ class Leaving(NamedTuple):
 class Worker:
     """One stream, its mailboxes, and the pipe to the bridge."""
 
-    def __init__(self, pipe: Connection, boxes: Boxes, options: EngineOptions, snapshot: Snapshot) -> None:
+    def __init__(self, pipe: Connection, boxes: Mailboxes, options: EngineOptions, snapshot: Snapshot) -> None:
         self.pipe, self.snapshot = pipe, snapshot
         self.inbox, self.second, self.outbox = boxes
         for box in (self.inbox, self.second):

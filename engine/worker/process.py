@@ -11,7 +11,7 @@ import torch
 from engine.models.hf_imports import import_quietly
 from engine.runtime.allocator import retain_freed_memory
 from engine.runtime.threads import limit_to_one_thread
-from engine.shared.mailbox import Boxes
+from engine.shared.mailbox import Mailboxes
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue
 from engine.shared.snapshot import Snapshot
@@ -28,7 +28,7 @@ def prepare() -> None:
     torch.set_num_threads(threads)
 
 
-def run(pipe: Connection, boxes: Boxes, options: EngineOptions, snapshot: Snapshot) -> None:
+def run(pipe: Connection, boxes: Mailboxes, options: EngineOptions, snapshot: Snapshot) -> None:
     """The whole life of the process. Sends ("ready" | "refused" | "status" | "note" | "reloaded" | "kept" | "error", payload)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the bridge's to handle
     retain_freed_memory()

@@ -21,7 +21,7 @@ from engine.shared.table import ROOT, TABLE
 from tests.fuzz.__main__ import counted
 from tests.fuzz.targets import CORPUS, TARGETS, bundled, seeds
 
-NUMBERS = [parameter for parameter in TABLE.values() if parameter.kind in ("float", "int") and parameter.holds]
+NUMBERS = [parameter for parameter in TABLE.values() if parameter.kind in ("float", "int") and parameter.has_value]
 PLENTY = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 
 

@@ -32,7 +32,7 @@ def text(value: str) -> bytes:
 
 def wrong_packet(rng: random.Random) -> bytes:
     """A packet that sets nothing: its address, its types, its value or its very form is wrong."""
-    holds = [parameter for parameter in TABLE.values() if parameter.holds]
+    holds = [parameter for parameter in TABLE.values() if parameter.has_value]
     address = ROOT + rng.choice(holds).name
     number = ROOT + rng.choice([parameter.name for parameter in holds if parameter.kind in ("float", "int")])
     kind = rng.randrange(8)
@@ -114,7 +114,9 @@ def counted(packets: int, documents: int, seed: int = 1) -> bool:
         grown = (process.memory_info().rss - middle) / 2**20
         same = dict(state.snapshot()) == before
         good = good and same and grown < 8.0
-        told = f", {state.rejected - refused} refused" if name == "OSC packets" else f", {READ[0] - read} still readable"
+        told = (
+            f", {state.rejected - refused} refused" if name == "OSC packets" else f", {READ[0] - read} still readable"
+        )
         values, seconds = "unchanged" if same else "CHANGED", time.perf_counter() - start
         print(
             f"{count} {name}{told}: no crash, values {values}, memory {grown:+.1f} MiB after the first tenth, {seconds:.0f} s",

@@ -163,7 +163,9 @@ def seeds(target: str) -> list[bytes]:
     folders = {"preset": "*.toml", "cue": "cues/*.toml", "map": "desks/*.toml"}
     if target in folders:
         return kept + [path.read_bytes() for path in sorted(root.glob(folders[target]))]
-    packets = [encode_message(ROOT + name, parameter.default) for name, parameter in TABLE.items() if parameter.holds]
+    packets = [
+        encode_message(ROOT + name, parameter.default) for name, parameter in TABLE.items() if parameter.has_value
+    ]
     packets += [bundled(*packets[:4]), bundled(bundled(*packets[:4])), bundled() + struct.pack(">i", -4)]
     made: dict[str, list[bytes]] = {
         "osc": packets,

@@ -154,7 +154,7 @@ from = [0, 100]
     ("text", "message"),
     [
         (table(address="fader", to="/mix"), "line 2: address begins with /"),
-        (table(address="/a", to="/nowhere"), "line 3: no parameter is called"),
+        (table(address="/a", to="/nowhere"), "line 3: unknown parameter"),
         (table(address="/a", to="/mix", from_=[1, 1]), r"line 4: from takes two different numbers, got \[1.0, 1.0\]"),
         (table(address="/a", to="/mix", range=[0]), r"line 4: range takes a list of 2 values, got \[0\]"),
         (table(address="/a", to="/mix", argument=-1), "line 4: argument takes an index from 0 to 63, got -1"),
@@ -172,7 +172,7 @@ from = [0, 100]
         (FIVE_BINDINGS.replace("FOURTH", "speed = 1"), "line 17: unknown key 'speed'"),
         (FIVE_BINDINGS.replace("FOURTH", "\n'argument' = 'x'"), "line 18: argument takes a whole number, got 'x'"),
         (FIVE_BINDINGS.replace("FOURTH", "").replace("/fourth", "fourth"), "line 15: address begins with /"),
-        (FIVE_BINDINGS.replace("FOURTH", "").replace("'/seed'", "'/nowhere'"), "line 16: no parameter is called"),
+        (FIVE_BINDINGS.replace("FOURTH", "").replace("'/seed'", "'/nowhere'"), "line 16: unknown parameter"),
         (table(address="/{a}/{a}", to="/mix"), "line 2: .* is not a valid pattern"),
         ("title = 1\ncolour = 1\n", "line 2: unknown key 'colour'; the keys are title, map"),
         ("[[map]\n", "not valid TOML"),

@@ -15,7 +15,7 @@ import pytest
 from bridge.engine_process import process as life
 from bridge.engine_process import tcmalloc as allocator
 from bridge.engine_process.process import EngineProcess
-from engine.shared.mailbox import Boxes, Mailbox
+from engine.shared.mailbox import Mailboxes, Mailbox
 from engine.shared.options import EngineOptions
 
 ROOT = Path(__file__).parents[3]
@@ -73,7 +73,7 @@ def test_the_engine_has_it_and_this_process_has_not(library: Path, monkeypatch: 
     monkeypatch.setattr(life, "installed", lambda: library)
     before = {name: os.environ.get(name) for name in VARIABLES}
     context = multiprocessing.get_context("spawn")
-    boxes = Boxes(Mailbox(context), Mailbox(context), Mailbox(context))
+    boxes = Mailboxes(Mailbox(context), Mailbox(context), Mailbox(context))
     engine = EngineProcess(context, boxes, EngineOptions("cpu"))
     try:
         assert engine.pipe.poll(60)

@@ -64,8 +64,8 @@ def test_the_whole_tree_is_browsed_and_says_what_the_table_says(server: PanelSer
     for name, parameter in TABLE.items():
         node = found[ROOT + name]
         assert node["DESCRIPTION"] == parameter.help
-        assert node["ACCESS"] == (3 if parameter.holds else 2)
-        assert ("VALUE" in node) == parameter.holds
+        assert node["ACCESS"] == (3 if parameter.has_value else 2)
+        assert ("VALUE" in node) == parameter.has_value
         if parameter.kind in ("float", "int"):
             assert node["RANGE"] == [{"MIN": parameter.low, "MAX": parameter.high}]
         if parameter.kind == "choice":

@@ -55,7 +55,7 @@ def test_a_file_is_loaded_once_until_it_changes(tmp_path: Path) -> None:
     assert loads == [("a", None), ("b", None), ("a", "1")]
 
 
-def test_an_edit_of_the_same_length_is_seen_by_its_time(tmp_path: Path) -> None:
+def test_an_edit_of_the_same_length_is_noticed_by_its_time(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("1")
     watcher = FolderWatcher(lambda: [path], lambda p, _: p.read_text())

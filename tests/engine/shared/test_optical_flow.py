@@ -7,7 +7,7 @@ import numpy as np
 from engine.shared.optical_flow import OpticalFlow, warp
 
 
-def test_a_shift_is_found_and_undone() -> None:
+def test_a_shift_is_estimated_and_undone() -> None:
     generator = np.random.default_rng(0)
     noise = generator.uniform(0, 255, (16, 16)).astype(np.float32)
     texture = np.kron(noise, np.ones((8, 8), np.float32)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The table: coercion, clamping, refusal."""
+"""The parameter table: coercion, clamping, rejection, names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.shared.table import TABLE, canonical, lookup
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "meant"),
+    ("name", "argument", "expected"),
     [
         ("/strength", 0.25, 0.25),
         ("/strength", 7, 1.0),
@@ -40,10 +40,10 @@ from engine.shared.table import TABLE, canonical, lookup
         ("/schedule", "", ""),
     ],
 )
-def test_what_is_meant(name: str, given: object, meant: object) -> None:
-    value = TABLE[name].coerce([given])
-    assert value == meant
-    assert type(value) is type(meant)
+def test_a_valid_argument_is_coerced(name: str, argument: object, expected: object) -> None:
+    value = TABLE[name].coerce([argument])
+    assert value == expected
+    assert type(value) is type(expected)
 
 
 @pytest.mark.parametrize(
@@ -74,12 +74,12 @@ def test_what_is_meant(name: str, given: object, meant: object) -> None:
         ("/schedule", ["nan"]),
     ],
 )
-def test_what_cannot_be_meant(name: str, arguments: list[object]) -> None:
+def test_an_invalid_argument_is_rejected(name: str, arguments: list[object]) -> None:
     with pytest.raises(InvalidValue, match=name):
         TABLE[name].coerce(arguments)
 
 
-def test_names_may_be_written_in_several_ways() -> None:
+def test_names_have_several_spellings() -> None:
     for name in ("prompt", "/prompt", "/phosphene/prompt", " prompt/1"):
         assert canonical(name) == "/prompt"
     assert lookup("guidance/mode") is TABLE["/guidance/mode"]
@@ -87,8 +87,9 @@ def test_names_may_be_written_in_several_ways() -> None:
         lookup("promt")
 
 
-def test_the_names_of_the_contract_are_there() -> None:
-    names = "/prompt /prompt/2 /prompt/3 /prompt/4 /prompt/1/weight /prompt/4/weight /prompt/blend /negative /seed /seed/2 /seed/mix"
+def test_the_published_names_exist() -> None:
+    names = "/prompt /prompt/2 /prompt/3 /prompt/4 /prompt/1/weight /prompt/4/weight /prompt/blend"
+    names += " /negative /seed /seed/2 /seed/mix"
     names += (
         " /mode /strength /steps /schedule /guidance /guidance/mode /guidance/delta /similarity /similarity/threshold"
     )
@@ -96,7 +97,7 @@ def test_the_names_of_the_contract_are_there() -> None:
     assert set(names.split()) <= set(TABLE)
 
 
-def test_every_default_is_accepted_by_its_own_parameter() -> None:
+def test_every_default_is_accepted_by_its_parameter() -> None:
     for parameter in TABLE.values():
         assert parameter.coerce([parameter.default]) == parameter.default
         assert parameter.help

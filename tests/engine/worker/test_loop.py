@@ -12,7 +12,7 @@ import torch
 
 from engine.runtime.cuda_streams import NotFinite, PendingOutput
 from engine.shared.frame import Frame
-from engine.shared.mailbox import Boxes, Mailbox
+from engine.shared.mailbox import Mailboxes, Mailbox
 from engine.shared.options import EngineOptions
 from engine.shared.snapshot import Snapshot
 from engine.worker.loop import FAILURES, SEVERAL, Failed, Worker
@@ -41,7 +41,7 @@ class Pipe:
 @pytest.fixture
 def worker() -> Iterator[tuple[Worker, Pipe]]:
     context, pipe = multiprocessing.get_context("spawn"), Pipe()
-    boxes = Boxes(*(Mailbox(context, 64) for _ in range(3)))
+    boxes = Mailboxes(*(Mailbox(context, 64) for _ in range(3)))
     yield Worker(pipe, boxes, EngineOptions("cpu"), Snapshot(SMALL)), pipe  # type: ignore[arg-type]
     for box in boxes:
         box.close()

@@ -39,9 +39,9 @@ def test_an_example_is_short_and_says_how_it_is_started(path: Path) -> None:
     assert path.name in text or "--hooks" in text
 
 
-def test_own_loop_writes_a_video(tmp_path: Path) -> None:
+def test_frame_loop_writes_a_video(tmp_path: Path) -> None:
     clip = tmp_path / "loop.mp4"
-    run_example("own_loop.py", "pattern:plasma", f"file:{clip}", "12")
+    run_example("frame_loop.py", "pattern:plasma", f"file:{clip}", "12")
     with av.open(str(clip)) as container:
         pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(pictures) == 12

@@ -1,6 +1,6 @@
-"""Your own frame loop on ``Stream``: read a source, step the stream, write to a sink.
+"""A frame loop around ``Stream``: read a source, step the stream, write to a sink.
 
-python own_loop.py pattern:plasma file:loop.mp4 60
+python frame_loop.py pattern:plasma file:loop.mp4 60
 """
 
 from __future__ import annotations

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import platform
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
-from bridge.commands.sources import list_cameras
 from bridge.engine_process.tcmalloc import installed
-from bridge.textures import SCHEMES, default_sinks, default_source
+from bridge.textures import Transport, default_sinks, default_source, transports
 
 PACKAGES = ("torch", "diffusers", "transformers", "python-osc", "av", "numpy")
 #: Longest that loading the built-in model may take.
@@ -52,9 +50,9 @@ def doctor(_options: argparse.Namespace | None = None) -> int:
         check(True, "tensorrt", version("tensorrt"))
     except PackageNotFoundError:
         check(False, "tensorrt", "optional, for NVIDIA: pip install 'phosphene[tensorrt]'")
-    for scheme in SCHEMES:
-        passed, text = _check_transport(scheme)
-        check(passed, scheme + ":", text)
+    for transport in transports():
+        passed, text = _check_transport(transport)
+        check(passed, transport.scheme + ":", text)
     print(f"`phosphene run` would read {default_source()} and send to {', '.join(default_sinks())}")
     return 0 if good else 1
 
@@ -78,12 +76,10 @@ def _check_engine(check: Check) -> None:
         check(False, "device", f"torch or the pocket model does not work: {reason}", required=True)
 
 
-def _check_transport(scheme: str) -> tuple[bool, str]:
+def _check_transport(transport: Transport) -> tuple[bool, str]:
     """Return whether a texture transport is usable here, and the text for its line."""
-    if scheme in ("spout", "syphon", "ndi", "touchshm"):
-        problem = importlib.import_module(f"bridge.textures.{scheme}").available()
-        return not problem, problem or "usable"
-    if scheme == "camera":
-        cameras = list_cameras()
-        return bool(cameras), f"usable: {', '.join(cameras)}" if cameras else "no camera detected"
-    return True, "usable"
+    reason = transport.unavailable_reason()
+    if reason or not transport.devices:
+        return not reason, reason or "usable"
+    urls = [f"{transport.scheme}:{name}" for name in transport.names()]
+    return bool(urls), f"usable: {', '.join(urls)}" if urls else f"no {transport.title.lower()} detected"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bridge.textures import Sink, Source
-from bridge.textures.base import Rate, SourceLost
+from bridge.textures.base import FramePacer, SourceLost
 from bridge.textures.camera import CameraSource
 from bridge.textures.pattern import draw
 from engine.shared.frame import Frame, Pixels
@@ -24,7 +24,7 @@ class BreakableCamera:
 
     def __init__(self) -> None:
         self.unplugged = False
-        self._rate = Rate(FRAME_RATE)
+        self._rate = FramePacer(FRAME_RATE)
 
     def open_capture(self, _index: int) -> BreakableCamera:
         """Return the camera itself, as ``cv2.VideoCapture(index)`` does."""
@@ -53,7 +53,7 @@ class BreakableSource(Source):
         super().__init__("breakable:")
         self.fault = ""
         self.camera: CameraSource | None = None
-        self._rate = Rate(FRAME_RATE)
+        self._rate = FramePacer(FRAME_RATE)
 
     def _open(self) -> None:
         if self.camera is not None:

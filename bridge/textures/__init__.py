@@ -1,71 +1,85 @@
-"""Textures in and out. One file a transport, opened by URL; a transport's package is imported when it is asked for."""
+"""Textures in and out, opened by URL. One module in this folder is one transport, and registers itself.
+
+A module takes part if it assigns a ``Transport`` to ``TRANSPORT`` and is named like its scheme. It is imported when
+its scheme is opened; the platform's package that it needs is imported when the source or sink opens.
+"""
 
 from __future__ import annotations
 
 import importlib
-import sys
-from urllib.parse import parse_qsl
+import pkgutil
 
-from bridge.textures.base import Sink, Source, TextureError
+from bridge.textures.base import Sink, Source, TextureError, Transport
 
-__all__ = ["SCHEMES", "Sink", "Source", "TextureError", "default_sinks", "default_source", "open_sink", "open_source"]
+__all__ = [
+    "Sink",
+    "Source",
+    "TextureError",
+    "Transport",
+    "default_sinks",
+    "default_source",
+    "find_transport",
+    "open_sink",
+    "open_source",
+    "transports",
+]
 
-#: Scheme → module, source class, sink class.
-SCHEMES: dict[str, tuple[str, str, str]] = {
-    "pattern": ("pattern", "PatternSource", ""),
-    "file": ("file", "FileSource", "FileSink"),
-    "camera": ("camera", "CameraSource", ""),
-    "ndi": ("ndi", "NdiSource", "NdiSink"),
-    "spout": ("spout", "SpoutSource", "SpoutSink"),
-    "syphon": ("syphon", "SyphonSource", "SyphonSink"),
-    "touchshm": ("touchshm", "TouchSource", "TouchSink"),
-    "null": ("null", "", "NullSink"),
-}
-_ELSEWHERE = {"spout": "win32", "touchshm": "win32", "syphon": "darwin"}
+
+def transports() -> list[Transport]:
+    """Return all transports in alphabetical order of their schemes. Imports their modules."""
+    modules = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return [transport for name in modules if (transport := find_transport(name)) is not None]
+
+
+def find_transport(scheme: str) -> Transport | None:
+    """Return the transport with this scheme, or None. Imports its module alone."""
+    if scheme not in {module.name for module in pkgutil.iter_modules(__path__)}:
+        return None
+    return getattr(importlib.import_module(f"{__name__}.{scheme}"), "TRANSPORT", None)
 
 
 def open_source(url: str) -> Source:
-    """The source that ``url`` means, open. Raises TextureError with what is available here."""
-    kind, rest = _found(url, 1)
-    if kind.__name__ == "PatternSource":
-        name, _, query = rest.partition("?")
-        return kind(url, name, dict(parse_qsl(query))).open()
-    return kind(url, rest).open()
+    """Open the source at ``url``. Raises TextureError, with the sources of this platform if there is no such scheme."""
+    transport, name = _resolve(url, "source")
+    assert transport.source is not None
+    return transport.source(url, name).open()
 
 
 def open_sink(url: str) -> Sink:
-    """The sink that ``url`` means; its transport opens with the first frame. Raises TextureError with what is available here."""
-    kind, rest = _found(url, 2)
-    return kind(url, rest)
+    """Return the sink at ``url``, which opens with the first frame. Raises TextureError as ``open_source`` does."""
+    transport, name = _resolve(url, "sink")
+    assert transport.sink is not None
+    return transport.sink(url, name)
 
 
 def default_source() -> str:
-    """What ``run`` reads without ``--source``: the platform's texture sharing where it can be used, else a moving pattern."""
-    scheme = {"win32": "spout", "darwin": "syphon"}.get(sys.platform)
-    if scheme and not importlib.import_module(f"bridge.textures.{scheme}").available():
-        return f"{scheme}:phosphene-in"
-    return "pattern:plasma"
+    """Return the source of ``phosphene run`` without ``--source``: the platform's texture sharing, else a pattern."""
+    return _default("source")
 
 
 def default_sinks() -> list[str]:
-    """Where ``run`` sends without ``--sink``: the platform's texture sharing, else NDI, else nowhere but the preview."""
-    for scheme in ({"win32": "spout", "darwin": "syphon"}.get(sys.platform), "ndi"):
-        if scheme and not importlib.import_module(f"bridge.textures.{scheme}").available():
-            return [f"{scheme}:phosphene-out"]
-    return ["null:"]
+    """Return the sinks of ``phosphene run`` without ``--sink``: the platform's texture sharing, else NDI, else none."""
+    return [_default("sink")]
 
 
-def schemes(direction: int) -> list[str]:
-    """The schemes that this platform has, for sources (1) or sinks (2)."""
-    return [s for s, row in SCHEMES.items() if row[direction] and _ELSEWHERE.get(s, sys.platform) == sys.platform]
+def _default(role: str) -> str:
+    """Return the URL of the first usable transport, by rank, that has a default in this role."""
+    for transport in sorted(transports(), key=lambda transport: transport.rank):
+        name = getattr(transport, f"default_{role}")
+        if name is not None and not transport.unavailable_reason():
+            return f"{transport.scheme}:{name}"
+    raise TextureError(f"no default {role} on this machine")
 
 
-def _found(url: str, direction: int):  # type: ignore[no-untyped-def]
-    scheme, colon, rest = url.partition(":")
-    row = SCHEMES.get(scheme)
-    role = "source" if direction == 1 else "sink"
-    here = " ".join(f"{s}:" for s in schemes(direction))
-    if not colon or row is None or not row[direction]:
-        raise TextureError(f"{url!r} is no {role}; available here: {here}")
-    module = importlib.import_module(f"bridge.textures.{row[0]}")
-    return getattr(module, row[direction]), rest
+def _resolve(url: str, role: str) -> tuple[Transport, str]:
+    """Return a usable transport that has ``role``, "source" or "sink", and the part of ``url`` after the scheme."""
+    scheme, colon, name = url.partition(":")
+    transport = find_transport(scheme) if colon else None
+    if transport is None or getattr(transport, role) is None:
+        usable = [other for other in transports() if other.on_this_platform and getattr(other, role) is not None]
+        schemes = " ".join(f"{other.scheme}:" for other in usable)
+        raise TextureError(f"{url!r} is not a {role}; available here: {schemes}")
+    reason = transport.unavailable_reason()
+    if reason:
+        raise TextureError(f"{url}: {reason}")
+    return transport, name

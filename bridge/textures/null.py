@@ -1,12 +1,16 @@
-"""``null:`` takes frames and forgets them."""
+"""``null:`` counts frames and discards them."""
 
 from __future__ import annotations
 
-from bridge.textures.base import Sink
+from bridge.textures.base import Sink, Transport
+from engine.shared.frame import Frame
 
 
 class NullSink(Sink):
-    """Counts frames, nothing else."""
+    """Counts frames."""
 
-    def __init__(self, url: str, rest: str = "") -> None:
-        super().__init__(url)
+    def _write(self, frame: Frame) -> None:
+        pass
+
+
+TRANSPORT = Transport(scheme="null", title="The null sink", sink=NullSink, rank=2, default_sink="")

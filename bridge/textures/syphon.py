@@ -1,33 +1,21 @@
-"""``syphon:NAME``: Syphon textures between programs of one Mac. Written to the package's facts; not run on macOS yet."""
+"""``syphon:NAME``: Syphon textures on one Mac. Written from syphon-python's documentation; not yet run on macOS."""
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
 import numpy as np
 
 from bridge.images import swap_red_blue
-from bridge.textures.base import Sink, Source, SourceLost, TextureError
+from bridge.textures.base import Sink, Source, SourceLost, Transport
 from engine.shared.frame import Frame, Pixels
 
 BGRA8_UNORM = 80  # MTLPixelFormatBGRA8Unorm
 
 
-def available() -> str:
-    """ "" where Syphon can be used, else the line that makes it so."""
-    if sys.platform != "darwin":
-        return "Syphon exists on macOS only; use ndi: here"
-    try:
-        import syphon  # noqa: F401
-    except ImportError:
-        return "Syphon needs the package syphon-python: pip install 'phosphene[syphon]'"
-    return ""
-
-
-def _servers() -> list[Any]:
-    """The servers' descriptions, after a turn of the run loop, which fills the directory."""
+def _find_servers() -> list[Any]:
+    """Return the servers' descriptions, after one pass of the run loop, which fills the directory."""
     import syphon
     from Foundation import NSDate, NSRunLoop  # comes with syphon-python
 
@@ -36,26 +24,23 @@ def _servers() -> list[Any]:
     return list(directory.servers)
 
 
-def names() -> list[str]:
-    """The Syphon servers of this machine, as ``application/name``."""
-    return [f"{server.app_name}/{server.name}" for server in _servers()]
+def list_servers() -> list[str]:
+    """Return the Syphon servers of this machine, as ``application/name``."""
+    return [f"{server.app_name}/{server.name}" for server in _find_servers()]
 
 
 class SyphonSource(Source):
-    """Receives the newest texture of a server, found by its name, its application or ``application/name``."""
+    """Receives the newest texture of a server, selected by name, application or ``application/name``."""
 
-    def __init__(self, url: str, name: str) -> None:
-        super().__init__(url)
-        if available():
-            raise TextureError(f"{url}: {available()}")
-        self._name = name
+    def __init__(self, url: str, name: str = "") -> None:
+        super().__init__(url, name)
         self._client: Any = None
 
     def _open(self) -> None:
         import syphon
 
-        for server in _servers():
-            if self._name in ("", server.name, server.app_name, f"{server.app_name}/{server.name}"):
+        for server in _find_servers():
+            if self.name in ("", server.name, server.app_name, f"{server.app_name}/{server.name}"):
                 self._client = syphon.SyphonMetalClient(server)
                 return
         raise SourceLost("no such server yet")
@@ -79,11 +64,8 @@ class SyphonSource(Source):
 class SyphonSink(Sink):
     """Publishes a Metal texture under one name."""
 
-    def __init__(self, url: str, name: str) -> None:
-        super().__init__(url)
-        if available():
-            raise TextureError(f"{url}: {available()}")
-        self._name = name or "phosphene-out"
+    def __init__(self, url: str, name: str = "") -> None:
+        super().__init__(url, name or "phosphene-out")
         self._server: Any = None
         self._texture: Any = None
         self._size = (0, 0)
@@ -91,7 +73,7 @@ class SyphonSink(Sink):
     def _open(self) -> None:
         import syphon
 
-        self._server = syphon.SyphonMetalServer(self._name)
+        self._server = syphon.SyphonMetalServer(self.name)
 
     def _write(self, frame: Frame) -> None:
         from syphon.utils.numpy import copy_image_to_mtl_texture
@@ -106,3 +88,19 @@ class SyphonSink(Sink):
     def _close(self) -> None:
         self._server.stop()
         self._texture, self._size = None, (0, 0)
+
+
+TRANSPORT = Transport(
+    scheme="syphon",
+    title="Syphon",
+    source=SyphonSource,
+    sink=SyphonSink,
+    names=list_servers,
+    platform="darwin",
+    package="syphon-python",
+    module="syphon",
+    install="phosphene[syphon]",
+    rank=0,
+    default_source="phosphene-in",
+    default_sink="phosphene-out",
+)

@@ -1,14 +1,13 @@
-"""``touchshm:NAME``: TouchDesigner's Shared Mem Out and In TOPs, type Local. Windows only, and never run there yet.
+"""``touchshm:NAME``: TouchDesigner's Shared Mem Out and In TOPs, type Local. Windows only; not yet run there.
 
 A named file mapping ``TouchSHM<name>`` with a mutex ``TouchSHM<name>Mutex``: a header of 56 bytes, then the
-image, bottom row first. The byte layout is tested everywhere; the Windows calls only where Windows is.
+image, bottom row first. The byte layout is tested on every platform, the Windows calls only on Windows.
 """
 
 from __future__ import annotations
 
 import ctypes
 import struct
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -16,18 +15,18 @@ from typing import Any
 import numpy as np
 
 from bridge.images import swap_red_blue
-from bridge.textures.base import Sink, Source, SourceLost, TextureError
+from bridge.textures.base import Sink, Source, SourceLost, Transport
 from engine.shared.frame import Frame, Pixels
 
 MAGIC, VERSION, HEADER_SIZE = 0xD95EF835, 2, 56
 RGBA8, BGRA8, RGBA16F, RGBA32F = 37, 44, 97, 109
 _HEADER = struct.Struct("<IIiiffI4xqiII4x")  # magic … pixelFormat, dataSize, dataOffset, gamut primaries, transfer
-_BYTES = {RGBA8: 4, BGRA8: 4, RGBA16F: 8, RGBA32F: 16}
+_PIXEL_BYTES = {RGBA8: 4, BGRA8: 4, RGBA16F: 8, RGBA32F: 16}
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the sender says of the image: its size, its Vulkan pixel format, and where it begins."""
+    """Header of the shared memory: size, Vulkan pixel format, and byte offset of the image."""
 
     width: int
     height: int
@@ -36,95 +35,89 @@ class Header:
 
     @property
     def data_size(self) -> int:
-        """Bytes of the image."""
-        return self.width * self.height * _BYTES[self.pixel_format]
+        """Size of the image in bytes."""
+        return self.width * self.height * _PIXEL_BYTES[self.pixel_format]
 
-    def packed(self) -> bytes:
-        """The header as it lies in memory."""
+    def pack(self) -> bytes:
+        """Return the header as bytes."""
         aspect = (float(self.width), float(self.height))
         return _HEADER.pack(
             MAGIC, VERSION, self.width, self.height, *aspect, self.pixel_format, self.data_size, self.data_offset, 2, 1
         )
 
 
-def parse(memory: bytes) -> Header:
-    """The header at the start of ``memory``. Raises Lost where it is none, or of a format that cannot be read."""
+def parse_header(memory: bytes) -> Header:
+    """Return the header at the start of ``memory``. Raises SourceLost if it is invalid or its format unsupported."""
     magic, _, width, height, _, _, pixel_format, _, offset, _, _ = _HEADER.unpack_from(memory)
     if magic != MAGIC:
         raise SourceLost("the shared memory holds no TouchDesigner texture")
-    if pixel_format not in _BYTES:
-        raise SourceLost(f"pixel format {pixel_format} cannot be read; set the TOP to 8-bit RGBA")
+    if pixel_format not in _PIXEL_BYTES:
+        raise SourceLost(f"unsupported pixel format {pixel_format}; set the TOP to 8-bit RGBA")
     if not (0 < width <= 16384 and 0 < height <= 16384 and offset >= _HEADER.size - 8):
-        raise SourceLost("the shared memory's header makes no sense")
+        raise SourceLost("the shared memory's header is invalid")
     return Header(width, height, pixel_format, offset)
 
 
 def decode(header: Header, image: bytes) -> Pixels:
-    """The image's bytes as RGBA uint8, top row first. Float formats are linear 0..1 and clipped."""
+    """Return the image's bytes as RGBA uint8, top row first. Float formats are linear 0..1 and clipped."""
     shape = (header.height, header.width, 4)
     if header.pixel_format in (RGBA8, BGRA8):
         pixels = np.frombuffer(image, np.uint8, header.data_size).reshape(shape)[::-1]
         return swap_red_blue(np.ascontiguousarray(pixels)) if header.pixel_format == BGRA8 else pixels.copy()
-    kind = np.float16 if header.pixel_format == RGBA16F else np.float32
-    values = np.frombuffer(image, kind, header.width * header.height * 4).reshape(shape)[::-1]
+    dtype = np.float16 if header.pixel_format == RGBA16F else np.float32
+    values = np.frombuffer(image, dtype, header.width * header.height * 4).reshape(shape)[::-1]
     return (np.nan_to_num(values.astype(np.float32)).clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def encode(pixels: Pixels) -> bytes:
-    """Header and image of RGBA ``pixels``, bottom row first."""
+    """Return header and image of RGBA ``pixels``, bottom row first."""
     height, width = pixels.shape[:2]
-    return Header(width, height, RGBA8).packed() + np.ascontiguousarray(pixels[::-1]).tobytes()
-
-
-def available() -> str:
-    """ "" where this transport exists, else why not."""
-    return "" if sys.platform == "win32" else "TouchDesigner's shared memory exists on Windows only; use ndi: here"
+    return Header(width, height, RGBA8).pack() + np.ascontiguousarray(pixels[::-1]).tobytes()
 
 
 class _Mapping:
-    """A named file mapping and its mutex, through the Windows API."""
+    """Named file mapping and its mutex, through the Windows API. Raises SourceLost if there is none of this name."""
 
     def __init__(self, name: str, size: int = 0) -> None:
         kernel: Any = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined]
         for function in ("OpenFileMappingW", "CreateFileMappingW", "CreateMutexW"):
             getattr(kernel, function).restype = ctypes.c_void_p
         kernel.MapViewOfFile.restype = ctypes.c_void_p
-        kernel.MapViewOfFile.argtypes = [
-            ctypes.c_void_p,
-            ctypes.c_uint32,
-            ctypes.c_uint32,
-            ctypes.c_uint32,
-            ctypes.c_size_t,
-        ]
+        kernel.MapViewOfFile.argtypes = [ctypes.c_void_p, *[ctypes.c_uint32] * 3, ctypes.c_size_t]
         kernel.UnmapViewOfFile.argtypes = kernel.CloseHandle.argtypes = kernel.ReleaseMutex.argtypes = [ctypes.c_void_p]
         kernel.WaitForSingleObject.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
-        self._kernel, full = kernel, f"TouchSHM{name}"
+        self._kernel, full_name = kernel, f"TouchSHM{name}"
         if size:
             invalid = ctypes.c_void_p(-1)
-            self._handle = kernel.CreateFileMappingW(invalid, None, 0x04, size >> 32, size & 0xFFFFFFFF, full)
+            self._handle = kernel.CreateFileMappingW(invalid, None, 0x04, size >> 32, size & 0xFFFFFFFF, full_name)
         else:
-            self._handle = kernel.OpenFileMappingW(0xF001F, False, full)
+            self._handle = kernel.OpenFileMappingW(0xF001F, False, full_name)
         if not self._handle:
             raise SourceLost("no shared memory of this name yet")
-        self._mutex = kernel.CreateMutexW(None, False, full + "Mutex")
+        self._mutex = kernel.CreateMutexW(None, False, full_name + "Mutex")
         self._view = kernel.MapViewOfFile(self._handle, 0xF001F, 0, 0, 0)
         if not self._view:
             self.close()
-            raise SourceLost("the shared memory cannot be mapped")
+            raise SourceLost("cannot map the shared memory")
 
-    def locked(self, timeout: float) -> bool:
+    def lock(self, timeout: float) -> bool:
+        """Return whether the mutex was acquired within ``timeout`` seconds, also if its owner died."""
         return self._kernel.WaitForSingleObject(self._mutex, int(timeout * 1000)) in (0x0, 0x80)
 
     def unlock(self) -> None:
+        """Release the mutex."""
         self._kernel.ReleaseMutex(self._mutex)
 
-    def get(self, start: int, count: int) -> bytes:
+    def read(self, start: int, count: int) -> bytes:
+        """Return ``count`` bytes from ``start``."""
         return ctypes.string_at(self._view + start, count)
 
-    def put(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
+        """Write ``data`` at the start."""
         ctypes.memmove(self._view, data, len(data))
 
     def close(self) -> None:
+        """Unmap the memory and close its handles."""
         if getattr(self, "_view", None):
             self._kernel.UnmapViewOfFile(self._view)
         for handle in (self._mutex, self._handle):
@@ -133,28 +126,26 @@ class _Mapping:
 
 
 class TouchSource(Source):
-    """Reads what a Shared Mem Out TOP writes, when its bytes have changed."""
+    """Reads the image of a Shared Mem Out TOP when its bytes change."""
 
-    def __init__(self, url: str, name: str) -> None:
-        super().__init__(url)
-        if available():
-            raise TextureError(f"{url}: {available()}")
-        self._name, self._last = name or "phosphene-in", b""
+    def __init__(self, url: str, name: str = "") -> None:
+        super().__init__(url, name or "phosphene-in")
+        self._last_image = b""
 
     def _open(self) -> None:
-        self._mapping = _Mapping(self._name)
+        self._mapping = _Mapping(self.name)
 
     def _read(self, timeout: float) -> Pixels | None:
         limit = time.monotonic() + timeout
         while time.monotonic() < limit:
-            if self._mapping.locked(timeout):
+            if self._mapping.lock(timeout):
                 try:
-                    header = parse(self._mapping.get(0, HEADER_SIZE))
-                    image = self._mapping.get(header.data_offset, header.data_size)
+                    header = parse_header(self._mapping.read(0, HEADER_SIZE))
+                    image = self._mapping.read(header.data_offset, header.data_size)
                 finally:
                     self._mapping.unlock()
-                if image != self._last:
-                    self._last = image
+                if image != self._last_image:
+                    self._last_image = image
                     return decode(header, image)
             time.sleep(0.004)
         return None
@@ -164,13 +155,10 @@ class TouchSource(Source):
 
 
 class TouchSink(Sink):
-    """Writes for a Shared Mem In TOP."""
+    """Writes the image of a Shared Mem In TOP."""
 
-    def __init__(self, url: str, name: str) -> None:
-        super().__init__(url)
-        if available():
-            raise TextureError(f"{url}: {available()}")
-        self._name = name or "phosphene-out"
+    def __init__(self, url: str, name: str = "") -> None:
+        super().__init__(url, name or "phosphene-out")
         self._mapping: _Mapping | None = None
         self._size = (0, 0)
 
@@ -178,12 +166,22 @@ class TouchSink(Sink):
         data = encode(frame.pixels)
         if self._mapping is None or frame.size != self._size:
             self._close()
-            self._mapping, self._size = _Mapping(self._name, len(data)), frame.size
-        if self._mapping.locked(0.05):
-            self._mapping.put(data)
+            self._mapping, self._size = _Mapping(self.name, len(data)), frame.size
+        if self._mapping.lock(0.05):
+            self._mapping.write(data)
             self._mapping.unlock()
 
     def _close(self) -> None:
         if self._mapping is not None:
             self._mapping.close()
             self._mapping = None
+
+
+TRANSPORT = Transport(
+    scheme="touchshm",
+    title="TouchDesigner's shared memory",
+    source=TouchSource,
+    sink=TouchSink,
+    names=lambda: ["NAME"],
+    platform="win32",
+)

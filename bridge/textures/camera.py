@@ -38,7 +38,9 @@ class CameraSource(Source):
             hint = "connect one"
             if sys.platform == "darwin":
                 hint = "allow the terminal in System Settings › Privacy › Camera"
-            raise TextureError(f"{self.url}: no camera opens at this number; {hint}, or choose from `phosphene sources`")
+            raise TextureError(
+                f"{self.url}: no camera opens at this number; {hint}, or choose from `phosphene sources`"
+            )
         self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         self._was_open = True
 

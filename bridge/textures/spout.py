@@ -1,4 +1,4 @@
-"""``spout:NAME``: Spout textures on one Windows machine. Written from SpoutGL's documentation; not yet run on Windows."""
+"""``spout:NAME``: Spout textures on one Windows machine. Written from SpoutGL's documentation, not yet run."""
 
 from __future__ import annotations
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from bridge import release
 from bridge.performance.presets import PresetLibrary
 from engine.shared.parameter import Parameter
 from engine.shared.table import ROOT, TABLE
 
+PROJECT_FILE = Path(__file__).parents[2] / "pyproject.toml"
 #: Page → first part of the names of its parameters. The component's pages and the reference's sections.
 PAGES = {
     "Look": ("prompt", "negative", "seed", "mode", "strength", "steps", "schedule", "eta", "guidance"),
@@ -53,13 +55,18 @@ def component_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower()).capitalize()
 
 
+def project_version() -> str:
+    """Return the version in the checkout's pyproject.toml, whether or not it is installed."""
+    return str(tomllib.loads(PROJECT_FILE.read_text(encoding="utf-8"))["project"]["version"])
+
+
 def describe_component() -> dict[str, Any]:
     """Return the component's version, OSC root, pages, and the presets it lists before the engine answers."""
     pages = {
         page: [_describe(parameter) for parameter in parameters] for page, parameters in group_parameters().items()
     }
     presets = [[preset.name, preset.title or preset.name] for preset in PresetLibrary([]).ordered]
-    return {"version": release(), "root": ROOT, "pages": pages, "presets": presets}
+    return {"version": project_version(), "root": ROOT, "pages": pages, "presets": presets}
 
 
 def to_json() -> str:

@@ -33,7 +33,7 @@ class Engine(Wire):
         self.state = State()
         self.status: dict[str, Any] = {"fps": 24.5, "latency": 41.0, "state": "live", "cue": "2", "cue/next": "3"}
         self.status |= {
-            "version": touchdesigner_parameters.release(),
+            "version": touchdesigner_parameters.project_version(),
             "presets": ("lava", "my-look"),
             "cues": ("1 In", "2 Up", "3 Out"),
         }

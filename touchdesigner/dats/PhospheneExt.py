@@ -196,16 +196,20 @@ class PhospheneExt:
         }
         if name in displays:
             self._set(displays[name], value)
-        if name == "version" and str(value).split(".")[:2] != self.version.split(".")[:2]:
-            self.errors["version"] = (
-                f"this component is from Phosphene {self.version}, the engine is {value}: rebuild the component"
-            )
-        elif name == "version":
-            self.errors.pop("version", None)
+        if name == "version":
+            self._checkVersion(str(value))
         elif name == "presets":
             self._updatePresets(args)
         elif name == "cues":
             self._setMenu("Cuegoto", [cue.split(" ")[0] for cue in args], args)
+
+    def _checkVersion(self, version):
+        """Report an engine of another release. An engine that runs from a checkout has no version."""
+        self.errors.pop("version", None)
+        if version and version.split(".")[:2] != self.version.split(".")[:2]:
+            self.errors["version"] = (
+                f"this component is from Phosphene {self.version}, the engine is {version}: rebuild the component"
+            )
 
     def _updatePresets(self, names):
         """List the presets in the menu, and give each a button on the page Presets."""

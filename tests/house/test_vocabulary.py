@@ -94,7 +94,21 @@ ALLOWED: dict[tuple[str, str], str] = {
 #: Modules with a dialect word in their name that stay for users' scripts.
 ALLOWED_FILES = {"bridge/fresh.py": "`python -m bridge.fresh` is an alias of `python -m bridge.bootstrap`"}
 #: Participles that are also nouns or verbs of the field.
-VERBS_IN_ED = {"embed", "feed", "seed", "speed", "need", "shed", "proceed", "exceed", "succeed", "bed", "led", "red"}
+VERBS_IN_ED = {
+    "embed",
+    "heed",
+    "feed",
+    "seed",
+    "speed",
+    "need",
+    "shed",
+    "proceed",
+    "exceed",
+    "succeed",
+    "bed",
+    "led",
+    "red",
+}
 #: Irregular participles that no function may be named by.
 PARTICIPLES = {
     "told",

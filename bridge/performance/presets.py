@@ -54,7 +54,7 @@ class Preset:
         return {row.name: row.default for row in TABLE.values() if row.is_part_of_look} | dict(self.values)
 
 
-class _Settings(msgspec.Struct, forbid_unknown_fields=True):
+class PresetSettings(msgspec.Struct, forbid_unknown_fields=True):
     """The table ``[preset]`` of a file."""
 
     number: int | None = None
@@ -77,7 +77,7 @@ class _Settings(msgspec.Struct, forbid_unknown_fields=True):
 class _PresetFile(msgspec.Struct, forbid_unknown_fields=True):
     """A preset's file; ``values`` are the top-level keys."""
 
-    preset: _Settings = msgspec.field(default_factory=_Settings)
+    preset: PresetSettings = msgspec.field(default_factory=PresetSettings)
     values: dict[str, Any] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:

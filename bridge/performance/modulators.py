@@ -40,8 +40,8 @@ class Modulators:
             root = f"/mod/{number}"
             target = self._target(snapshot.text(f"{root}/to")) if snapshot.flag(f"{root}/on") else None
             if target is not None:
-                depth = snapshot.real(f"{root}/depth") * (target.high - target.low)
-                offset = self._offset(snapshot, root, number) * depth
+                depth, span = snapshot.real(f"{root}/depth"), target.high - target.low
+                offset = self._offset(snapshot, root, number) * depth * span
                 offsets[target.name] = offsets.get(target.name, 0.0) + offset
         values: dict[str, Value] = {}
         for name, offset in offsets.items():

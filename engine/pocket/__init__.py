@@ -1,1 +1,1 @@
-"""The pocket model: the embedded default, its data and its training."""
+"""The pocket model, the embedded default: weights, pattern classifier and model card."""

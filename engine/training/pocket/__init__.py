@@ -1,1 +1,1 @@
-"""The recipe of the embedded pocket model: drawn data, three stages, evaluation."""
+"""The recipe of the embedded pocket model: drawn data, three training stages, compression and evaluation."""

@@ -1,4 +1,4 @@
-"""What a drawn picture is called: plain, varied words for a family, its colours and its mood."""
+"""Captions of drawn pictures: plain, varied words for a pattern, its colours and its mood."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Family → the words people use for it; the first is the family's own name.
-WORDS: dict[str, tuple[str, ...]] = {
+#: Pattern → the words people use for it; the first is the pattern's name.
+PATTERN_WORDS: dict[str, tuple[str, ...]] = {
     "plasma": ("plasma", "lava lamp", "liquid plasma", "plasma field"),
     "tunnel": ("tunnel", "wormhole", "corridor", "endless tunnel"),
     "kaleidoscope": ("kaleidoscope", "mandala", "mirrored crystal", "kaleidoscopic pattern"),
@@ -26,8 +26,8 @@ WORDS: dict[str, tuple[str, ...]] = {
     "dots": ("dots", "halftone", "polka dots", "led dots"),
 }
 
-#: Mood → the words for it. Each mood changes how the picture is drawn (``data.draw``).
-MOODS: dict[str, tuple[str, ...]] = {
+#: Mood → the words for it. Each mood changes how the picture is drawn (``drawing.apply_mood``).
+MOOD_WORDS: dict[str, tuple[str, ...]] = {
     "dark": ("dark", "dim", "moody"),
     "bright": ("bright", "intense", "vivid"),
     "soft": ("soft", "blurry", "dreamy"),
@@ -61,40 +61,40 @@ _FILLERS = (
 
 
 @dataclass(frozen=True)
-class Look:
-    """What is drawn: a family, one or two colour words, at most one mood."""
+class PatternSpec:
+    """A picture to draw: a pattern, one or two colour words, at most one mood."""
 
-    family: str
+    pattern: str
     colours: tuple[str, ...]
     mood: str = ""
 
 
-def choice(rng: np.random.Generator, items: tuple[str, ...]) -> str:
-    """One of ``items``, drawn evenly."""
+def choose(rng: np.random.Generator, items: tuple[str, ...]) -> str:
+    """Return one of ``items`` at random, each as likely as the others."""
     return items[int(rng.integers(len(items)))]
 
 
-def caption(look: Look, rng: np.random.Generator, drop: float = 0.1) -> str:
-    """A caption for ``look`` in one of many wordings; empty with probability ``drop`` (the unconditional case)."""
+def write_caption(spec: PatternSpec, rng: np.random.Generator, drop: float = 0.1) -> str:
+    """Return a caption of ``spec`` in one of many wordings; empty (unconditional) with probability ``drop``."""
     if rng.random() < drop:
         return ""
-    family = choice(rng, WORDS[look.family]) if rng.random() < 0.5 else look.family
-    colours = list(look.colours)
+    pattern = choose(rng, PATTERN_WORDS[spec.pattern]) if rng.random() < 0.5 else spec.pattern
+    colours = list(spec.colours)
     rng.shuffle(colours)
-    colour = choice(rng, (" and ", " and ", " ", ", ")).join(colours)
-    mood = choice(rng, MOODS[look.mood]) if look.mood and rng.random() < 0.8 else ""
-    part = rng.random()
-    if part < 0.06:
-        text = family
-    elif part < 0.10:
+    colour = choose(rng, (" and ", " and ", " ", ", ")).join(colours)
+    mood = choose(rng, MOOD_WORDS[spec.mood]) if spec.mood and rng.random() < 0.8 else ""
+    wording = rng.random()
+    if wording < 0.06:
+        text = pattern
+    elif wording < 0.10:
         text = colour
-    elif part < 0.55:
-        text = " ".join(w for w in (mood, colour, family) if w)
-    elif part < 0.85:
-        text = " ".join(w for w in (mood, family) if w) + choice(rng, (", ", " in ", " of ")) + colour
+    elif wording < 0.55:
+        text = " ".join(w for w in (mood, colour, pattern) if w)
+    elif wording < 0.85:
+        text = " ".join(w for w in (mood, pattern) if w) + choose(rng, (", ", " in ", " of ")) + colour
     else:
-        text = f"{colour}, {family}" + (f", {mood}" if mood else "")
-    text = choice(rng, _OPENINGS) + text
+        text = f"{colour}, {pattern}" + (f", {mood}" if mood else "")
+    text = choose(rng, _OPENINGS) + text
     if rng.random() < 0.2:
-        text += ", " + choice(rng, _FILLERS)
+        text += ", " + choose(rng, _FILLERS)
     return text

@@ -1,4 +1,4 @@
-"""A small classifier of pattern families, trained on drawn pictures alone: the judge of what the pocket model paints."""
+"""A small pattern classifier, trained on drawn pictures alone. It judges the pocket model's pictures."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from engine.training.pocket.drawing import draw, look
-from engine.training.pocket.patterns import FAMILIES
+from engine.training.pocket.drawing import draw, random_spec
+from engine.training.pocket.patterns import PATTERNS
 
 log = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).parents[2] / "pocket" / "classifier.safetensors"
 SIDE = 64
-NAMES = tuple(FAMILIES)
+NAMES = tuple(PATTERNS)
 
 
 def network() -> nn.Sequential:
-    """64² greyscale pictures → a score for each family."""
+    """Return an untrained network: 64² greyscale pictures (B, 1, 64, 64) → a score for each pattern."""
 
-    def stage(inside: int, outside: int) -> list[nn.Module]:
-        return [nn.Conv2d(inside, outside, 3, 2, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU()]
+    def stage(inputs: int, outputs: int) -> list[nn.Module]:
+        return [nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
 
     return nn.Sequential(
         nn.Conv2d(1, 32, 3, 1, 1), nn.ReLU(), *stage(32, 48), *stage(48, 64), *stage(64, 96), *stage(96, 96),
@@ -33,37 +33,45 @@ def network() -> nn.Sequential:
     )  # fmt: skip
 
 
-def prepared(picture: np.ndarray) -> np.ndarray:
-    """RGB uint8 of any square size → (64, 64) float32, brightest channel, contrast stretched: colour must not decide."""
+def preprocess(picture: np.ndarray) -> np.ndarray:
+    """Return RGB uint8 of any square size as (64, 64) float32 in 0..1.
+
+    It is the brightest channel with its contrast stretched: colour must not influence the answer.
+    """
     grey = cv2.resize(picture.max(-1).astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     low, high = np.quantile(grey, (0.02, 0.98))
     return np.clip((grey - low) / max(float(high - low), 1.0), 0, 1).astype(np.float32)
 
 
-def _drawn(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _draw_chunk(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     pictures, labels = np.empty((count, SIDE, SIDE), np.float32), np.empty(count, np.int64)
     for i in range(count):
         rng = np.random.default_rng((seed, i))
-        chosen = look(rng)
-        pictures[i] = prepared(np.round(draw(chosen, rng, 128) * 255).astype(np.uint8))
-        labels[i] = NAMES.index(chosen.family)
+        spec = random_spec(rng)
+        pictures[i] = preprocess(np.round(draw(spec, rng, 128) * 255).astype(np.uint8))
+        labels[i] = NAMES.index(spec.pattern)
     return pictures, labels
 
 
-def dataset(seed: int, count: int, chunk: int = 500) -> tuple[Tensor, Tensor]:
-    """``count`` drawn pictures and their families."""
+def draw_dataset(seed: int, count: int, chunk: int = 500) -> tuple[Tensor, Tensor]:
+    """Draw ``count`` pictures, (count, 64, 64) float32, and return them with their patterns' indices."""
     with ProcessPoolExecutor(2) as pool:
-        parts = list(pool.map(_drawn, [seed * 10_000 + i for i in range(count // chunk)], [chunk] * (count // chunk)))
+        parts = list(
+            pool.map(_draw_chunk, [seed * 10_000 + i for i in range(count // chunk)], [chunk] * (count // chunk))
+        )
     return torch.from_numpy(np.concatenate([p for p, _ in parts])), torch.from_numpy(
         np.concatenate([n for _, n in parts])
     )
 
 
 def train(seed: int = 100, epochs: int = 12, batch: int = 64) -> nn.Sequential:
-    """Trains, logs the accuracy on pictures never seen, and saves the weights."""
+    """Train, log the accuracy on held-out pictures, and save the weights.
+
+    The schedule is torch's one-cycle policy. It drives the momentum too, so the shared loop does not fit.
+    """
     torch.manual_seed(seed)
-    pictures, labels = dataset(seed, 12_000)
-    unseen, truth = dataset(seed + 1, 2_000)
+    pictures, labels = draw_dataset(seed, 12_000)
+    held_out, truth = draw_dataset(seed + 1, 2_000)
     model = network()
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=epochs * (len(pictures) // batch))
@@ -80,8 +88,8 @@ def train(seed: int = 100, epochs: int = 12, batch: int = 64) -> nn.Sequential:
             schedule.step()
         model.eval()
         with torch.inference_mode():
-            accuracy = (model(unseen[:, None]).argmax(1) == truth).float().mean().item()
-        log.info("classifier epoch %d: %.1f %% of unseen drawn pictures", epoch, accuracy * 100)
+            accuracy = (model(held_out[:, None]).argmax(1) == truth).float().mean().item()
+        log.info("classifier epoch %d: %.1f %% of held-out drawn pictures", epoch, accuracy * 100)
     save_file(
         {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()},
         WEIGHTS,
@@ -90,16 +98,16 @@ def train(seed: int = 100, epochs: int = 12, batch: int = 64) -> nn.Sequential:
 
 
 def load() -> nn.Sequential:
-    """The trained classifier."""
+    """Load the trained classifier."""
     model = network()
     model.load_state_dict({n: v.float() if v.is_floating_point() else v for n, v in load_file(WEIGHTS).items()})
     return model.eval()
 
 
 @torch.inference_mode()
-def family(model: nn.Sequential, picture: np.ndarray) -> str:
-    """The family that ``picture``, RGB uint8 (H, W, 3), looks most like."""
-    return NAMES[int(model(torch.from_numpy(prepared(picture))[None, None]).argmax())]
+def classify(model: nn.Sequential, picture: np.ndarray) -> str:
+    """Return the pattern that ``picture``, RGB uint8 (H, W, 3), resembles most."""
+    return NAMES[int(model(torch.from_numpy(preprocess(picture))[None, None]).argmax())]
 
 
 if __name__ == "__main__":

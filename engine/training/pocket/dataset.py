@@ -1,4 +1,4 @@
-"""What the denoiser learns from: latents of drawn pictures in three kinds, and how a batch mixes them."""
+"""Training data of the denoiser: latents of drawn pictures in three kinds, and batches that mix them."""
 
 from __future__ import annotations
 
@@ -12,101 +12,114 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
-from engine.training.pocket.captions import Look, caption
-from engine.training.pocket.drawing import draw, look
-from engine.training.pocket.noise_pairing import FLOOR, coupled_picture, restyled
-from engine.training.precision import mixed
+from engine.training.pocket.captions import PatternSpec, write_caption
+from engine.training.pocket.drawing import draw, random_spec
+from engine.training.pocket.noise_pairing import FIRST_COUPLED_TIMESTEP, draw_coupled, draw_restyled_pair
+from engine.training.precision import autocast
 
 log = logging.getLogger(__name__)
-KINDS = ("free", "coupled", "restyled")
-FINISHED = (0.3, 0.35, 0.35)  # how often a free row holds a picture of each kind
+ROW_KINDS = ("free", "coupled", "restyled")
+FREE_ROW_SHARES = (0.3, 0.35, 0.35)  # how often a free row holds a picture of each kind
+FIRST_RESTYLED_TIMESTEP = 100
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Sources to be noised and what they must become, (B, 8, h, w) float32 each, equal but for restyled rows, which come last."""
+    """Source latents, to which noise is added, and target latents, (B, 8, h, w) float32 each, with noise of that shape.
+
+    Source and target are equal but for restyled rows, which come last. ``t`` is (B,).
+    """
 
     source: Tensor
     target: Tensor
     noise: Tensor
     t: Tensor
     captions: list[str]
-    looks: list[Look]
-    free: int  # so many rows, the first ones, pair any noise with any picture
-    coupled: int  # so many follow, noise that becomes its family's own composition
+    specs: list[PatternSpec]
+    free: int  # number of the first rows, which pair any noise with any picture
+    coupled: int  # number of the rows after them, whose noise becomes its pattern's fixed composition
 
 
 @dataclass
-class Lessons:
-    """Drawn looks with the latents of their pictures, (count, 8, size/8, size/8) float16, and each restyled pair's timestep."""
+class LatentDataset:
+    """Specs of drawn pictures with the latents, (count, 8, size/8, size/8) float16, and each restyled pair's timestep.
 
-    free: tuple[list[Look], Tensor]
-    coupled: tuple[list[Look], Tensor]
-    restyled: tuple[list[Look], Tensor, Tensor, Tensor]
+    ``restyled`` holds sources, then targets.
+    """
+
+    free: tuple[list[PatternSpec], Tensor]
+    coupled: tuple[list[PatternSpec], Tensor]
+    restyled: tuple[list[PatternSpec], Tensor, Tensor, Tensor]
 
     def batch(self, rows: tuple[int, int, int], rng: np.random.Generator, device: str) -> Batch:
-        """A random batch of so many free, coupled and restyled rows, freshly captioned."""
-        # A free row may hold any finished picture: it is what a later step of the sampler meets.
-        kinds = [("free", self.free[1]), ("coupled", self.coupled[1]), ("restyled", self.restyled[2])]
-        wanted = [kinds[k] for k in rng.choice(3, rows[0], p=FINISHED)]
-        wanted += [kinds[1]] * rows[1] + [kinds[2]] * rows[2]
-        picks = [int(rng.integers(len(latents))) for _, latents in wanted]
-        looks = [getattr(self, kind)[0][i] for (kind, _), i in zip(wanted, picks, strict=True)]
-        captions = [caption(chosen, rng, drop=0.1 if row < rows[0] else 0.04) for row, chosen in enumerate(looks)]
-        targets = torch.stack([latents[i] for (_, latents), i in zip(wanted, picks, strict=True)])
+        """Return a random batch with a number of free, coupled and restyled rows, under new captions."""
+        # A free row may hold any finished picture: later steps of the sampler meet all of them.
+        targets_of = [("free", self.free[1]), ("coupled", self.coupled[1]), ("restyled", self.restyled[2])]
+        sets = [targets_of[k] for k in rng.choice(3, rows[0], p=FREE_ROW_SHARES)]
+        sets += [targets_of[1]] * rows[1] + [targets_of[2]] * rows[2]
+        picks = [int(rng.integers(len(latents))) for _, latents in sets]
+        specs = [getattr(self, kind)[0][i] for (kind, _), i in zip(sets, picks, strict=True)]
+        captions = [write_caption(spec, rng, drop=0.1 if row < rows[0] else 0.04) for row, spec in enumerate(specs)]
+        targets = torch.stack([latents[i] for (_, latents), i in zip(sets, picks, strict=True)])
         sources, pairs = targets.clone(), picks[rows[0] + rows[1] :]
         sources[rows[0] + rows[1] :] = self.restyled[1][pairs]
-        top = torch.where(torch.rand(rows[1]) < 0.75, 999, torch.randint(FLOOR, 1000, (rows[1],)))
-        t = torch.cat([torch.randint(0, FLOOR, (rows[0],)), top, self.restyled[3][pairs]]).to(device)
+        top = torch.where(torch.rand(rows[1]) < 0.75, 999, torch.randint(FIRST_COUPLED_TIMESTEP, 1000, (rows[1],)))
+        free = torch.randint(0, FIRST_COUPLED_TIMESTEP, (rows[0],))
+        t = torch.cat([free, top, self.restyled[3][pairs]]).to(device)
         source, target = sources.to(device).float(), targets.to(device).float()
-        return Batch(source, target, torch.randn(source.shape).to(device), t, captions, looks, rows[0], rows[1])
+        return Batch(source, target, torch.randn(source.shape).to(device), t, captions, specs, rows[0], rows[1])
 
 
-def _draw_many(kind: str, seed: int, count: int, size: int) -> tuple[list[Look], np.ndarray, np.ndarray]:
-    """Looks, pictures (count, 1 or 2, size, size, 3) uint8, and each pair's timestep. Picture i depends on ``(seed, i)``."""
-    looks, numbers = [], np.zeros(count, np.int64)
+def build_dataset(
+    autoencoder: AutoencoderTiny, seed: int, count: int, size: int, device: str, chunk: int = 250
+) -> LatentDataset:
+    """Draw and encode ``count`` pictures of size² of each kind, and half as many restyled pairs."""
+    kinds = []
+    with ProcessPoolExecutor(2) as pool:
+        for kind in ROW_KINDS:
+            jobs = max(1, (count if kind != "restyled" else count // 2) // chunk)
+            specs: list[PatternSpec] = []
+            latents: list[Tensor] = []
+            timesteps = []
+            seeds = [seed * 10_000 + j for j in range(jobs)]
+            chunks = pool.map(_draw_chunk, [kind] * jobs, seeds, [chunk] * jobs, [size] * jobs)
+            for chunk_specs, pictures, chunk_timesteps in chunks:
+                specs += chunk_specs
+                flat = torch.cat(list(_encode(autoencoder, pictures.reshape(-1, size, size, 3), device)))
+                latents.append(flat.unflatten(0, (-1, pictures.shape[1])))
+                timesteps.append(torch.from_numpy(chunk_timesteps))
+            log.info("drew and encoded %d %s pictures of %d²", len(specs), kind, size)
+            kinds.append((specs, torch.cat(latents), torch.cat(timesteps)))
+    free, coupled, pairs = kinds
+    return LatentDataset(
+        free=(free[0], free[1][:, 0]),
+        coupled=(coupled[0], coupled[1][:, 0]),
+        restyled=(pairs[0], pairs[1][:, 0], pairs[1][:, 1], pairs[2]),
+    )
+
+
+def _draw_chunk(kind: str, seed: int, count: int, size: int) -> tuple[list[PatternSpec], np.ndarray, np.ndarray]:
+    """Draw specs, pictures (count, 1 or 2, size, size, 3) uint8 and timesteps; row i depends on ``(seed, i)`` alone."""
+    specs, timesteps = [], np.zeros(count, np.int64)
     pictures = np.empty((count, 2 if kind == "restyled" else 1, size, size, 3), np.uint8)
     for i in range(count):
-        rng = np.random.default_rng((seed, KINDS.index(kind), i))
+        rng = np.random.default_rng((seed, ROW_KINDS.index(kind), i))
         if kind == "coupled":
-            chosen, *drawn = coupled_picture(rng, size)
+            spec, *drawn = draw_coupled(rng, size)
         elif kind == "restyled":
-            numbers[i] = rng.integers(100, FLOOR)
-            chosen, *drawn = restyled(rng, float(numbers[i]) / 1000, size)
+            timesteps[i] = rng.integers(FIRST_RESTYLED_TIMESTEP, FIRST_COUPLED_TIMESTEP)
+            spec, *drawn = draw_restyled_pair(rng, float(timesteps[i]) / 1000, size)
         else:
-            chosen = look(rng)
-            drawn = [draw(chosen, rng, size)]
-        looks.append(chosen)
+            spec = random_spec(rng)
+            drawn = [draw(spec, rng, size)]
+        specs.append(spec)
         pictures[i] = np.round(np.stack(drawn) * 255)
-    return looks, pictures, numbers
+    return specs, pictures, timesteps
 
 
 @torch.inference_mode()
-def _latents(autoencoder: AutoencoderTiny, pictures: np.ndarray, device: str, at_once: int = 50) -> Iterator[Tensor]:
-    for k in range(0, len(pictures), at_once):
-        x = torch.from_numpy(pictures[k : k + at_once]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        with mixed(device):
+def _encode(autoencoder: AutoencoderTiny, pictures: np.ndarray, device: str, batch: int = 50) -> Iterator[Tensor]:
+    for k in range(0, len(pictures), batch):
+        x = torch.from_numpy(pictures[k : k + batch]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        with autocast(device):
             yield (autoencoder.encoder(x) * autoencoder.config.scaling_factor).half().cpu()
-
-
-def lessons(autoencoder: AutoencoderTiny, seed: int, count: int, size: int, device: str, chunk: int = 250) -> Lessons:
-    """Draws ``count`` pictures of size² of each kind, half as many pairs, and encodes them."""
-    made = []
-    with ProcessPoolExecutor(2) as pool:
-        for kind in KINDS:
-            jobs = max(1, (count if kind != "restyled" else count // 2) // chunk)
-            looks: list[Look] = []
-            latents: list[Tensor] = []
-            numbers = []
-            seeds = [seed * 10_000 + j for j in range(jobs)]
-            for part, pictures, said in pool.map(_draw_many, [kind] * jobs, seeds, [chunk] * jobs, [size] * jobs):
-                looks += part
-                flat = torch.cat(list(_latents(autoencoder, pictures.reshape(-1, size, size, 3), device)))
-                latents.append(flat.unflatten(0, (-1, pictures.shape[1])))
-                numbers.append(torch.from_numpy(said))
-            log.info("drew and encoded %d %s pictures of %d²", len(looks), kind, size)
-            made.append((looks, torch.cat(latents), torch.cat(numbers)))
-    free, tied, pairs = made
-    return Lessons(
-        (free[0], free[1][:, 0]), (tied[0], tied[1][:, 0]), (pairs[0], pairs[1][:, 0], pairs[1][:, 1], pairs[2])
-    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Training pictures, all drawn by code: captioned patterns, and the textures that teach real footage."""
+"""Training pictures, all drawn by code: captioned patterns, and textures with the statistics of real footage."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.training.pocket.captions import MOODS, Look
+from engine.training.pocket.captions import MOOD_WORDS, PatternSpec
 from engine.training.pocket.palette import COLOURS, paint, palette
-from engine.training.pocket.patterns import FAMILIES, grid
+from engine.training.pocket.patterns import PATTERNS, grid
 
 Picture = NDArray[np.float32]
 
 
-def look(rng: np.random.Generator) -> Look:
-    """A random look: any family, one colour or two, sometimes a mood."""
+def random_spec(rng: np.random.Generator) -> PatternSpec:
+    """Return a random pattern in one or two colours, sometimes with a mood."""
     names = list(COLOURS)
     count = 1 if rng.random() < 0.6 else 2
     colours = tuple(str(c) for c in rng.choice(names, count, replace=False))
-    mood = str(rng.choice(list(MOODS))) if rng.random() < 0.35 else ""
-    return Look(str(rng.choice(list(FAMILIES))), colours, mood)
+    mood = str(rng.choice(list(MOOD_WORDS))) if rng.random() < 0.35 else ""
+    return PatternSpec(str(rng.choice(list(PATTERNS))), colours, mood)
 
 
-def draw(look: Look, rng: np.random.Generator, size: int) -> Picture:
-    """Draws ``look`` as a picture (size, size, 3), sRGB in 0..1."""
-    field = FAMILIES[look.family](rng, grid(size), float(rng.random()))
-    if look.mood == "soft":
+def draw(spec: PatternSpec, rng: np.random.Generator, size: int) -> Picture:
+    """Draw ``spec`` as a picture (size, size, 3), sRGB in 0..1."""
+    field = PATTERNS[spec.pattern](rng, grid(size), float(rng.random()))
+    if spec.mood == "soft":
         field = cv2.GaussianBlur(field, (0, 0), size / 48)
-    return toned(paint(field, palette(list(look.colours), rng)), look.mood, rng)
+    return apply_mood(paint(field, palette(list(spec.colours), rng)), spec.mood, rng)
 
 
-def toned(picture: Picture, mood: str, rng: np.random.Generator) -> Picture:
-    """``picture`` (size, size, 3) in 0..1 as its mood has it: darker, brighter or glowing."""
+def apply_mood(picture: Picture, mood: str, rng: np.random.Generator) -> Picture:
+    """Make ``picture`` (size, size, 3) in 0..1 darker, brighter or glowing, as its mood says."""
     if mood == "dark":
         picture = picture * np.float32(rng.uniform(0.45, 0.65))
     elif mood == "bright":
@@ -41,8 +41,8 @@ def toned(picture: Picture, mood: str, rng: np.random.Generator) -> Picture:
     return picture.astype(np.float32)
 
 
-def spectrum(rng: np.random.Generator, size: int) -> Picture:
-    """A colour image whose amplitude falls as 1/f^a, a about 1: the statistics of photographs. (size, size, 3), 0..1."""
+def draw_power_law_noise(rng: np.random.Generator, size: int) -> Picture:
+    """Draw noise whose amplitude falls as 1/f^a, a about 1, as in photographs. (size, size, 3), 0..1."""
     fy, fx = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :]
     amplitude = 1.0 / np.maximum(np.hypot(fy, fx), 1.0 / size) ** rng.uniform(0.9, 1.8)
     planes = []
@@ -56,10 +56,10 @@ def spectrum(rng: np.random.Generator, size: int) -> Picture:
     return np.clip(colour, 0, 1).astype(np.float32)
 
 
-def dead_leaves(rng: np.random.Generator, size: int) -> Picture:
-    """Occluding shapes of power-law sizes, each with its own colour and texture: edges as in photographs. (size, size, 3), 0..1."""
-    picture = spectrum(rng, size)
-    texture = spectrum(rng, size) - 0.5
+def draw_dead_leaves(rng: np.random.Generator, size: int) -> Picture:
+    """Draw occluding, textured shapes of power-law sizes, with edges as in photographs. (size, size, 3), 0..1."""
+    picture = draw_power_law_noise(rng, size)
+    texture = draw_power_law_noise(rng, size) - 0.5
     for _ in range(int(rng.integers(30, 160))):
         radius = size * min(0.5, 0.012 / rng.random() ** 0.7)
         cy, cx = rng.uniform(0, size, 2)
@@ -83,11 +83,11 @@ def dead_leaves(rng: np.random.Generator, size: int) -> Picture:
     return np.clip(picture, 0, 1).astype(np.float32)
 
 
-def training_picture(rng: np.random.Generator, size: int) -> Picture:
-    """One picture for the autoencoder: a pattern, dead leaves or a 1/f image, (size, size, 3), 0..1."""
+def draw_training_picture(rng: np.random.Generator, size: int) -> Picture:
+    """Draw one picture for the autoencoder: a pattern, dead leaves or power-law noise, (size, size, 3), 0..1."""
     kind = rng.random()
     if kind < 0.4:
-        return draw(look(rng), rng, size)
+        return draw(random_spec(rng), rng, size)
     if kind < 0.85:
-        return dead_leaves(rng, size)
-    return spectrum(rng, size)
+        return draw_dead_leaves(rng, size)
+    return draw_power_law_noise(rng, size)

@@ -1,80 +1,74 @@
-"""``python -m engine.training.pocket.evaluate``: how good the pocket model is, in figures.
+"""``python -m engine.training.pocket.evaluate``: quality figures of the pocket model.
 
-Reconstruction of real footage by the autoencoder; how many of 200 fixed prompts show their colour and their family
-after 2 steps, from noise and over another pattern; and how much of the input's layout an image-to-image pass at strength 0.5
-keeps, against chance.
+They are: the autoencoder's reconstruction of real footage; the share of 200 fixed prompts whose colour and pattern show
+after 2 steps, from noise and over another pattern; the part of the input's layout that remains, against chance.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from engine.diffusion.stream import Stream
 from engine.models import Model, load, pick_device, pick_dtype
+from engine.shared.clips import read_square_frames
 from engine.shared.frame import Frame
+from engine.shared.parameter import Value
 from engine.shared.snapshot import Snapshot
 from engine.training.pocket import classifier
-from engine.training.pocket.captions import WORDS
-from engine.training.pocket.drawing import draw, look
+from engine.training.pocket.captions import PATTERN_WORDS
+from engine.training.pocket.drawing import draw, random_spec
 from engine.training.pocket.palette import COLOURS, dominant_colour
 
+Picture = NDArray[np.uint8]
 SIZE = 256
+FRAMES_PER_CLIP = 12
 TEMPLATES = (
-    "{c} {f}",
-    "{f} in {c}",
-    "a {c} {f}",
-    "{c}, {f}, vj loop",
-    "neon {c} {f}",
-    "abstract {f}, {c}",
-    "{c} {f} on stage",
+    "{c} {p}",
+    "{p} in {c}",
+    "a {c} {p}",
+    "{c}, {p}, vj loop",
+    "neon {c} {p}",
+    "abstract {p}, {c}",
+    "{c} {p} on stage",
 )
+LAYOUT_PROMPTS = ("neon tunnel, magenta and cyan", "orange fire", "blue ink")
+#: (strength, steps) at which the layout is measured.
+LAYOUT_SETTINGS = ((0.5, 2), (0.3, 2), (0.4, 2), (0.6, 2), (0.5, 1), (0.5, 4))
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt of the fixed list, with what it names."""
+    """A prompt of the fixed list, with the colour and the pattern that it names."""
 
     text: str
     colour: str
-    family: str
+    pattern: str
 
 
 def fixed_prompts(count: int = 200) -> list[Prompt]:
-    """Always the same ``count`` prompts: families and colours in turn, in seven wordings, the family's own name or a synonym."""
+    """Return always the same ``count`` prompts: patterns and colours in turn, in seven wordings, with some synonyms."""
     prompts = []
-    pairs = itertools.cycle(itertools.product(range(len(COLOURS)), range(len(WORDS))))
-    for i, (c, f) in zip(range(count), pairs, strict=False):
-        family = list(WORDS)[f]
-        colour = list(COLOURS)[(c + f) % len(COLOURS)]
-        word = WORDS[family][0 if i % 3 else (i // 3) % 2]
-        prompts.append(Prompt(TEMPLATES[i % len(TEMPLATES)].format(c=colour, f=word), colour, family))
+    pairs = itertools.cycle(itertools.product(range(len(COLOURS)), range(len(PATTERN_WORDS))))
+    for i, (c, p) in zip(range(count), pairs, strict=False):
+        pattern = list(PATTERN_WORDS)[p]
+        colour = list(COLOURS)[(c + p) % len(COLOURS)]
+        word = PATTERN_WORDS[pattern][0 if i % 3 else (i // 3) % 2]
+        prompts.append(Prompt(TEMPLATES[i % len(TEMPLATES)].format(c=colour, p=word), colour, pattern))
     return prompts
 
 
-def clip(path: Path, count: int = 12) -> list[np.ndarray]:
-    """``count`` frames spread over a clip, the middle square at 256², RGB uint8."""
-    with av.open(str(path)) as container:
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    chosen = []
-    for i in np.linspace(0, len(frames) - 1, count).astype(int):
-        height, width = frames[i].shape[:2]
-        side = min(height, width)
-        y, x = (height - side) // 2, (width - side) // 2
-        chosen.append(cv2.resize(frames[i][y : y + side, x : x + side], (SIZE, SIZE), interpolation=cv2.INTER_AREA))
-    return chosen
-
-
 @torch.inference_mode()
-def psnr(model: Model, pictures: list[np.ndarray]) -> float:
-    """Mean peak signal-to-noise ratio of the autoencoder's reconstructions, in dB."""
+def psnr(model: Model, pictures: Sequence[Picture]) -> float:
+    """Return the mean peak signal-to-noise ratio of the autoencoder's reconstructions of RGB uint8 pictures, in dB."""
     values = []
     for picture in pictures:
         x = torch.from_numpy(picture).to(model.device).permute(2, 0, 1)[None].float() / 255
@@ -83,117 +77,110 @@ def psnr(model: Model, pictures: list[np.ndarray]) -> float:
     return float(np.mean(values))
 
 
-def painted(model: Model, prompts: list[Prompt], steps: int) -> list[np.ndarray]:
-    """Each prompt painted from noise, seed after seed, RGB uint8."""
-    stream = Stream(model, SIZE, SIZE)
-    blank, pictures = Frame(np.zeros((SIZE, SIZE, 4), np.uint8)), []
-    for i, prompt in enumerate(prompts):
-        stream.apply(Snapshot({"/mode": "text", "/prompt": prompt.text, "/steps": steps, "/seed": 1000 + i}), wait=True)
-        outputs = stream.step([blank])
-        while not outputs:
-            outputs = stream.step([])
-        pictures.append(outputs[0].pixels[..., :3])
-    return pictures
-
-
-def pattern(prompt: Prompt, seed: int) -> np.ndarray:
-    """A drawn picture of neither the family nor the colour that ``prompt`` names, RGB uint8."""
-    rng = np.random.default_rng((SIZE, seed))
-    while (other := look(rng)).family == prompt.family or prompt.colour in other.colours:
-        pass
-    return np.round(draw(other, rng, SIZE) * 255).astype(np.uint8)
-
-
-def painted_over(model: Model, prompts: list[Prompt], strength: float, steps: int) -> list[np.ndarray]:
-    """Each prompt painted over another pattern, RGB uint8."""
-    stream, pictures = Stream(model, SIZE, SIZE), []
-    for i, prompt in enumerate(prompts):
-        stream.apply(
-            Snapshot({"/prompt": prompt.text, "/strength": strength, "/steps": steps, "/seed": 1000 + i}), wait=True
-        )
-        outputs = stream.step([Frame(cv2.cvtColor(pattern(prompt, i), cv2.COLOR_RGB2RGBA))])
-        while not outputs:
-            outputs = stream.step([])
-        pictures.append(outputs[0].pixels[..., :3])
-    return pictures
-
-
-def shares(pictures: list[np.ndarray], prompts: list[Prompt]) -> tuple[list[bool], list[bool]]:
-    """Whether each picture has the colour, and the family, that its prompt names."""
-    judge = classifier.load()
-    named = list(zip(pictures, prompts, strict=True))
-    colours = [dominant_colour(picture) == prompt.colour for picture, prompt in named]
-    return colours, [
-        classifier.family(judge, np.ascontiguousarray(picture)) == prompt.family for picture, prompt in named
+def paint_prompts(model: Model, prompts: Sequence[Prompt], steps: int) -> list[Picture]:
+    """Paint each prompt from noise, with a seed of its own, RGB uint8."""
+    stream, blank = Stream(model, SIZE, SIZE), np.zeros((SIZE, SIZE, 4), np.uint8)
+    return [
+        _paint(stream, blank, {"/mode": "text", "/prompt": prompt.text, "/steps": steps, "/seed": 1000 + i})
+        for i, prompt in enumerate(prompts)
     ]
 
 
-def edges(picture: np.ndarray) -> np.ndarray:
-    """Strength of the edges, (256, 256) float32, a little blurred so that a shift of a pixel counts little."""
+def paint_over_patterns(model: Model, prompts: Sequence[Prompt], strength: float, steps: int) -> list[Picture]:
+    """Paint each prompt over a pattern that it does not name, RGB uint8."""
+    stream, pictures = Stream(model, SIZE, SIZE), []
+    for i, prompt in enumerate(prompts):
+        values = {"/prompt": prompt.text, "/strength": strength, "/steps": steps, "/seed": 1000 + i}
+        pictures.append(_paint(stream, cv2.cvtColor(draw_mismatch(prompt, i), cv2.COLOR_RGB2RGBA), values))
+    return pictures
+
+
+def draw_mismatch(prompt: Prompt, seed: int) -> Picture:
+    """Draw a picture with neither the pattern nor the colour that ``prompt`` names, RGB uint8."""
+    rng = np.random.default_rng((SIZE, seed))
+    while (spec := random_spec(rng)).pattern == prompt.pattern or prompt.colour in spec.colours:
+        pass
+    return np.round(draw(spec, rng, SIZE) * 255).astype(np.uint8)
+
+
+def judge(pictures: Sequence[Picture], prompts: Sequence[Prompt]) -> tuple[list[bool], list[bool]]:
+    """Return whether each picture shows the colour, and the pattern, that its prompt names."""
+    network = classifier.load()
+    pairs = list(zip(pictures, prompts, strict=True))
+    colours = [dominant_colour(picture) == prompt.colour for picture, prompt in pairs]
+    patterns = [classifier.classify(network, np.ascontiguousarray(p)) == prompt.pattern for p, prompt in pairs]
+    return colours, patterns
+
+
+def edge_strength(picture: Picture) -> NDArray[np.float32]:
+    """Return the strength of the edges, (256, 256) float32, blurred so that a shift by a pixel matters little."""
     grey = cv2.GaussianBlur(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), 2)
     return cv2.GaussianBlur(np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)), (0, 0), 2)
 
 
-def layout(
-    model: Model, pictures: list[np.ndarray], prompts: list[str], strength: float, steps: int
+def layout_correlation(
+    model: Model, pictures: Sequence[Picture], prompts: Sequence[str], strength: float, steps: int
 ) -> tuple[float, float]:
-    """Mean edge correlation of outputs with their own input, and with the other clip's frames (chance)."""
+    """Return the mean edge correlation of outputs with their input, and with a frame half the list away (chance)."""
     stream = Stream(model, SIZE, SIZE)
-    own, chance = [], []
+    with_input, with_other = [], []
     for i, picture in enumerate(pictures):
-        stream.apply(
-            Snapshot({"/prompt": prompts[i % len(prompts)], "/strength": strength, "/steps": steps}), wait=True
-        )
-        outputs = stream.step([Frame(cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA))])
-        while not outputs:
-            outputs = stream.step([])
-        result = edges(np.ascontiguousarray(outputs[0].pixels[..., :3]))
-        own.append(np.corrcoef(result.ravel(), edges(picture).ravel())[0, 1])
+        values = {"/prompt": prompts[i % len(prompts)], "/strength": strength, "/steps": steps}
+        output = _paint(stream, cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA), values)
+        edges = edge_strength(np.ascontiguousarray(output)).ravel()
+        with_input.append(np.corrcoef(edges, edge_strength(picture).ravel())[0, 1])
         other = pictures[(i + len(pictures) // 2) % len(pictures)]
-        chance.append(np.corrcoef(result.ravel(), edges(other).ravel())[0, 1])
-    return float(np.mean(own)), float(np.mean(chance))
+        with_other.append(np.corrcoef(edges, edge_strength(other).ravel())[0, 1])
+    return float(np.mean(with_input)), float(np.mean(with_other))
+
+
+def _paint(stream: Stream, pixels: NDArray[np.uint8], values: dict[str, Value]) -> Picture:
+    """Return the output for one RGBA input, RGB uint8."""
+    stream.apply(Snapshot(values), wait=True)
+    outputs = stream.step([Frame(pixels)])
+    while not outputs:
+        outputs = stream.step([])
+    return outputs[0].pixels[..., :3]
+
+
+def _count_misses(names: Sequence[str], expected: Sequence[str], hits: Sequence[bool]) -> str:
+    """Return each name with the number of its prompts that missed it, names without misses left out."""
+    misses = {n: sum(not hit for hit, name in zip(hits, expected, strict=True) if name == n) for n in names}
+    return ", ".join(f"{name} {count}" for name, count in misses.items() if count)
 
 
 def main() -> None:
-    """Prints the figures, one a line."""
-    parser = argparse.ArgumentParser(description="Measures the pocket model.")
-    parser.add_argument("--model", default="pocket")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--clips", type=Path, nargs="*", default=[], help="videos of real footage")
-    parser.add_argument("--sheet", type=Path, help="write the first 64 pictures as one PNG")
+    """Print the figures, one a line."""
+    parser = argparse.ArgumentParser(description="Measure the pocket model's quality.")
+    parser.add_argument("--model", default="pocket", help="model name or folder (default: pocket)")
+    parser.add_argument("--device", default="auto", help="torch device (default: auto)")
+    parser.add_argument("--dtype", default="auto", help="weights' data type (default: auto)")
+    parser.add_argument("--steps", type=int, default=2, help="denoising steps per prompt (default: 2)")
+    parser.add_argument("--clips", type=Path, nargs="*", default=[], help="videos of real footage (default: none)")
+    parser.add_argument("--sheet", type=Path, help="PNG for a contact sheet of the first 64 pictures (default: none)")
     options = parser.parse_args()
     device = pick_device(options.device)
     model = load(options.model, device, pick_dtype(options.dtype, device))
-    frames = {path.stem: clip(path) for path in options.clips}
-    for name, pictures in frames.items():
-        print(f"autoencoder PSNR on {name} at {SIZE}²: {psnr(model, pictures):.2f} dB")
+    clips = {path.stem: read_square_frames(path, SIZE, FRAMES_PER_CLIP, spread=True) for path in options.clips}
+    for name, frames in clips.items():
+        print(f"autoencoder PSNR on {name} at {SIZE}²: {psnr(model, frames):.2f} dB")
     prompts = fixed_prompts()
-    pictures = painted(model, prompts, options.steps)
-    colours, families = shares(pictures, prompts)
+    pictures = paint_prompts(model, prompts, options.steps)
+    colours, patterns = judge(pictures, prompts)
     print(f"colour named dominates, {options.steps} steps: {np.mean(colours):.1%} of {len(prompts)} prompts")
-    print(f"family recognised, {options.steps} steps: {np.mean(families):.1%} of {len(prompts)} prompts")
-    missed = {f: sum(not ok for ok, p in zip(families, prompts, strict=True) if p.family == f) for f in WORDS}
-    print("families missed: " + ", ".join(f"{name} {count}" for name, count in missed.items() if count))
-    wrong = {c: sum(not ok for ok, p in zip(colours, prompts, strict=True) if p.colour == c) for c in COLOURS}
-    print("colours missed: " + ", ".join(f"{name} {count}" for name, count in wrong.items() if count))
+    print(f"pattern recognised, {options.steps} steps: {np.mean(patterns):.1%} of {len(prompts)} prompts")
+    print("patterns missed: " + _count_misses([*PATTERN_WORDS], [p.pattern for p in prompts], patterns))
+    print("colours missed: " + _count_misses([*COLOURS], [p.colour for p in prompts], colours))
     for strength in (0.6, 0.8):
-        over = shares(painted_over(model, prompts, strength, options.steps), prompts)
-        colour, family = (np.mean(right) for right in over)
-        print(
-            f"over another pattern at strength {strength}, {options.steps} steps: colour {colour:.1%}, family {family:.1%}"
-        )
-    if frames:
-        shown, words = (
-            [p for clip in frames.values() for p in clip],
-            ["neon tunnel, magenta and cyan", "orange fire", "blue ink"],
-        )
-        for strength, steps in ((0.5, 2), (0.3, 2), (0.4, 2), (0.6, 2), (0.5, 1), (0.5, 4)):
-            own, chance = layout(model, shown, words, strength, steps)
-            print(
-                f"edge correlation at strength {strength}, steps {steps}: {own:.2f} with the own input, {chance:.2f} with another"
-            )
+        hits = judge(paint_over_patterns(model, prompts, strength, options.steps), prompts)
+        colour, pattern = (np.mean(values) for values in hits)
+        setting = f"over another pattern at strength {strength}, {options.steps} steps"
+        print(f"{setting}: colour {colour:.1%}, pattern {pattern:.1%}")
+    frames = [frame for clip in clips.values() for frame in clip]
+    for strength, steps in LAYOUT_SETTINGS if frames else ():
+        with_input, with_other = layout_correlation(model, frames, LAYOUT_PROMPTS, strength, steps)
+        setting = f"edge correlation at strength {strength}, steps {steps}"
+        print(f"{setting}: {with_input:.2f} with the input, {with_other:.2f} with another")
     if options.sheet:
         rows = [np.concatenate(pictures[i : i + 8], 1) for i in range(0, 64, 8)]
         sheet = cv2.resize(np.concatenate(rows), (1024, 1024), interpolation=cv2.INTER_AREA)

@@ -1,4 +1,4 @@
-"""The colour words of the pocket model: what each means, how a palette is made, which one a picture shows."""
+"""Colour words of the pocket model: their sRGB values, palettes of them, and the dominant one of a picture."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 
 
 def palette(names: list[str], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Colour stops from darkest to brightest for one or two colour words, shape (stops, 3), sRGB 0..1."""
+    """Return colour stops from darkest to brightest for one or two colour words, shape (stops, 3), sRGB 0..1."""
     jitter = rng.normal(0.0, 0.025, (len(names), 3))
     base = [np.clip(np.array(COLOURS[name]) + j, 0.0, 1.0) for name, j in zip(names, jitter, strict=True)]
     if len(base) == 1:
@@ -42,17 +42,17 @@ def palette(names: list[str], rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def paint(field: NDArray[np.float32], stops: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Maps a field (H, W) in 0..1 through colour stops (S, 3) to a picture (H, W, 3) in 0..1."""
+    """Map a field (H, W) in 0..1 through colour stops (S, 3) to a picture (H, W, 3) in 0..1."""
     x = np.linspace(0.0, 1.0, len(stops))
     flat = np.clip(field, 0.0, 1.0).ravel()
     return np.stack([np.interp(flat, x, stops[:, c]) for c in range(3)], -1).reshape(*field.shape, 3).astype(np.float32)
 
 
 def dominant_colour(picture: NDArray[np.uint8]) -> str:
-    """The colour word that most of the light in ``picture`` (H, W, 3), sRGB, belongs to.
+    """Return the colour word for most of the light in ``picture`` (H, W, 3), sRGB.
 
-    Every pixel votes for the nearest word in chromaticity, weighted by its brightness, so that black
-    ground counts nothing. Dark orange is brown: what separates them is the brightness of the lit parts.
+    Every pixel votes for the nearest word in chromaticity, weighted by its brightness, so that a black
+    background does not count. Brown is dark orange: the brightness of the lit parts tells them apart.
     """
     rgb = picture.reshape(-1, 3).astype(np.float32) / 255.0
     value = rgb.max(1)
@@ -66,7 +66,7 @@ def dominant_colour(picture: NDArray[np.uint8]) -> str:
     angle = 2 * np.pi * hue[:, None] - 2 * np.pi * references[None, :, 0]
     s, r = saturation[:, None], references[None, :, 1]
     distance = s**2 + r**2 - 2 * s * r * np.cos(angle)
-    # A dark or half-saturated shade still is its hue: scale the saturation out but for pale pixels.
+    # A dark or half-saturated shade keeps its hue's name: ignore saturation except for pale pixels.
     vivid = np.maximum(s, 0.9)
     distance = np.where(s > 0.6, vivid**2 + r**2 - 2 * vivid * r * np.cos(angle), distance)
     nearest = distance.argmin(1)

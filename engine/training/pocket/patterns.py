@@ -1,7 +1,7 @@
-"""The sixteen pattern families of the pocket model, each a moving field drawn by code.
+"""The sixteen patterns of the pocket model, each a moving field drawn by code.
 
-Every function takes a random generator (the look), a coordinate grid (y, x in -1..1, shape (H, W) each)
-and a phase in turns (the motion), and returns a field (H, W), float32, in 0..1.
+Every pattern function takes a random generator, which decides its shape, a coordinate grid
+(y, x in -1..1, shape (H, W) each) and a phase in turns, which moves it. It returns a field (H, W), float32, in 0..1.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ TAU = 2 * np.pi
 
 
 def grid(size: int) -> Grid:
-    """Coordinates y, x of a square picture, -1..1, top row first."""
+    """Return coordinates y, x of a square picture, -1..1, top row first."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
     y, x = np.meshgrid(axis, axis, indexing="ij")
     return y.astype(np.float32), x.astype(np.float32)
 
 
 def noise(rng: np.random.Generator, size: int, cells: int, octaves: int = 4, gain: float = 0.5) -> Field:
-    """Fractal value noise (size, size) in 0..1: random lattices, each twice as fine and ``gain`` as strong."""
+    """Return fractal value noise (size, size) in 0..1: random lattices, each twice as fine and ``gain`` as strong."""
     total = np.zeros((size, size), np.float32)
     weight = 0.0
     for octave in range(octaves):
@@ -39,7 +39,7 @@ def noise(rng: np.random.Generator, size: int, cells: int, octaves: int = 4, gai
 
 
 def warp(field: Field, dy: Field, dx: Field, amount: float) -> Field:
-    """Moves each point of a field by (dy, dx) in -0.5..0.5 times ``amount`` (a share of the picture)."""
+    """Displace each point of a field by (dy, dx) in -0.5..0.5 times ``amount``, a share of the picture."""
     size = field.shape[0]
     index = np.arange(size, dtype=np.float32)
     map_y = index[:, None] + dy * amount * size
@@ -229,8 +229,8 @@ def dots(rng: np.random.Generator, g: Grid, t: float) -> Field:
     return np.clip((radius - distance) * 9 + 0.5, 0, 1).astype(np.float32)
 
 
-#: Family word → how it is drawn.
-FAMILIES: dict[str, Callable[[np.random.Generator, Grid, float], Field]] = {
+#: Pattern name → the function that draws it.
+PATTERNS: dict[str, Callable[[np.random.Generator, Grid, float], Field]] = {
     "plasma": plasma,
     "tunnel": tunnel,
     "kaleidoscope": kaleidoscope,

@@ -1,4 +1,4 @@
-"""The pocket model's data, its judges, and what it paints."""
+"""The pocket model's drawings and captions, the classifiers that judge it, and its pictures."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from engine.models import POCKET, load
 from engine.shared.frame import Frame
 from engine.shared.snapshot import Snapshot
 from engine.training.pocket import classifier
-from engine.training.pocket.captions import MOODS, WORDS, Look, caption
-from engine.training.pocket.drawing import draw, look, training_picture
-from engine.training.pocket.evaluate import edges, fixed_prompts, painted, psnr
+from engine.training.pocket.captions import MOOD_WORDS, PATTERN_WORDS, PatternSpec, write_caption
+from engine.training.pocket.drawing import draw, draw_training_picture, random_spec
+from engine.training.pocket.evaluate import edge_strength, fixed_prompts, judge, paint_prompts, psnr
 from engine.training.pocket.palette import COLOURS, dominant_colour
-from engine.training.pocket.patterns import FAMILIES
+from engine.training.pocket.patterns import PATTERNS
 
 
-def test_there_are_enough_families_and_colours() -> None:
-    assert len(FAMILIES) >= 14
+def test_there_are_enough_patterns_and_colours() -> None:
+    assert len(PATTERNS) >= 14
     assert len(COLOURS) >= 14
-    assert set(WORDS) == set(FAMILIES)
+    assert set(PATTERN_WORDS) == set(PATTERNS)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_is_drawn_repeatably_and_differs_by_seed(family: str) -> None:
-    chosen = Look(family, ("red", "cyan"))
-    first, again, other = (draw(chosen, np.random.default_rng(seed), 64) for seed in (1, 1, 2))
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_pattern_is_drawn_repeatably_and_differs_by_seed(pattern: str) -> None:
+    spec = PatternSpec(pattern, ("red", "cyan"))
+    first, again, other = (draw(spec, np.random.default_rng(seed), 64) for seed in (1, 1, 2))
     assert first.shape == (64, 64, 3)
     assert first.dtype == np.float32
     assert 0.0 <= first.min() <= first.max() <= 1.0
@@ -36,33 +36,34 @@ def test_a_family_is_drawn_repeatably_and_differs_by_seed(family: str) -> None:
     assert not np.array_equal(first, other)
 
 
-def test_the_named_colour_dominates_what_is_drawn() -> None:
-    right = []
+def test_the_named_colour_dominates_a_drawing() -> None:
+    hits = []
     for i, colour in enumerate(list(COLOURS) * 16):
-        family = list(FAMILIES)[i // len(COLOURS)]
-        picture = draw(Look(family, (colour,)), np.random.default_rng(i), 64)
-        right.append(dominant_colour(np.round(picture * 255).astype(np.uint8)) == colour)
-    assert np.mean(right) > 0.95
+        pattern = list(PATTERNS)[i // len(COLOURS)]
+        picture = draw(PatternSpec(pattern, (colour,)), np.random.default_rng(i), 64)
+        hits.append(dominant_colour(np.round(picture * 255).astype(np.uint8)) == colour)
+    assert np.mean(hits) > 0.95
 
 
-def test_the_classifier_knows_drawn_pictures_it_has_not_seen() -> None:
-    judge, right = classifier.load(), []
+def test_the_classifier_names_held_out_drawings() -> None:
+    network, hits = classifier.load(), []
     for i in range(160):
         rng = np.random.default_rng((987_654, i))
-        chosen = look(rng)
-        right.append(classifier.family(judge, np.round(draw(chosen, rng, 128) * 255).astype(np.uint8)) == chosen.family)
-    assert np.mean(right) > 0.93
+        spec = random_spec(rng)
+        picture = np.round(draw(spec, rng, 128) * 255).astype(np.uint8)
+        hits.append(classifier.classify(network, picture) == spec.pattern)
+    assert np.mean(hits) > 0.93
 
 
-def test_captions_are_varied_and_name_what_is_drawn() -> None:
+def test_captions_are_varied_and_name_the_pattern() -> None:
     rng = np.random.default_rng(0)
-    chosen = Look("tunnel", ("red",), "dark")
-    texts = {caption(chosen, rng) for _ in range(300)}
+    spec = PatternSpec("tunnel", ("red",), "dark")
+    texts = {write_caption(spec, rng) for _ in range(300)}
     assert len(texts) > 80
     assert "" in texts
-    named = [t for t in texts if any(word in t for word in WORDS["tunnel"])]
+    named = [t for t in texts if any(word in t for word in PATTERN_WORDS["tunnel"])]
     assert len(named) > 0.8 * len(texts)
-    assert any(word in t for t in texts for word in MOODS["dark"])
+    assert any(word in t for t in texts for word in MOOD_WORDS["dark"])
 
 
 def test_any_text_can_be_tokenized() -> None:
@@ -76,39 +77,22 @@ def test_any_text_can_be_tokenized() -> None:
     assert "größer" in tokenizer.decode(plain, skip_special_tokens=True)
 
 
-def test_the_autoencoder_reconstructs_what_it_has_not_seen() -> None:
+def test_the_autoencoder_reconstructs_held_out_drawings() -> None:
     pictures = [
-        np.round(training_picture(np.random.default_rng((55, i)), 256) * 255).astype(np.uint8) for i in range(6)
+        np.round(draw_training_picture(np.random.default_rng((55, i)), 256) * 255).astype(np.uint8) for i in range(6)
     ]
     assert psnr(load("pocket", torch.device("cpu"), torch.float32), pictures) > 20.0
 
 
-def test_the_named_colour_dominates_what_is_painted() -> None:
+def test_painted_pictures_show_the_named_colour_and_pattern() -> None:
     model = load("pocket", torch.device("cpu"), torch.float32)
-    prompts = fixed_prompts()[:40]
-    pictures = painted(model, prompts, 2)
-    assert (
-        np.mean([dominant_colour(picture) == prompt.colour for picture, prompt in zip(pictures, prompts, strict=True)])
-        >= 0.85
-    )
-
-
-def test_the_family_named_is_recognised_in_what_is_painted() -> None:
-    model, judge = load("pocket", torch.device("cpu"), torch.float32), classifier.load()
     prompts = fixed_prompts()[:48]
-    pictures = painted(model, prompts, 2)
-    assert (
-        np.mean(
-            [
-                classifier.family(judge, picture) == prompt.family
-                for picture, prompt in zip(pictures, prompts, strict=True)
-            ]
-        )
-        >= 0.75
-    )
+    colours, patterns = judge(paint_prompts(model, prompts, 2), prompts)
+    assert np.mean(colours[:40]) >= 0.85
+    assert np.mean(patterns) >= 0.75
 
 
-def test_the_layout_of_the_input_stays_at_half_the_strength() -> None:
+def test_the_layout_of_the_input_remains_at_half_strength() -> None:
     model = load("pocket", torch.device("cpu"), torch.float32)
     stream = Stream(model, 256, 256)
     stream.apply(Snapshot({"/prompt": "blue ink", "/strength": 0.5, "/steps": 2}), wait=True)
@@ -118,7 +102,9 @@ def test_the_layout_of_the_input_stays_at_half_the_strength() -> None:
     stream.step([Frame(pixels)])
     outputs = stream.step([])
     assert outputs
-    result = edges(np.ascontiguousarray(outputs[0].pixels[..., :3])).ravel()
-    own = np.corrcoef(result, edges(np.ascontiguousarray(pixels[..., :3])).ravel())[0, 1]
-    turned = np.corrcoef(result, edges(np.ascontiguousarray(pixels[::-1, :, :3])).ravel())[0, 1]
-    assert own > turned + 0.1
+    edges = edge_strength(np.ascontiguousarray(outputs[0].pixels[..., :3])).ravel()
+    upright, flipped = (
+        np.corrcoef(edges, edge_strength(np.ascontiguousarray(picture[..., :3])).ravel())[0, 1]
+        for picture in (pixels, pixels[::-1])
+    )
+    assert upright > flipped + 0.1

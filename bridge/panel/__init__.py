@@ -1,1 +1,1 @@
-"""The browser page and the server behind it."""
+"""The HTTP port: the panel's page, its server and its access rules."""

@@ -1,4 +1,4 @@
-"""The HTTP port's door: every request passes it before anything else looks at it."""
+"""Access rules of the HTTP port: a middleware that checks every request before its handler runs."""
 
 from __future__ import annotations
 
@@ -9,61 +9,62 @@ from aiohttp.typedefs import Handler, Middleware
 
 from bridge.network.access import AccessPolicy
 
-#: The cookie that holds the token once it was shown, and for how long, in seconds.
-COOKIE, LASTS = "phosphene_token", 30 * 86400
-#: What may be read without a token: nothing private is in it.
-OPEN = ("/health", "/metrics")
+#: The cookie that stores the token once a URL has brought it, and its lifetime.
+COOKIE, COOKIE_SECONDS = "phosphene_token", 30 * 86400
+#: Paths that are readable without the token, because they contain nothing private.
+PUBLIC_PATHS = ("/health", "/metrics")
+#: Endings of paths that are readable with the token alone: the panel's files and images.
+PRIVATE_ENDINGS = (".json", ".jpg", ".mjpg", ".css", ".js")
 
 
-def guard(doors: AccessPolicy) -> Middleware:
-    """Refuses other networks, other names for this machine, other sites' pages, and, once the show is exposed, those without the token.
+def build_middleware(access: AccessPolicy) -> Middleware:
+    """Return a middleware that rejects other networks, unknown host names, cross-site requests and missing tokens.
 
-    Without it only the parameters' tree may be read, as OSCQuery's clients do, and ``/health`` and ``/metrics``.
+    The token is only required of other machines. Without it they can still read the parameter tree, as OSCQuery
+    clients do, ``/health`` and ``/metrics``.
     """
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         address = request.remote or ""
-        if not doors.admits(address):
-            return web.Response(status=403, text="this network is not let in; see --allow of `phosphene run`")
-        if not doors.is_known_host(urlsplit(f"//{request.host}").hostname or ""):
-            return web.Response(status=403, text="this machine is not called so")
+        if not access.admits(address):
+            return _reject(403, "Your network is not allowed; see --allow of `phosphene run`")
+        if not access.is_known_host(urlsplit(f"//{request.host}").hostname or ""):
+            return _reject(403, "Unknown Host header: open the panel by IP address or host name")
         origin = request.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != request.host:
-            return web.Response(status=403, text="this page belongs to another site")
-        shown = request.query.get("token", "")
-        trusted = doors.trusts(address, shown or request.cookies.get(COOKIE, "") or _bearer(request))
+            return _reject(403, "Cross-site request rejected")
+        query_token = request.query.get("token", "")
+        trusted = access.trusts(address, query_token or request.cookies.get(COOKIE, "") or _bearer_token(request))
         request["trusted"] = trusted
-        if not trusted and not _readable(request):
-            return web.Response(
-                status=401, text="the panel needs its token: open the address that `phosphene run` printed"
-            )
-        if trusted and shown:
-            there = web.HTTPSeeOther(request.path)
-            there.set_cookie(COOKIE, shown, max_age=LASTS, httponly=True, samesite="Strict")
-            return there
+        if not trusted and not _is_public(request):
+            return _reject(401, "The panel needs its token: open the address that `phosphene run` printed")
+        if trusted and query_token:
+            redirect = web.HTTPSeeOther(request.path)
+            redirect.set_cookie(COOKIE, query_token, max_age=COOKIE_SECONDS, httponly=True, samesite="Strict")
+            return redirect
         return await handler(request)
 
     return check
 
 
-def _readable(request: web.Request) -> bool:
-    """Whether a request only reads what everyone may read."""
+def _reject(status: int, text: str) -> web.Response:
+    return web.Response(status=status, text=text)
+
+
+def _is_public(request: web.Request) -> bool:
+    """Return whether a request only reads what needs no token."""
     if request.headers.get("Upgrade", "").lower() == "websocket":
         return request.path == "/"
     if request.method not in ("GET", "HEAD"):
         return False
-    if request.path in OPEN:
+    if request.path in PUBLIC_PATHS:
         return True
-    page = request.path == "/" and "text/html" in request.headers.get("Accept", "") and not request.query_string
-    return (
-        not page
-        and "token" not in request.query
-        and not request.path.endswith((".json", ".jpg", ".mjpg", ".css", ".js"))
-        and request.path != "/panel"
-    )
+    is_page = request.path == "/" and "text/html" in request.headers.get("Accept", "") and not request.query_string
+    is_private = request.path == "/panel" or request.path.endswith(PRIVATE_ENDINGS)
+    return not is_page and not is_private and "token" not in request.query
 
 
-def _bearer(request: web.Request) -> str:
+def _bearer_token(request: web.Request) -> str:
     kind, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if kind.lower() == "bearer" else ""

@@ -1,47 +1,30 @@
-"""How the show is, for machines that watch it: Prometheus' text at ``/metrics``, yes or no at ``/health``."""
+"""The show's status for monitoring: Prometheus metrics at ``/metrics``, healthy or not at ``/health``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import psutil
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
-#: name → (kind, help), without the prefix.
-NAMES: Mapping[str, tuple[str, str]] = {
-    "frames_per_second": ("gauge", "New frames a second"),
-    "latency_seconds": ("gauge", "From texture in to texture out, median"),
-    "frames_total": ("counter", "New frames that came out"),
-    "source_frames_total": ("counter", "Frames that came in"),
-    "sink_frames_total": ("counter", "Frames that were sent, by sink"),
-    "skipped_total": ("counter", "Frames that the similarity filter skipped"),
-    "dropped_total": ("counter", "Frames that came in while one was being made, and were replaced by a newer one"),
-    "engine_ready": ("gauge", "1 while the engine runs"),
-    "engine_starts_total": ("counter", "Times that the engine was started"),
-    "errors_total": ("counter", "Errors of the engine"),
-    "osc_messages_total": ("counter", "OSC messages that came in"),
-    "refused_total": ("counter", "Messages and values that could not be meant"),
-    "resident_memory_bytes": ("gauge", "Resident memory, by process"),
-    "threads": ("gauge", "Threads, by process"),
-    "open_handles": ("gauge", "Open files, sockets or handles, by process"),
-}
+#: Samples of a metric: label → value. A metric without labels has one sample, with the label "".
+Samples = Mapping[str, float]
+PREFIX = "phosphene_"
 
 
-def metrics(status: Mapping[str, Any]) -> str:
-    """The status as Prometheus reads it."""
-    lines = []
-    values: dict[str, list[tuple[str, float]]] = {name: [] for name in NAMES}
-    for name, labels, value in _samples(status):
-        values[name].append((labels, value))
-    for name, (kind, help_) in NAMES.items():
-        if values[name]:
-            lines += [f"# HELP phosphene_{name} {help_}", f"# TYPE phosphene_{name} {kind}"]
-            lines += [f"phosphene_{name}{labels} {value:g}" for labels, value in values[name]]
-    return "\n".join(lines) + "\n"
+def metrics(status: Mapping[str, Any]) -> bytes:
+    """Return the status in Prometheus' text format, to be served as ``prometheus_client.CONTENT_TYPE_LATEST``."""
+    registry = CollectorRegistry()
+    registry.register(StatusCollector(status))
+    return generate_latest(registry)
 
 
 def health(status: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
-    """Whether transformed frames come out now, and why not."""
+    """Return whether transformed frames come out now, and the report with the reason if not."""
     engine = status["engine"]
     reason = "" if status["engine_ready"] else "the engine is starting" if engine else "the engine has not started yet"
     if not reason and not status["frames"]:
@@ -54,36 +37,67 @@ def health(status: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
     }
 
 
-def _samples(status: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
-    engine = status["engine"] or {}
-    yield "frames_per_second", "", status["fps"]
-    yield "latency_seconds", "", status["latency_ms"] / 1000
-    yield "frames_total", "", status["frames"]
-    yield "source_frames_total", "", status["source_frames"]
-    for url, frames in status["sinks"].items():
-        yield "sink_frames_total", f'{{sink="{_escaped(url)}"}}', frames
-    yield "skipped_total", "", engine.get("skipped", 0)
-    yield "dropped_total", "", engine.get("dropped", 0)
-    yield "engine_ready", "", int(status["engine_ready"])
-    yield "engine_starts_total", "", status["engine_starts"]
-    yield "errors_total", "", status["errors"]
-    yield "osc_messages_total", "", status["osc_messages"]
-    yield "refused_total", "", status["refused"]
-    for name, pid in (("bridge", None), ("engine", status["engine_pid"])):
-        if name == "engine" and pid is None:
-            continue
+class StatusCollector(Collector):
+    """Turns one status into metrics."""
+
+    def __init__(self, status: Mapping[str, Any]) -> None:
+        self._status = status
+
+    def collect(self) -> Iterable[Metric]:
+        """Return every metric that has a sample."""
+        status, engine = self._status, self._status["engine"] or {}
+        memory, threads, handles = _process_samples(status["engine_pid"])
+        metrics = (
+            _gauge("frames_per_second", "New frames per second", status["fps"]),
+            _gauge("latency_seconds", "Median latency from texture in to texture out", status["latency_ms"] / 1000),
+            _counter("frames", "New frames put out", status["frames"]),
+            _counter("source_frames", "Frames received", status["source_frames"]),
+            _counter("sink_frames", "Frames sent, by sink", status["sinks"], "sink"),
+            _counter("skipped", "Frames skipped by the similarity filter", engine.get("skipped", 0)),
+            _counter("dropped", "Frames replaced by a newer one before processing", engine.get("dropped", 0)),
+            _gauge("engine_ready", "1 while the engine runs", int(status["engine_ready"])),
+            _counter("engine_starts", "Starts of the engine", status["engine_starts"]),
+            _counter("errors", "Errors of the engine", status["errors"]),
+            _counter("osc_messages", "OSC messages received", status["osc_messages"]),
+            _counter("refused", "OSC messages and parameter values rejected as invalid", status["refused"]),
+            _gauge("resident_memory_bytes", "Resident memory, by process", memory, "process"),
+            _gauge("threads", "Threads, by process", threads, "process"),
+            _gauge("open_handles", "Open files, sockets or handles, by process", handles, "process"),
+        )
+        return [metric for metric in metrics if metric.samples]
+
+
+def _gauge(name: str, help: str, samples: float | Samples, label: str = "") -> Metric:
+    return _fill(GaugeMetricFamily(PREFIX + name, help, labels=[label] if label else []), samples)
+
+
+def _counter(name: str, help: str, samples: float | Samples, label: str = "") -> Metric:
+    """Return a counter; the format adds ``_total`` to its name."""
+    return _fill(CounterMetricFamily(PREFIX + name, help, labels=[label] if label else []), samples)
+
+
+def _fill(family: Any, samples: float | Samples) -> Metric:
+    for label, value in samples.items() if isinstance(samples, Mapping) else [("", samples)]:
+        family.add_metric([label] if label else [], value)
+    return family
+
+
+def _process_samples(engine_pid: int | None) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """Return resident memory, threads and open handles of the bridge and, if it runs, of the engine."""
+    memory: dict[str, float] = {}
+    threads: dict[str, float] = {}
+    handles: dict[str, float] = {}
+    for name, process in _processes(engine_pid):
         try:
-            process = psutil.Process(pid)
-            found = (
-                ("resident_memory_bytes", process.memory_info().rss),
-                ("threads", process.num_threads()),
-                ("open_handles", process.num_fds() if hasattr(process, "num_fds") else process.num_handles()),
-            )
+            memory[name] = process.memory_info().rss
+            threads[name] = process.num_threads()
+            handles[name] = process.num_fds() if hasattr(process, "num_fds") else process.num_handles()
         except psutil.Error:
-            continue  # it ended in this moment
-        for what, value in found:
-            yield what, f'{{process="{name}"}}', value
+            continue  # it has just ended
+    return memory, threads, handles
 
 
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def _processes(engine_pid: int | None) -> Iterator[tuple[str, psutil.Process]]:
+    yield "bridge", psutil.Process()
+    if engine_pid is not None and psutil.pid_exists(engine_pid):
+        yield "engine", psutil.Process(engine_pid)

@@ -1,4 +1,4 @@
-"""Input and output as JPEGs, made once for everyone who watches, and not at all where nobody does."""
+"""Input and output as JPEGs for the panel: encoded once for all viewers, and only while there are viewers."""
 
 from __future__ import annotations
 
@@ -9,41 +9,42 @@ from bridge.images import jpeg
 from bridge.show.show import Show
 from engine.shared.frame import Frame
 
-#: Pictures a second, at most.
-RATE = 12
+MAX_FPS = 12
 
 
 class Preview:
-    """One picture, ``input`` or ``output``. Belongs to the event loop; encoding is done on a thread of its pool."""
+    """JPEGs of one frame of the show, "input" or "output". Belongs to the event loop; encodes on a thread."""
 
-    def __init__(self, show: Show, what: str) -> None:
-        self._show, self._what = show, what
+    def __init__(self, show: Show, name: str) -> None:
+        self._show, self._name = show, name
         self._frame: Frame | None = None
         self._jpeg = b""
-        self._fresh = asyncio.Condition()
-        self._work: asyncio.Task[None] | None = None
-        self.watchers = self.made = 0
+        self._changed = asyncio.Condition()
+        self._task: asyncio.Task[None] | None = None
+        #: Viewers now, and JPEGs encoded so far.
+        self.viewers = self.encoded = 0
 
     def frame(self) -> Frame | None:
-        """The newest frame."""
-        return self._show.input if self._what == "input" else self._show.output
+        """Return the newest frame."""
+        return self._show.input if self._name == "input" else self._show.output
 
-    async def next(self, seen: bytes) -> bytes:
-        """The newest picture, once it is another than ``seen``; to be called by those who ``watch``."""
-        if self._work is None or self._work.done():
-            self._work = asyncio.create_task(self._run())
-        async with self._fresh:
-            await self._fresh.wait_for(lambda: bool(self._jpeg) and self._jpeg is not seen)
+    async def next_jpeg(self, previous: bytes) -> bytes:
+        """Wait for a JPEG other than ``previous`` and return it. The caller must count among the ``viewers``."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+        async with self._changed:
+            await self._changed.wait_for(lambda: bool(self._jpeg) and self._jpeg is not previous)
             return self._jpeg
 
     async def _run(self) -> None:
-        while self.watchers:
+        """Encode new frames, at most MAX_FPS per second, until the last viewer leaves."""
+        while self.viewers:
             start, frame = time.monotonic(), self.frame()
             if frame is not None and frame is not self._frame:
                 self._frame = frame
-                made = await asyncio.to_thread(jpeg, frame)
-                self.made += 1
-                async with self._fresh:
-                    self._jpeg = made
-                    self._fresh.notify_all()
-            await asyncio.sleep(max(0.005, 1 / RATE - (time.monotonic() - start)))
+                data = await asyncio.to_thread(jpeg, frame)
+                self.encoded += 1
+                async with self._changed:
+                    self._jpeg = data
+                    self._changed.notify_all()
+            await asyncio.sleep(max(0.005, 1 / MAX_FPS - (time.monotonic() - start)))

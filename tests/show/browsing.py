@@ -48,7 +48,7 @@ def text(page: webdriver.Chrome, selector: str) -> str:
     return page.execute_script("return document.querySelector(arguments[0])?.textContent ?? ''", selector)
 
 
-def value(page: webdriver.Chrome, name: str) -> object:
+def panel_value(page: webdriver.Chrome, name: str) -> object:
     """Return the value of a parameter as the panel shows it."""
     return page.execute_script("return window.panel.values[arguments[0]]", name)
 

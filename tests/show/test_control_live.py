@@ -18,7 +18,7 @@ from pythonosc.osc_message import OscMessage
 from bridge.osc.tcp import TcpServer
 from bridge.panel.server import PanelServer
 from tests.requirements_system import needs
-from tests.show.browsing import Opening, brightness, browser, needs_chromium, text, webdriver
+from tests.show.browsing import OpenBrowser, brightness, browser, needs_chromium, panel_value, text, webdriver
 from tests.show.stage import Stage
 from tests.waiting import until
 
@@ -70,7 +70,7 @@ class Run:
 
         until(lambda: close(self.stage.state.snapshot()[name]), 15, f"{name} in the state")
         until(lambda: close(self.told.get(f"/phosphene{name}")), 5, f"{name} in the feedback")
-        until(lambda: close(self.page.execute_script(f"return values['{name}']")), 5, f"{name} on the panel")
+        until(lambda: close(panel_value(self.page, name)), 5, f"{name} on the panel")
         until(lambda: bright(brightness(self.page)), 8, f"the picture after {name}")
 
 
@@ -86,7 +86,7 @@ def house() -> Iterator[tuple[Stage, TcpServer, str]]:
 
 
 @pytest.fixture
-def run(house: tuple[Stage, TcpServer, str], browser: Opening) -> Iterator[Run]:
+def run(house: tuple[Stage, TcpServer, str], browser: OpenBrowser) -> Iterator[Run]:
     stage, tcp, url = house
     page = browser(1200, 800)
     page.get(url)

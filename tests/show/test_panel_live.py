@@ -1,4 +1,4 @@
-"""The panel in a real browser, on a running show: clicks, a second browser beside, and what it costs."""
+"""The panel in a real browser on a running show: clicks, a second browser, and what panels cost the stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bridge.panel.server import PanelServer
-from tests.show.browsing import Opening, brightness, browser, click, colour, needs_chromium, text
+from tests.show.browsing import OpenBrowser, brightness, browser, click, colour, needs_chromium, panel_value, text
 from tests.show.stage import Stage
 from tests.waiting import until
 
@@ -23,14 +23,14 @@ WATCHERS = str(Path(__file__).with_name("watchers.py"))
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[tuple[Stage, str]]:
-    with Stage(cue_list="demo") as made:
-        server = PanelServer(made.show, "127.0.0.1", 0)
-        made.live()
-        yield made, f"http://127.0.0.1:{server.port}/"
+    with Stage(cue_list="demo") as stage:
+        server = PanelServer(stage.show, "127.0.0.1", 0)
+        stage.live()
+        yield stage, f"http://127.0.0.1:{server.port}/"
         server.close()
 
 
-def test_a_click_on_go_is_seen_and_a_second_browser_follows(stage: tuple[Stage, str], browser: Opening) -> None:
+def test_a_click_on_go_is_seen_and_a_second_browser_follows(stage: tuple[Stage, str], browser: OpenBrowser) -> None:
     show, url = stage
     laptop, phone = browser(1440, 900), browser(400, 860)
     for page in (laptop, phone):
@@ -38,30 +38,30 @@ def test_a_click_on_go_is_seen_and_a_second_browser_follows(stage: tuple[Stage, 
     for page in (laptop, phone):
         until(lambda page=page: text(page, "#link") == "connected" and "fps" in text(page, "#numbers"), 20, "the panel")
         until(lambda page=page: len(page.find_elements("css selector", "#cuelist li")) == 5, 10, "the cue list")
-        until(lambda page=page: brightness(page) > 10, 10, "the picture")
+        until(lambda page=page: brightness(page) > 10, 10, "the preview")
     assert laptop.find_element("css selector", "[data-preset=bonfire] img").is_displayed()
     assert not phone.find_element("css selector", "#presets").is_displayed(), "on a phone one part at a time"
 
     before = colour(laptop)
     click(laptop, "#go")
-    until(lambda: np.abs(colour(laptop) - before).max() > 15, 10, "another picture")
+    until(lambda: np.abs(colour(laptop) - before).max() > 15, 10, "another output")
     until(lambda: show.show.automation.cues.status()["current"] == "1", 5)
     until(lambda: "now 1" in text(phone, "#now"), 5, "the second browser")
     assert text(phone, "#cuelist li.current b") == "1"
 
-    # A preset by its picture, a fader by hand, a toggle: each is seen on the other.
+    # A preset by its thumbnail, a slider, a toggle: each is seen on the other.
     click(laptop, "[data-preset=bonfire]")
     until(lambda: show.state.snapshot()["/prompt"] == "orange fire", 5)
-    until(lambda: phone.execute_script("return values['/prompt']") == "orange fire", 5)
+    until(lambda: panel_value(phone, "/prompt") == "orange fire", 5)
     click(phone, "[data-tab=controls]")
     field = phone.find_element("css selector", "[data-row='/strength'] input[type=number]")
     field.clear()
     field.send_keys("0.25\n")
     until(lambda: show.state.snapshot().real("/strength") == 0.25, 5)
-    until(lambda: laptop.execute_script("return values['/strength']") == 0.25, 5)
+    until(lambda: panel_value(laptop, "/strength") == 0.25, 5)
     before = brightness(laptop)
     click(phone, "[data-toggle='/blackout']")
-    until(lambda: brightness(laptop) < 3 < before, 5, "the blackout on the other's picture")
+    until(lambda: brightness(laptop) < 3 < before, 5, "the blackout on the other's preview")
     until(
         lambda: "on" in laptop.find_element("css selector", "[data-toggle='/blackout']").get_attribute("class"),
         5,
@@ -75,7 +75,7 @@ def test_a_click_on_go_is_seen_and_a_second_browser_follows(stage: tuple[Stage, 
     assert [line["message"] for line in errors] == []
 
 
-def test_every_parameter_has_its_control(stage: tuple[Stage, str], browser: Opening) -> None:
+def test_every_parameter_has_its_control(stage: tuple[Stage, str], browser: OpenBrowser) -> None:
     _, url = stage
     page = browser(1200, 800)
     page.get(url)
@@ -92,36 +92,36 @@ def test_every_parameter_has_its_control(stage: tuple[Stage, str], browser: Open
     assert visible == ["/feedback/zoom"]
 
 
-def test_a_desk_is_taught_at_the_panel(browser: Opening, tmp_path: Path) -> None:
+def test_a_control_is_learned_at_the_panel(browser: OpenBrowser, tmp_path: Path) -> None:
     (tmp_path / "broken.toml").write_text("[preset\n", encoding="utf-8")
     with Stage(presets=[tmp_path]) as stage:
         server = PanelServer(stage.show, "127.0.0.1", 0)
         page = browser(1200, 900)
         page.get(f"http://127.0.0.1:{server.port}/")
-        until(lambda: "preset broken" in text(page, "#notice"), 20, "what is wrong with a preset")
+        until(lambda: "preset broken" in text(page, "#notice"), 20, "the problem of a preset")
         row = "[data-row='/strength']"
         for selector in (f"{row} label", f"{row} .learn"):
-            found = page.find_element("css selector", selector)
-            page.execute_script("arguments[0].scrollIntoView({block: 'center'})", found)
-            found.click()
-        until(lambda: "bound to /strength" in text(page, "#notice"), 5, "what is being learned")
+            target = page.find_element("css selector", selector)
+            page.execute_script("arguments[0].scrollIntoView({block: 'center'})", target)
+            target.click()
+        until(lambda: "bound to /strength" in text(page, "#notice"), 5, "the parameter to learn")
         stage.desk.send_message("/wing/fader/7", [0.5])
         until(lambda: "bound to" not in text(page, "#notice"), 5, "the end of learning")
         stage.desk.send_message("/wing/fader/7", [0.25])
-        until(lambda: page.execute_script("return values['/strength']") == 0.25, 5, "the desk's fader")
+        until(lambda: panel_value(page, "/strength") == 0.25, 5, "the desk's fader")
         server.close()
     assert "/wing/fader/7" in (tmp_path / "desks" / "learned.toml").read_text(encoding="utf-8")
 
 
 def test_eight_panels_cost_the_stream_little(stage: tuple[Stage, str]) -> None:
-    """Processor time and frames a second at full speed with eight panels and without, in turns. The panels are in a process of their own.
+    """Compare CPU time and fps with and without eight panels, in turns. The panels run in another process.
 
-    The engine takes every core that it gets, so the share of two cores that the panels take is what they cost it. Its frames a second
-    say the same, but a shared machine moves them by more than that from one moment to the next.
+    The engine uses every core it gets, so the panels cost it their share of two cores. Its fps would show that too,
+    but on a shared machine they vary by more than that.
     """
     show, url = stage
     rates: dict[bool, list[float]] = {True: [], False: []}
-    work: dict[bool, list[float]] = {True: [], False: []}
+    cpu_shares: dict[bool, list[float]] = {True: [], False: []}
     for turn in range(6):
         watched = turn % 2 == 1
         process = (
@@ -135,15 +135,16 @@ def test_eight_panels_cost_the_stream_little(stage: tuple[Stage, str]) -> None:
         time.sleep(0.5)
         frames, start, busy = show.show.meter.frames, time.monotonic(), time.process_time()
         time.sleep(3)
-        work[watched].append((time.process_time() - busy) / (time.monotonic() - start))
+        cpu_shares[watched].append((time.process_time() - busy) / (time.monotonic() - start))
         rates[watched].append((show.show.meter.frames - frames) / (time.monotonic() - start))
         if process is not None:
-            told, _ = process.communicate(timeout=10)
-            assert int(told) > 1_000_000, "they saw the films"
-    cost = (np.median(work[True]) - np.median(work[False])) / 2
+            byte_count, _ = process.communicate(timeout=10)
+            assert int(byte_count) > 1_000_000, "they received the video streams"
+    cost = (np.median(cpu_shares[True]) - np.median(cpu_shares[False])) / 2
     slower = 1 - np.median(rates[True]) / np.median(rates[False])
     print(
-        f"eight panels: {cost:.1%} of two cores; {np.median(rates[False]):.1f} frames a second without, {np.median(rates[True]):.1f} with"
+        f"eight panels: {cost:.1%} of two cores;"
+        f" {np.median(rates[False]):.1f} fps without, {np.median(rates[True]):.1f} with"
     )
-    assert 0 < cost < 0.05, work
+    assert 0 < cost < 0.05, cpu_shares
     assert slower < 0.2, rates

@@ -16,7 +16,7 @@ from bridge.control.state import State
 from bridge.osc.dispatch import OscControl
 from bridge.osc.oscquery import build_tree
 from bridge.osc.udp import UdpServer
-from bridge.panel.server import described as panel_row
+from bridge.panel.sockets import describe_parameter as panel_row
 from bridge.performance.presets import PresetLibrary
 from engine.shared.table import ROOT, TABLE
 from tests.touchdesigner.simulated_parameters import OPERATORS, Unsupported

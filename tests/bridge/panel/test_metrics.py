@@ -1,4 +1,4 @@
-"""What Prometheus reads, and whether the show is healthy."""
+"""Prometheus metrics, read by a parser written from the format's specification, and the health report."""
 
 from __future__ import annotations
 
@@ -9,20 +9,37 @@ from typing import Any
 import psutil
 import pytest
 
-from bridge.panel.metrics import NAMES, health, metrics
+from bridge.panel import metrics as module
+from bridge.panel.metrics import health, metrics
 
 STATUS: dict[str, Any] = {
-    "fps": 24.5, "latency_ms": 41.0, "frames": 100, "source_frames": 200, "sinks": {'file:a "b"\\c.mp4': 90, "null:": 100},
-    "engine": {"skipped": 3, "dropped": 4}, "engine_ready": True, "engine_starts": 2, "engine_pid": os.getpid(), "errors": 1,
-    "osc_messages": 12, "refused": 5, "last_error": "",
+    "fps": 24.5,
+    "latency_ms": 41.0,
+    "frames": 100,
+    "source_frames": 200,
+    "sinks": {'file:a "b"\\c.mp4': 90, "null:": 100},
+    "engine": {"skipped": 3, "dropped": 4},
+    "engine_ready": True,
+    "engine_starts": 2,
+    "engine_pid": os.getpid(),
+    "errors": 1,
+    "osc_messages": 12,
+    "refused": 5,
+    "last_error": "",
+}
+NAMES = {
+    "frames_per_second", "latency_seconds", "frames_total", "source_frames_total", "sink_frames_total",
+    "skipped_total", "dropped_total", "engine_ready", "engine_starts_total", "errors_total", "osc_messages_total",
+    "refused_total", "resident_memory_bytes", "threads", "open_handles",
 }  # fmt: skip
 LINE = re.compile(r'(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(?P<labels>\{[a-z]+="(?:[^"\\]|\\.)*"\})? (?P<value>[0-9.e+-]+)')
 
 
-def read(text: str) -> dict[str, float]:
-    """Prometheus' text format, as its specification has it."""
+def read(data: bytes) -> dict[str, float]:
+    """Return the samples of Prometheus' text format."""
+    text = data.decode()
     assert text.endswith("\n")
-    found: dict[str, float] = {}
+    samples: dict[str, float] = {}
     typed: set[str] = set()
     for line in text.splitlines():
         if line.startswith("# TYPE "):
@@ -35,26 +52,43 @@ def read(text: str) -> dict[str, float]:
             match = LINE.fullmatch(line)
             assert match, line
             assert match["name"] in typed
-            found[match["name"] + (match["labels"] or "")] = float(match["value"])
-    return found
+            samples[match["name"] + (match["labels"] or "")] = float(match["value"])
+    return samples
 
 
 def test_every_value_is_there_and_prometheus_can_read_it() -> None:
-    found = read(metrics(STATUS))
-    assert {name.split("{")[0] for name in found} == {f"phosphene_{name}" for name in NAMES}
-    assert found["phosphene_frames_per_second"] == 24.5
-    assert found["phosphene_latency_seconds"] == 0.041
-    assert found['phosphene_sink_frames_total{sink="null:"}'] == 100
-    assert found['phosphene_sink_frames_total{sink="file:a \\"b\\"\\\\c.mp4"}'] == 90
-    assert found['phosphene_resident_memory_bytes{process="engine"}'] == pytest.approx(
-        psutil.Process().memory_info().rss, rel=0.1
-    )
+    samples = read(metrics(STATUS))
+    assert {name.split("{")[0] for name in samples} == {f"phosphene_{name}" for name in NAMES}
+    assert samples["phosphene_frames_per_second"] == 24.5
+    assert samples["phosphene_latency_seconds"] == 0.041
+    assert samples['phosphene_sink_frames_total{sink="null:"}'] == 100
+    assert samples['phosphene_sink_frames_total{sink="file:a \\"b\\"\\\\c.mp4"}'] == 90
+    memory = psutil.Process().memory_info().rss
+    assert samples['phosphene_resident_memory_bytes{process="engine"}'] == pytest.approx(memory, rel=0.1)
 
 
-def test_an_engine_that_is_gone_leaves_its_lines_out() -> None:
-    found = read(metrics(STATUS | {"engine_pid": None, "engine": {}, "engine_ready": False}))
-    assert found["phosphene_engine_ready"] == 0
-    assert not [name for name in found if 'process="engine"' in name]
+@pytest.mark.parametrize("count", [1_234_567, 1_234_571, 548_405_248, 2**40 + 1])
+def test_counts_past_a_million_are_exact(count: int) -> None:
+    samples = read(metrics(STATUS | {"frames": count, "sinks": {"null:": count}}))
+    assert samples["phosphene_frames_total"] == count
+    assert samples['phosphene_sink_frames_total{sink="null:"}'] == count
+
+
+def test_help_is_escaped() -> None:
+    class Collector(module.StatusCollector):
+        def collect(self) -> Any:
+            return [module._gauge("x", "one\\two\nthree", 1.0)]
+
+    registry = module.CollectorRegistry()
+    registry.register(Collector(STATUS))
+    assert b"# HELP phosphene_x one\\\\two\\nthree\n" in module.generate_latest(registry)
+
+
+def test_an_engine_that_has_ended_has_no_samples() -> None:
+    samples = read(metrics(STATUS | {"engine_pid": None, "engine": {}, "engine_ready": False}))
+    assert samples["phosphene_engine_ready"] == 0
+    assert not [name for name in samples if 'process="engine"' in name]
+    assert not [name for name in read(metrics(STATUS | {"engine_pid": 2**22 + 1})) if 'process="engine"' in name]
 
 
 @pytest.mark.parametrize(
@@ -67,5 +101,5 @@ def test_an_engine_that_is_gone_leaves_its_lines_out() -> None:
     ],
 )
 def test_health(change: dict[str, Any], reason: str) -> None:
-    healthy, told = health(STATUS | change)
-    assert (healthy, told["reason"]) == (not reason, reason)
+    healthy, report = health(STATUS | change)
+    assert (healthy, report["reason"]) == (not reason, reason)

@@ -1,4 +1,4 @@
-"""The HTTP port: OSCQuery by a client written from its specification, and the panel's own WebSocket, without an engine."""
+"""The HTTP port, without an engine: OSCQuery by a client written from its specification, and the panel's WebSocket."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from engine.shared.table import ROOT, TABLE
 
 @pytest.fixture
 def server() -> Iterator[PanelServer]:
-    """A panel for a show that has not been opened: no engine, no threads of its own."""
+    """A panel for a show that is not open: no engine, no threads."""
     show = Show(State(), open_source("pattern:ball"), [], EngineOptions("cpu"), presets=[])
-    made = PanelServer(show, "127.0.0.1", 0, osc_port=9000)
-    yield made
-    made.close()
+    server = PanelServer(show, "127.0.0.1", 0, osc_port=9000)
+    yield server
+    server.close()
     show.close()
 
 
@@ -45,7 +45,7 @@ def get(server: PanelServer, path: str, accept: str = "*/*", **headers: str) -> 
         return error.code, error.read()
 
 
-def asked(server: PanelServer, path: str) -> Any:
+def get_json(server: PanelServer, path: str) -> Any:
     status, body = get(server, path)
     assert status == 200, body
     return json.loads(body)
@@ -58,11 +58,11 @@ def leaves(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from leaves(inside)
 
 
-def test_the_whole_tree_is_browsed_and_says_what_the_table_says(server: PanelServer) -> None:
-    found = {node["FULL_PATH"]: node for node in leaves(asked(server, "/"))}
-    assert {path for path in found if not path.startswith(f"{ROOT}/status/")} == {ROOT + name for name in TABLE}
+def test_the_tree_holds_the_whole_table(server: PanelServer) -> None:
+    nodes = {node["FULL_PATH"]: node for node in leaves(get_json(server, "/"))}
+    assert {path for path in nodes if not path.startswith(f"{ROOT}/status/")} == {ROOT + name for name in TABLE}
     for name, parameter in TABLE.items():
-        node = found[ROOT + name]
+        node = nodes[ROOT + name]
         assert node["DESCRIPTION"] == parameter.help
         assert node["ACCESS"] == (3 if parameter.has_value else 2)
         assert ("VALUE" in node) == parameter.has_value
@@ -70,14 +70,14 @@ def test_the_whole_tree_is_browsed_and_says_what_the_table_says(server: PanelSer
             assert node["RANGE"] == [{"MIN": parameter.low, "MAX": parameter.high}]
         if parameter.kind == "choice":
             assert node["RANGE"] == [{"VALS": list(parameter.choices)}]
-        assert asked(server, ROOT + name) == node, "every node by its own path"
-    assert found[f"{ROOT}/status/fps"]["ACCESS"] == 1
+        assert get_json(server, ROOT + name) == node, "every node by its own path"
+    assert nodes[f"{ROOT}/status/fps"]["ACCESS"] == 1
 
 
 def test_attributes_host_and_mistakes_are_answered_as_the_proposal_says(server: PanelServer) -> None:
-    assert asked(server, f"{ROOT}/strength?VALUE") == {"VALUE": [0.5]}
-    assert asked(server, f"{ROOT}/tempo?UNIT") == {"UNIT": ["bpm"]}
-    host = asked(server, "/?HOST_INFO")
+    assert get_json(server, f"{ROOT}/strength?VALUE") == {"VALUE": [0.5]}
+    assert get_json(server, f"{ROOT}/tempo?UNIT") == {"UNIT": ["bpm"]}
+    host = get_json(server, "/?HOST_INFO")
     assert (host["OSC_PORT"], host["OSC_TRANSPORT"], host["EXTENSIONS"]["LISTEN"]) == (9000, "UDP", True)
     assert get(server, f"{ROOT}/nowhere")[0] == 404
     assert get(server, f"{ROOT}/strength?UNIT")[0] == 204
@@ -88,11 +88,11 @@ def test_attributes_host_and_mistakes_are_answered_as_the_proposal_says(server: 
     assert json.loads(get(server, "/")[1])["FULL_PATH"] == "/", "one port for both"
 
 
-def test_another_sites_page_is_turned_away(server: PanelServer) -> None:
+def test_another_sites_page_is_rejected(server: PanelServer) -> None:
     assert get(server, "/status.json", Origin="http://evil.example")[0] == 403
     assert get(server, "/status.json", Origin=f"http://127.0.0.1:{server.port}")[0] == 200
 
-    async def over_there() -> int:
+    async def connect_from_there() -> int:
         async with aiohttp.ClientSession() as session:
             try:
                 await session.ws_connect(
@@ -102,7 +102,7 @@ def test_another_sites_page_is_turned_away(server: PanelServer) -> None:
                 return error.status
         return 0
 
-    assert asyncio.run(over_there()) == 403
+    assert asyncio.run(connect_from_there()) == 403
 
 
 def test_an_oscquery_client_sets_a_value_and_listens(server: PanelServer) -> None:
@@ -119,12 +119,12 @@ def test_an_oscquery_client_sets_a_value_and_listens(server: PanelServer) -> Non
                 heard.append((message.address, message.params[0]))
             await ws.send_str(json.dumps({"COMMAND": "IGNORE", "DATA": f"{ROOT}/strength"}))
             await asyncio.sleep(0.2)
-            state.set("/strength", [0.9], "a hand")
-            state.set("/mix", [0.125], "a hand")
+            state.set("/strength", [0.9], "a test")
+            state.set("/mix", [0.125], "a test")
             message = OscMessage((await ws.receive(5)).data)
             heard.append((message.address, message.params[0]))
-            for rubbish in ("[]", "{", '{"COMMAND": "DANCE", "DATA": "/"}', '{"COMMAND": "LISTEN"}'):
-                await ws.send_str(rubbish)
+            for malformed in ("[]", "{", '{"COMMAND": "DANCE", "DATA": "/"}', '{"COMMAND": "LISTEN"}'):
+                await ws.send_str(malformed)
             await ws.send_bytes(b"\xff")
             await ws.send_bytes(encode_message(f"{ROOT}/steps", 3))
             for _ in range(100):
@@ -134,11 +134,11 @@ def test_an_oscquery_client_sets_a_value_and_listens(server: PanelServer) -> Non
         return heard
 
     assert asyncio.run(client()) == [(f"{ROOT}/strength", 0.25), (f"{ROOT}/mix", 0.125)]
-    assert state.snapshot().whole("/steps") == 3, "rubbish ends nothing"
+    assert state.snapshot().whole("/steps") == 3, "malformed messages end nothing"
     assert state.rejected == 5
 
 
-def test_panels_stay_in_step_and_wishes_are_checked(server: PanelServer) -> None:
+def test_panels_stay_in_step_and_requests_are_checked(server: PanelServer) -> None:
     state = server._show.state
 
     async def two() -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -150,14 +150,14 @@ def test_panels_stay_in_step_and_wishes_are_checked(server: PanelServer) -> None
         ):
             first = json.loads((await one.receive(5)).data)
             await other.receive(5)
-            for wish in (
+            for request in (
                 '{"set": "/strength", "value": 0.75}',
                 '{"set": "/steps", "value": "many"}',
                 '{"set": 3}',
                 "nonsense",
                 '["set"]',
             ):
-                await one.send_str(wish)
+                await one.send_str(request)
             await one.send_str('{"set": "/freeze"}')  # without a value: a toggle
             heard: list[dict[str, Any]] = []
             end = time.monotonic() + 5
@@ -180,8 +180,8 @@ def test_panels_stay_in_step_and_wishes_are_checked(server: PanelServer) -> None
     assert state.rejected == 4
 
 
-def test_a_change_in_the_moment_of_a_telling_is_told_in_the_next(server: PanelServer) -> None:
-    """It was lost where changes were taken between its noting and its turn in the loop."""
+def test_a_change_during_a_broadcast_is_sent_in_the_next(server: PanelServer) -> None:
+    """It was lost where a broadcast collected the changes before the loop had noted it."""
 
     async def watch() -> list[int]:
         async with (
@@ -189,23 +189,23 @@ def test_a_change_in_the_moment_of_a_telling_is_told_in_the_next(server: PanelSe
             session.ws_connect(f"http://127.0.0.1:{server.port}/panel") as ws,
         ):
             await ws.receive_json()
-            noted = asyncio.run_coroutine_threadsafe(note_while_taken(), server._loop)
-            await asyncio.wrap_future(noted)
-            told: list[int] = []
+            change = asyncio.run_coroutine_threadsafe(change_during_broadcast(), server._loop)
+            await asyncio.wrap_future(change)
+            seeds: list[int] = []
             until = time.monotonic() + 3
-            while not told and time.monotonic() < until:  # the status comes twice a second, whatever was set
+            while not seeds and time.monotonic() < until:  # the status comes twice a second in any case
                 news = await asyncio.wait_for(ws.receive_json(), 5)
-                told += [news["values"]["/seed"]] if "/seed" in news.get("values", {}) else []
-            return told
+                seeds += [news["values"]["/seed"]] if "/seed" in news.get("values", {}) else []
+            return seeds
 
-    async def note_while_taken() -> None:
+    async def change_during_broadcast() -> None:
         server._show.state.put({"/seed": 4711})
-        server._changed = set()  # as a telling does
+        server._sockets._changed = set()  # as a broadcast does
 
     assert asyncio.run(watch()) == [4711]
 
 
-def test_pictures_are_made_once_however_many_watch(server: PanelServer) -> None:
+def test_jpegs_are_encoded_once_for_all_viewers(server: PanelServer) -> None:
     show = server._show
     assert get(server, "/output.jpg")[0] == 404
     show.output = Frame(np.full((64, 64, 4), 200, np.uint8))
@@ -232,20 +232,33 @@ def test_pictures_are_made_once_however_many_watch(server: PanelServer) -> None:
     seen = asyncio.run(watch())
     preview = server._previews["output"]
     assert min(seen) >= 10
-    assert preview.made <= 2.6 * 12 + 2, "at a limited rate, and once for all"
+    assert preview.encoded <= 2.6 * 12 + 2, "at a limited rate, and once for all viewers"
     end = time.monotonic() + 3
-    while preview.watchers and time.monotonic() < end:
+    while preview.viewers and time.monotonic() < end:
         time.sleep(0.02)
-    assert preview.watchers == 0
-    made = preview.made
+    assert preview.viewers == 0
+    encoded = preview.encoded
     time.sleep(0.3)
     show.output = Frame(np.full((64, 64, 4), 7, np.uint8), 99)
     time.sleep(0.3)
-    assert preview.made == made, "nobody watches, nothing is made"
+    assert preview.encoded == encoded, "without viewers nothing is encoded"
 
 
-def test_a_presets_picture_is_served_and_nothing_else_of_its_folder(server: PanelServer) -> None:
+def test_only_thumbnails_of_presets_are_served(server: PanelServer) -> None:
     status, picture = get(server, "/thumbnails/neon-tunnel.jpg")
     assert (status, picture[:2]) == (200, b"\xff\xd8")
     for path in ("/thumbnails/nothing.jpg", "/thumbnails/..%2f..%2fpyproject.jpg", "/thumbnails/%2e%2e/picture.jpg"):
         assert get(server, path)[0] == 404
+
+
+def test_metrics_are_served_with_the_formats_content_type(server: PanelServer) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=5) as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain; version=")
+        assert b"phosphene_frames_total 0.0" in answer.read()
+
+
+@pytest.mark.parametrize("name", ["panel.css", "panel.js", "connection.js", "controls.js"])
+def test_the_pages_files_are_served(server: PanelServer, name: str) -> None:
+    status, body = get(server, f"/{name}")
+    assert status == 200
+    assert max(map(len, body.decode().splitlines())) <= 120

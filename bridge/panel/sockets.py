@@ -1,0 +1,171 @@
+"""The WebSockets of the HTTP port: the panels' with JSON, and those of OSCQuery clients.
+
+A panel receives the parameter table once, then values, status and log as they change. It sends
+``{"set": NAME, "value": VALUE}``; without a value for triggers and toggles.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Iterable
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from bridge.osc.dispatch import Peer
+from bridge.osc.subscriptions import encode_message
+from bridge.panel.log_lines import LogLines
+from bridge.show.show import Show
+from engine.shared.parameter import Parameter
+from engine.shared.table import ROOT, TABLE, canonical
+
+log = logging.getLogger(__name__)
+#: Broadcasts per second, and seconds between two status reports and until a client that does not read is skipped.
+BROADCAST_RATE, STATUS_SECONDS, SEND_TIMEOUT_SECONDS = 20, 0.5, 1.0
+#: Largest message of a WebSocket, WebSockets at once, and seconds between two pings.
+MAX_MESSAGE_BYTES, MAX_SOCKETS, HEARTBEAT_SECONDS = 65536, 64, 20
+
+
+class Sockets:
+    """Every open WebSocket of one show. Belongs to the event loop; ``note`` must be called there too."""
+
+    def __init__(self, show: Show, log_lines: LogLines) -> None:
+        self._show, self._log_lines = show, log_lines
+        self._panels: set[web.WebSocketResponse] = set()
+        self._listeners: dict[web.WebSocketResponse, set[str]] = {}
+        self._changed: set[str] = set()
+
+    def note(self, names: Iterable[str]) -> None:
+        """Note parameters that changed, for the next broadcast."""
+        self._changed.update(names)
+
+    async def close(self) -> None:
+        """Close every WebSocket."""
+        for socket in (*self._panels, *self._listeners):
+            await socket.close()
+
+    async def serve_panel(self, request: web.Request) -> web.StreamResponse:
+        """Handle a panel's WebSocket until it closes."""
+        if (rejection := self._reject_if_full()) is not None:
+            return rejection
+        socket = await _open_socket(request)
+        values = dict(self._show.state.snapshot())
+        await socket.send_json({"table": describe_table(), "values": values, "log": list(self._log_lines.lines)})
+        self._panels.add(socket)
+        try:
+            async for message in socket:
+                if message.type is WSMsgType.TEXT:
+                    self._set(message.data, f"panel at {request.remote}")
+        finally:
+            self._panels.discard(socket)
+        return socket
+
+    async def serve_oscquery(self, request: web.Request) -> web.StreamResponse:
+        """Handle an OSCQuery client's WebSocket: LISTEN and IGNORE as JSON, OSC packets both ways."""
+        if (rejection := self._reject_if_full()) is not None:
+            return rejection
+        socket = await _open_socket(request)
+        paths = self._listeners.setdefault(socket, set())
+        origin = f"OSCQuery from {request.remote}"
+        peer = Peer(origin, socket)
+        try:
+            async for message in socket:
+                if message.type is WSMsgType.TEXT:
+                    self._handle_command(message.data, paths, origin)
+                elif message.type is WSMsgType.BINARY and request["trusted"]:
+                    self._show.osc.handle_packet(message.data, peer)
+                elif message.type is WSMsgType.BINARY:
+                    self._show.state.reject("changes need the panel's token; listening does not", origin)
+        finally:
+            self._listeners.pop(socket, None)
+        return socket
+
+    async def broadcast_forever(self) -> None:
+        """Send changes, log lines and status to panels and OSCQuery clients, BROADCAST_RATE times a second."""
+        next_status, names = 0.0, tuple(TABLE)
+        while True:
+            await asyncio.sleep(1 / BROADCAST_RATE)
+            try:
+                changed, self._changed = self._changed, set()
+                snapshot = self._show.state.snapshot()
+                values = {name: snapshot[name] for name in changed if name in snapshot}
+                update: dict[str, Any] = {"values": values} if values else {}
+                if tuple(TABLE) != names:
+                    names = tuple(TABLE)
+                    update |= {"table": describe_table(), "values": dict(snapshot)}
+                    path_changed = {"COMMAND": "PATH_CHANGED", "DATA": f"{ROOT}/hook"}
+                    await _send_all(self._listeners, json.dumps(path_changed))
+                if lines := self._log_lines.pop_unsent():
+                    update["log"] = lines
+                now = asyncio.get_running_loop().time()
+                if now >= next_status and self._panels:
+                    next_status = now + STATUS_SECONDS
+                    update["status"] = {k: v for k, v in self._show.status().items() if k != "parameters"}
+                if update:
+                    await _send_all(self._panels, json.dumps(update))
+                for socket, paths in list(self._listeners.items()):
+                    for name in sorted(values):
+                        if ROOT + name in paths:
+                            await _send(socket.send_bytes(encode_message(ROOT + name, values[name])))
+            except Exception:  # the next update may work
+                log.exception("panel update failed")
+
+    def _set(self, text: str, origin: str) -> None:
+        """Set the parameter that a panel's message names."""
+        try:
+            request = json.loads(text)
+            name, value = request["set"], request.get("value")
+            if not isinstance(name, str):
+                raise TypeError
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            expected = '{"set": NAME, "value": VALUE}'
+            self._show.state.reject(f"malformed panel message ({len(text)} characters); expected {expected}", origin)
+            return
+        self._show.state.set(canonical(name), [] if value is None else [value], origin)
+
+    def _handle_command(self, text: str, paths: set[str], origin: str) -> None:
+        """Add to ``paths`` or remove from it by ``{"COMMAND": "LISTEN" or "IGNORE", "DATA": PATH}``."""
+        try:
+            message = json.loads(text)
+            command, path = message["COMMAND"], str(message["DATA"])
+            if command == "LISTEN" and path.removeprefix(ROOT) not in TABLE:  # bounds the size of ``paths``
+                return self._show.state.reject(f"no node {path[:80]!r} to listen to", origin)
+            {"LISTEN": paths.add, "IGNORE": paths.discard}[command](path)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            self._show.state.reject("malformed OSCQuery message; expected LISTEN or IGNORE", origin)
+
+    def _reject_if_full(self) -> web.Response | None:
+        if len(self._panels) + len(self._listeners) < MAX_SOCKETS:
+            return None
+        return web.Response(status=503, text=f"{MAX_SOCKETS} panels and OSCQuery clients are connected already")
+
+
+def describe_table() -> list[dict[str, Any]]:
+    """Return the parameter table as the panel reads it."""
+    return [describe_parameter(parameter) for parameter in TABLE.values()]
+
+
+def describe_parameter(parameter: Parameter) -> dict[str, Any]:
+    """Return a row of the table as the panel reads it."""
+    fields = ("name", "kind", "default", "help", "low", "high", "unit", "choices", "live")
+    return {field: getattr(parameter, field) for field in fields}
+
+
+async def _open_socket(request: web.Request) -> web.WebSocketResponse:
+    socket = web.WebSocketResponse(heartbeat=HEARTBEAT_SECONDS, max_msg_size=MAX_MESSAGE_BYTES)
+    await socket.prepare(request)
+    return socket
+
+
+async def _send_all(sockets: Iterable[web.WebSocketResponse], text: str) -> None:
+    await asyncio.gather(*(_send(socket.send_str(text)) for socket in list(sockets)))
+
+
+async def _send(sending: Awaitable[None]) -> None:
+    """Wait a moment for a slow client, and ignore one that has gone."""
+    try:
+        await asyncio.wait_for(sending, SEND_TIMEOUT_SECONDS)
+    except (ConnectionError, TimeoutError, RuntimeError):
+        pass

@@ -42,7 +42,7 @@ def build_middleware(access: AccessPolicy) -> Middleware:
         if trusted and query_token:
             redirect = web.HTTPSeeOther(request.path)
             redirect.set_cookie(COOKIE, query_token, max_age=COOKIE_SECONDS, httponly=True, samesite="Strict")
-            return redirect
+            raise redirect
         return await handler(request)
 
     return check

@@ -69,8 +69,8 @@ function buildRow(parameter) {
   label.ondblclick = () => { if (kind !== "trigger" && kind !== "command") setValue(name, parameter.default); };
   const build = inputs[kind] ?? (isRange(parameter) ? buildSlider : buildField);
   const show = build(parameter, row) ?? (() => {});
-  if (name !== "/learn") row.append(buildLearnButton(name));
   row.append(element("p", { className: "help", textContent: helpText(parameter) }));
+  if (name !== "/learn") row.append(buildLearnButton(name));
   rows.set(name, { parameter, show });
   return row;
 }

@@ -1,4 +1,4 @@
-"""Ableton Link: one tempo and one beat with every programme in the network that speaks it."""
+"""Ableton Link: shares tempo and beat with every program in the network that supports it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import threading
 from typing import Any
 
 from bridge.control.state import State
-from bridge.control.tempo import BAR, Tempo
+from bridge.control.tempo import BEATS_PER_BAR, Tempo, phase_difference
 
 log = logging.getLogger(__name__)
-#: Looks a second; the least change of tempo, in beats a minute, and of phase, in beats, that counts as one.
-RATE, CHANGED, APART = 20, 0.01, 0.005
+POLLS_PER_SECOND = 20
+#: Smallest change of tempo, in beats a minute, and of phase, in beats, that is passed on.
+MIN_TEMPO_CHANGE, MIN_PHASE_CHANGE = 0.01, 0.005
 
 
 class LinkClock:
-    """Keeps ``tempo`` and a Link session in step: alone we lead, in company we follow the session's beat. Tempo goes both ways.
+    """Keeps ``tempo`` and a Link session in step; a change of tempo goes either way.
 
-    Raises OSError where Link is not installed.
+    Without peers the session follows the show's beat; with peers the show follows the session's.
+    Raises OSError if Link is not installed.
     """
 
     def __init__(self, state: State, tempo: Tempo) -> None:
@@ -36,36 +38,36 @@ class LinkClock:
 
     @property
     def peers(self) -> int:
-        """How many others are in the session."""
+        """Number of other members in the session."""
         return int(self._link.numPeers())
 
     def close(self) -> None:
-        """Leaves the session."""
+        """Leave the session."""
         self._stop.set()
         self._thread.join(2)
         self._link.enabled = False
 
     def _run(self) -> None:
-        while not self._stop.wait(1 / RATE):
-            self._look()
+        while not self._stop.wait(1 / POLLS_PER_SECOND):
+            self._synchronise()
 
-    def _look(self) -> None:
-        session, ours = self._link.captureAppSessionState(), self._state.snapshot().real("/tempo")
-        theirs, peers = session.tempo(), self.peers
+    def _synchronise(self) -> None:
+        session, show_bpm = self._link.captureAppSessionState(), self._state.snapshot().real("/tempo")
+        session_bpm, peers = session.tempo(), self.peers
         if peers != self._peers:
             self._peers = peers
             log.info("Ableton Link: %d other%s", peers, "" if peers == 1 else "s")
         now = self._link.clock().micros()
-        if abs(ours - self._bpm) > CHANGED:
-            self._bpm = ours
-            session.setTempo(ours, now)
+        if abs(show_bpm - self._bpm) > MIN_TEMPO_CHANGE:
+            self._bpm = show_bpm
+            session.setTempo(show_bpm, now)
             self._link.commitAppSessionState(session)
-        elif abs(theirs - self._bpm) > CHANGED:
-            self._bpm = theirs
-            self._state.set("/tempo", [theirs], "Ableton Link")
-        beats = session.beatAtTime(now, BAR)
+        elif abs(session_bpm - self._bpm) > MIN_TEMPO_CHANGE:
+            self._bpm = session_bpm
+            self._state.set("/tempo", [session_bpm], "Ableton Link")
+        beats = session.beatAtTime(now, BEATS_PER_BAR)
         if peers:
-            self._tempo.align(beats, APART)
-        elif abs((beats - self._tempo.beats() + BAR / 2) % BAR - BAR / 2) > APART:
-            session.requestBeatAtTime(self._tempo.beats(), now, BAR)
+            self._tempo.align(beats, MIN_PHASE_CHANGE)
+        elif abs(phase_difference(beats, self._tempo.beats())) > MIN_PHASE_CHANGE:
+            session.requestBeatAtTime(self._tempo.beats(), now, BEATS_PER_BAR)
             self._link.commitAppSessionState(session)

@@ -1,4 +1,7 @@
-"""DMX over the network, Art-Net and sACN: each channel that changes becomes ``/dmx/UNIVERSE/CHANNEL`` (0–255), channels from 1."""
+"""DMX over the network, Art-Net and sACN.
+
+Each channel that changes sends its value (0–255) to the address ``/dmx/UNIVERSE/CHANNEL``. Channels count from 1.
+"""
 
 from __future__ import annotations
 
@@ -12,44 +15,47 @@ from typing import Any
 from bridge.control.mapping import ControllerMap
 
 log = logging.getLogger(__name__)
-#: Art-Net's port, and the bytes of an ArtDmx packet before its values.
-PORT, HEADER = 6454, 18
+ARTNET_PORT = 6454
+#: Length of an ArtDmx packet before its values.
+ARTDMX_HEADER_BYTES = 18
+MAX_CHANNELS = 512
 
 
 class Dmx:
-    """Universes as they were last seen; what comes in is told to the desk maps where it changed."""
+    """The last values of each universe. Changes go to the controller map."""
 
-    def __init__(self, desks: ControllerMap) -> None:
-        self._desks = desks
+    def __init__(self, controllers: ControllerMap) -> None:
+        self._controllers = controllers
         self._lock = threading.Lock()
-        self._seen: dict[int, bytes] = {}
+        self._universes: dict[int, bytes] = {}
         self.packets = 0
 
-    def take(self, universe: int, data: Sequence[int], origin: str) -> None:
-        """One packet: the values of channels 1 upward. The first of a universe is where it stands, not a change."""
-        new = bytes(max(0, min(255, int(value))) for value in data[:512])
+    def handle(self, universe: int, data: Sequence[int], origin: str) -> None:
+        """Handle the values of channels 1 upward. The first packet of a universe is its present state, not a change."""
+        values = bytes(max(0, min(255, int(value))) for value in data[:MAX_CHANNELS])
         with self._lock:
             self.packets += 1
-            old, self._seen[universe] = self._seen.get(universe), new
-        if old is None:
+            previous, self._universes[universe] = self._universes.get(universe), values
+        if previous is None:
             return
-        for channel, value in enumerate(new, 1):
-            if channel > len(old) or old[channel - 1] != value:
-                self._desks.handle(f"/dmx/{universe}/{channel}", [value], origin)
+        for channel, value in enumerate(values, 1):
+            if channel > len(previous) or previous[channel - 1] != value:
+                self._controllers.handle(f"/dmx/{universe}/{channel}", [value], origin)
 
 
 class ArtNet:
-    """Art-Net's UDP port on ``host``. Raises OSError where it cannot be used.
+    """Art-Net's UDP port on ``host``. Raises OSError if it cannot be bound.
 
-    Read here: the package for it listens on every network, and ends at the first packet that is cut short.
+    The packets are parsed here: the Python package for Art-Net listens on every network, and ends at the first
+    truncated packet.
     """
 
-    def __init__(self, dmx: Dmx, host: str, port: int = PORT) -> None:
+    def __init__(self, dmx: Dmx, host: str, port: int = ARTNET_PORT) -> None:
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
-                packet = artdmx(self.request[0])
+                packet = parse_artdmx(self.request[0])
                 if packet is not None:
-                    dmx.take(*packet, f"Art-Net from {self.client_address[0]}")
+                    dmx.handle(*packet, f"Art-Net from {self.client_address[0]}")
 
         self._server = socketserver.UDPServer((host, port), Handler)
         self.port: int = self._server.server_address[1]
@@ -57,23 +63,26 @@ class ArtNet:
         self._thread.start()
 
     def close(self) -> None:
-        """Stops listening."""
+        """Stop listening."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(2)
 
 
-def artdmx(data: bytes) -> tuple[int, bytes] | None:
-    """Universe (net, sub-net and universe as one number) and values of an ArtDmx packet, by Art-Net 4; None for any other."""
-    if len(data) < HEADER or data[:8] != b"Art-Net\0" or data[8:10] != b"\x00\x50":
+def parse_artdmx(data: bytes) -> tuple[int, bytes] | None:
+    """Return universe (net, sub-net and universe as one number) and values of an ArtDmx packet; None for any other.
+
+    The layout is Art-Net 4's.
+    """
+    if len(data) < ARTDMX_HEADER_BYTES or data[:8] != b"Art-Net\0" or data[8:10] != b"\x00\x50":
         return None
     (universe,), (length,) = struct.unpack_from("<H", data, 14), struct.unpack_from(">H", data, 16)
-    values = data[HEADER : HEADER + length]
-    return (universe & 0x7FFF, values) if 2 <= length <= 512 and len(values) == length else None
+    values = data[ARTDMX_HEADER_BYTES : ARTDMX_HEADER_BYTES + length]
+    return (universe & 0x7FFF, values) if 2 <= length <= MAX_CHANNELS and len(values) == length else None
 
 
 class Sacn:
-    """sACN (E1.31), by the sacn package. Raises OSError where it cannot be used."""
+    """sACN (E1.31), through the package sacn. Raises OSError if it is not installed or the port cannot be bound."""
 
     def __init__(self, dmx: Dmx, universes: Sequence[int], host: str) -> None:
         try:
@@ -84,9 +93,9 @@ class Sacn:
         self._receiver.start()
         for universe in universes:
             self._receiver.register_listener(
-                "universe", lambda packet: dmx.take(packet.universe, packet.dmxData, "sACN"), universe=universe
+                "universe", lambda packet: dmx.handle(packet.universe, packet.dmxData, "sACN"), universe=universe
             )
 
     def close(self) -> None:
-        """Stops listening."""
+        """Stop listening."""
         self._receiver.stop()

@@ -1,7 +1,7 @@
-"""MIDI controllers and MIDI clock, through mido: each message becomes one that a desk map knows.
+"""MIDI controllers and MIDI clock, through mido: each message gets an address that a controller map can bind.
 
-``/midi/cc/CHANNEL/NUMBER`` (0–127), ``/midi/note/CHANNEL/NOTE`` (velocity, 0 when let go), ``/midi/program/CHANNEL`` (from 1) and
-``/midi/bend/CHANNEL`` (0–16383), channels from 1.
+``/midi/cc/CHANNEL/NUMBER`` (0–127), ``/midi/note/CHANNEL/NOTE`` (velocity, 0 on release), ``/midi/program/CHANNEL``
+(from 1) and ``/midi/bend/CHANNEL`` (0–16383). Channels count from 1.
 """
 
 from __future__ import annotations
@@ -11,56 +11,60 @@ from typing import Any
 
 from bridge.control.mapping import ControllerMap
 from bridge.control.tempo import Tempo
+from engine.shared.errors import first_line
 
 log = logging.getLogger(__name__)
-ALL = "all"
+ALL_PORTS = "all"
 
 
 class Midi:
-    """Takes mido's messages to the desk maps and the beat clock."""
+    """Passes mido's messages to the controller map and the beat clock."""
 
-    def __init__(self, desks: ControllerMap, tempo: Tempo) -> None:
-        self._desks, self._tempo = desks, tempo
+    def __init__(self, controllers: ControllerMap, tempo: Tempo) -> None:
+        self._controllers, self._tempo = controllers, tempo
         self.messages = 0
 
-    def take(self, message: Any) -> None:
-        """One message of mido's."""
+    def handle(self, message: Any) -> None:
+        """Handle one mido message."""
         self.messages += 1
-        kind, origin = message.type, "MIDI"
+        kind = message.type
         if kind == "clock":
-            self._tempo.clock()
+            self._tempo.count_midi_clock()
         elif kind in ("start", "continue"):
-            self._tempo.start()
+            self._tempo.start_midi_clock()
         elif kind == "control_change":
-            self._desks.handle(f"/midi/cc/{message.channel + 1}/{message.control}", [message.value], origin)
+            self._dispatch("cc", message.channel, message.value, message.control)
         elif kind in ("note_on", "note_off"):
-            velocity = message.velocity if kind == "note_on" else 0
-            self._desks.handle(f"/midi/note/{message.channel + 1}/{message.note}", [velocity], origin)
+            self._dispatch("note", message.channel, message.velocity if kind == "note_on" else 0, message.note)
         elif kind == "program_change":
-            self._desks.handle(f"/midi/program/{message.channel + 1}", [message.program + 1], origin)
+            self._dispatch("program", message.channel, message.program + 1)
         elif kind == "pitchwheel":
-            self._desks.handle(f"/midi/bend/{message.channel + 1}", [message.pitch + 8192], origin)
+            self._dispatch("bend", message.channel, message.pitch + 8192)
+
+    def _dispatch(self, kind: str, channel: int, value: int, number: int | None = None) -> None:
+        """Pass a value on; mido counts channels from 0."""
+        suffix = "" if number is None else f"/{number}"
+        self._controllers.handle(f"/midi/{kind}/{channel + 1}{suffix}", [value], "MIDI")
 
 
 class MidiInput:
-    """The input ports whose name holds ``name``, or all. Raises OSError where there is none, or no MIDI here."""
+    """The input ports whose name contains ``name``, or all. Raises OSError if there is none, or no MIDI support."""
 
-    def __init__(self, midi: Midi, name: str = ALL) -> None:
+    def __init__(self, midi: Midi, name: str = ALL_PORTS) -> None:
         self._ports: list[Any] = []
         try:
             import mido
 
-            found = [port for port in mido.get_input_names() if name == ALL or name.lower() in port.lower()]
-        except Exception as error:  # rtmidi has errors of its own
-            reason = str(error).splitlines() or [type(error).__name__]
-            raise OSError(f"MIDI cannot be used here ({reason[0]}); pip install 'phosphene[desks]'") from None
-        if not found:
-            raise OSError("no MIDI input is there" if name == ALL else f"no MIDI input is called {name!r}")
-        for port in found:
-            self._ports.append(mido.open_input(port, callback=midi.take))
+            ports = [port for port in mido.get_input_names() if name == ALL_PORTS or name.lower() in port.lower()]
+        except Exception as error:  # rtmidi raises errors of its own types
+            raise OSError(f"MIDI is not available ({first_line(error)}); pip install 'phosphene[desks]'") from None
+        if not ports:
+            raise OSError("no MIDI input" if name == ALL_PORTS else f"no MIDI input matches {name!r}")
+        for port in ports:
+            self._ports.append(mido.open_input(port, callback=midi.handle))
             log.info("MIDI from %s", port)
 
     def close(self) -> None:
-        """Closes the ports."""
+        """Close the ports."""
         for port in self._ports:
             port.close()

@@ -1,4 +1,4 @@
-"""The beat clock: tapped, set as a number, or brought into step; everything that counts in beats asks it."""
+"""Beat clock: tapped, set as a number, or synchronised. Everything that counts in beats reads it."""
 
 from __future__ import annotations
 
@@ -9,90 +9,98 @@ from collections.abc import Callable
 
 from bridge.control.state import State
 
-#: Taps that are further apart than this begin a new count, in seconds.
-PAUSE = 2.0
-#: Intervals between taps that are averaged.
-TAPS = 8
-#: Beats in a bar: ``/tempo/sync`` is the first of one.
-BAR = 4
-#: Clocks of MIDI in a beat.
-PARTS = 24
+#: A tap after a longer pause starts a new count.
+MAX_TAP_SECONDS = 2.0
+#: MIDI clock after a longer pause starts a new count.
+MAX_MIDI_CLOCK_SECONDS = 0.5
+#: Number of intervals between taps that are averaged.
+MAX_TAP_INTERVALS = 8
+BEATS_PER_BAR = 4
+MIDI_CLOCKS_PER_BEAT = 24
+
+
+def phase_difference(beats: float, reference: float) -> float:
+    """Return how far ``beats`` is ahead of ``reference`` within the bar, from -2 to below 2 beats."""
+    return (beats - reference + BEATS_PER_BAR / 2) % BEATS_PER_BAR - BEATS_PER_BAR / 2
 
 
 class Tempo:
-    """Beats since the start, from the parameter ``/tempo``: continuous where that changes. ``clock`` gives monotonic seconds."""
+    """Beats since the start, at the tempo of the parameter ``/tempo``, and continuous when that changes.
+
+    ``clock`` returns monotonic seconds.
+    """
 
     def __init__(self, state: State, clock: Callable[[], float] = time.monotonic) -> None:
         self._state, self._clock = state, clock
         self._lock = threading.RLock()
         self._since, self._beats = clock(), 0.0
         self._bpm = state.snapshot().real("/tempo")
-        self._taps: deque[float] = deque(maxlen=TAPS + 1)
-        self._ticks: deque[float] = deque(maxlen=2 * PARTS + 1)
-        self._count = 0
+        self._taps: deque[float] = deque(maxlen=MAX_TAP_INTERVALS + 1)
+        self._midi_clocks: deque[float] = deque(maxlen=2 * MIDI_CLOCKS_PER_BEAT + 1)
+        self._midi_clock_count = 0
         state.on_change(self._follow)
         state.on_trigger("/tempo/tap", self.tap)
         state.on_trigger("/tempo/sync", self.sync)
 
     def beats(self, now: float | None = None) -> float:
-        """Beats passed at ``now``, whole numbers on the beat."""
+        """Return the beats at ``now``; whole numbers lie on the beat."""
         with self._lock:
             return self._beats + ((self._clock() if now is None else now) - self._since) * self._bpm / 60.0
 
     def seconds(self, beats: float) -> float:
-        """How long ``beats`` last at the present tempo."""
+        """Return the duration of ``beats`` at the present tempo."""
         return beats * 60.0 / self._bpm
 
     def tap(self) -> None:
-        """A beat is now; from the second on, the taps' mean interval is the tempo."""
+        """Put a beat at this moment. From the second tap on, the mean interval sets the tempo."""
         now = self._clock()
         with self._lock:
-            if self._taps and now - self._taps[-1] > PAUSE:
+            if self._taps and now - self._taps[-1] > MAX_TAP_SECONDS:
                 self._taps.clear()
             self._taps.append(now)
             taps = list(self._taps)
         if len(taps) > 1:
             self._state.set("/tempo", [60.0 * (len(taps) - 1) / (taps[-1] - taps[0])], "tap")
-        self._move(now, float(round(self.beats(now))))
+        self._set_beats(now, float(round(self.beats(now))))
 
     def sync(self) -> None:
-        """The first beat of a bar is now."""
+        """Put the first beat of a bar at this moment."""
         now = self._clock()
-        self._move(now, float(BAR * round(self.beats(now) / BAR)))
+        self._set_beats(now, float(BEATS_PER_BAR * round(self.beats(now) / BEATS_PER_BAR)))
 
-    def align(self, beats: float, apart: float = 0.0) -> None:
-        """Another clock is at ``beats`` now: ours goes to the nearest count at that place in the bar, unless that is within ``apart``."""
+    def align(self, beats: float, tolerance: float = 0.0) -> None:
+        """Move to the nearest count with the phase of ``beats`` in the bar, if it differs by more than ``tolerance``."""
         now = self._clock()
         with self._lock:
-            ours = self.beats(now)
-            off = (beats - ours + BAR / 2) % BAR - BAR / 2
-            if abs(off) > apart:
-                self._move(now, ours + off)
+            present = self.beats(now)
+            difference = phase_difference(beats, present)
+            if abs(difference) > tolerance:
+                self._set_beats(now, present + difference)
 
-    def start(self) -> None:
-        """MIDI's start: the first beat of a bar is now, and its clock counts from here."""
+    def start_midi_clock(self) -> None:
+        """Handle MIDI start: put the first beat of a bar at this moment, and count MIDI clocks from here."""
         with self._lock:
-            self._ticks.clear()
-            self._count = 0
+            self._midi_clocks.clear()
+            self._midi_clock_count = 0
         self.sync()
 
-    def clock(self) -> None:
-        """MIDI's clock: the 24th part of a beat has passed. Tempo and beat follow what comes in."""
+    def count_midi_clock(self) -> None:
+        """Handle one MIDI clock, the 24th part of a beat, which sets tempo and beat."""
         now = self._clock()
         with self._lock:
-            if self._ticks and now - self._ticks[-1] > PAUSE / 4:
-                self._ticks.clear()
-                self._count = 0
-            self._ticks.append(now)
-            self._count += 1
-            ticks, count = list(self._ticks), self._count
-        if len(ticks) > PARTS and count % PARTS == 1:
-            bpm = 60.0 / PARTS * (len(ticks) - 1) / (ticks[-1] - ticks[0])
+            if self._midi_clocks and now - self._midi_clocks[-1] > MAX_MIDI_CLOCK_SECONDS:
+                self._midi_clocks.clear()
+                self._midi_clock_count = 0
+            self._midi_clocks.append(now)
+            self._midi_clock_count += 1
+            times, count = list(self._midi_clocks), self._midi_clock_count
+        if len(times) > MIDI_CLOCKS_PER_BEAT and count % MIDI_CLOCKS_PER_BEAT == 1:
+            bpm = 60.0 / MIDI_CLOCKS_PER_BEAT * (len(times) - 1) / (times[-1] - times[0])
             if abs(bpm - self._bpm) > 0.05:
                 self._state.set("/tempo", [bpm], "MIDI clock")
-            self._move(now, float(round(self.beats(now))))
+            self._set_beats(now, float(round(self.beats(now))))
 
-    def _move(self, now: float, beats: float) -> None:
+    def _set_beats(self, now: float, beats: float) -> None:
         with self._lock:
             self._since, self._beats = now, beats
 
@@ -101,5 +109,5 @@ class Tempo:
         with self._lock:
             if bpm != self._bpm:
                 now = self._clock()
-                self._move(now, self.beats(now))
+                self._set_beats(now, self.beats(now))
                 self._bpm = bpm

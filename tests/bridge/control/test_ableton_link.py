@@ -1,4 +1,4 @@
-"""Ableton Link against a second member of the session, Ableton's own code, in a process of its own."""
+"""Ableton Link with a second member of the session: Ableton's own code in another process."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 
 from bridge.control.ableton_link import LinkClock
 from bridge.control.state import State
-from bridge.control.tempo import BAR, Tempo
+from bridge.control.tempo import Tempo, phase_difference
 from tests.waiting import until
 
 pytest.importorskip("link", reason="LinkPython-extern is not installed")
 
-#: Another programme: it joins, takes lines ``tempo N``, and answers each line with tempo, beat and number of others.
-OTHER = """
+#: The other member: reads lines, of which ``tempo N`` sets the tempo, and answers each with tempo, beat and peers.
+MEMBER_SCRIPT = """
 import sys, link
 session = link.Link(float(sys.argv[1]))
 session.enabled = True
@@ -30,12 +30,12 @@ for line in sys.stdin:
 """
 
 
-class Other:
-    """The other programme."""
+class Member:
+    """The other member of the session."""
 
     def __init__(self, bpm: float) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", OTHER, str(bpm)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", MEMBER_SCRIPT, str(bpm)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def ask(self, line: str = "") -> tuple[float, float, int]:
@@ -52,37 +52,37 @@ class Other:
 
 
 @pytest.fixture
-def joined() -> Iterator[tuple[State, Tempo, LinkClock, Other]]:
+def session() -> Iterator[tuple[State, Tempo, LinkClock, Member]]:
     state = State({"/tempo": 100.0})
     tempo = Tempo(state)
     clock = LinkClock(state, tempo)
-    other = Other(137.0)
+    other = Member(137.0)
     until(lambda: clock.peers == 1, 15)
     yield state, tempo, clock, other
     other.close()
     clock.close()
 
 
-def test_tempo_goes_both_ways_and_the_beat_is_one(joined: tuple[State, Tempo, LinkClock, Other]) -> None:
-    state, tempo, _, other = joined
+def test_tempo_changes_go_both_ways_and_the_beat_is_shared(session: tuple[State, Tempo, LinkClock, Member]) -> None:
+    state, tempo, _, other = session
     until(lambda: abs(state.snapshot().real("/tempo") - other.ask()[0]) < 0.02, 15)
     other.ask("tempo 128")
     until(lambda: abs(state.snapshot().real("/tempo") - 128) < 0.02)
     state.set("/tempo", [90.0], "a desk")
     until(lambda: abs(other.ask()[0] - 90) < 0.02)
 
-    def apart() -> float:
-        """Between our beat and the other's, in beats, within the bar."""
+    def distance() -> float:
+        """Return the distance between the show's beat and the other member's."""
         before = tempo.beats()
-        theirs = other.ask()[1]
-        ours = (before + tempo.beats()) / 2
-        return abs((theirs - ours + BAR / 2) % BAR - BAR / 2)
+        member_beats = other.ask()[1]
+        show_beats = (before + tempo.beats()) / 2
+        return abs(phase_difference(member_beats, show_beats))
 
-    until(lambda: apart() < 0.03)
-    assert max(apart() for _ in range(20)) < 0.05
+    until(lambda: distance() < 0.03)
+    assert max(distance() for _ in range(20)) < 0.05
 
 
-def test_alone_we_lead() -> None:
+def test_without_peers_the_show_keeps_its_tempo() -> None:
     state = State({"/tempo": 120.0})
     tempo = Tempo(state)
     clock = LinkClock(state, tempo)
@@ -94,7 +94,7 @@ def test_alone_we_lead() -> None:
     clock.close()
 
 
-def test_a_beat_goes_to_the_nearest_place_in_the_bar() -> None:
+def test_align_moves_to_the_nearest_count_with_the_same_phase() -> None:
     now = [0.0]
     tempo = Tempo(State({"/tempo": 60.0}), lambda: now[0])
     now[0] = 9.0
@@ -104,5 +104,5 @@ def test_a_beat_goes_to_the_nearest_place_in_the_bar() -> None:
     assert tempo.beats() == pytest.approx(10.5)
     tempo.align(4000.0)
     assert tempo.beats() == pytest.approx(12.0)
-    tempo.align(4000.004, apart=0.005)
+    tempo.align(4000.004, tolerance=0.005)
     assert tempo.beats() == pytest.approx(12.0, abs=1e-9)

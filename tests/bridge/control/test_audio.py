@@ -22,68 +22,68 @@ BLOCK = 800
 
 
 def tone(hertz: float, seconds: float, amplitude: float = 0.5) -> list[np.ndarray]:
-    """Blocks of a sine on two channels."""
+    """Return blocks of a sine on two channels."""
     samples = np.arange(int(seconds * RATE))
     wave = (amplitude * np.sin(2 * np.pi * hertz * samples / RATE)).astype(np.float32)
     return [np.stack([part, part], 1) for part in wave.reshape(-1, BLOCK)]
 
 
 @pytest.mark.parametrize(("hertz", "band"), [(60.0, "bass"), (1000.0, "mid"), (8000.0, "high")])
-def test_a_tone_is_in_its_band_alone(hertz: float, band: str) -> None:
+def test_a_tone_raises_only_its_band(hertz: float, band: str) -> None:
     analyser = Analyser(RATE)
     for block in tone(hertz, 1.0):
-        levels = analyser.take(block)
+        levels = analyser.analyse(block)
     assert levels[band] > 0.95
     assert levels["level"] > 0.95
     assert all(levels[other] < 0.05 for other in BANDS if other != band), levels
 
 
-def test_a_quiet_song_is_as_lively_as_a_loud_one() -> None:
-    found = []
+def test_levels_do_not_depend_on_the_volume() -> None:
+    bass = []
     for amplitude in (0.02, 0.8):
         analyser = Analyser(RATE)
         for block in [*tone(80.0, 0.4, amplitude), *tone(80.0, 0.4, amplitude / 4)]:
-            levels = analyser.take(block)
-        found.append(levels["bass"])
-    assert found[0] == pytest.approx(found[1], abs=0.02)
-    assert 0.2 < found[0] < 0.5
+            levels = analyser.analyse(block)
+        bass.append(levels["bass"])
+    assert bass[0] == pytest.approx(bass[1], abs=0.02)
+    assert 0.2 < bass[0] < 0.5
 
 
-def test_hiss_does_not_dance_and_silence_is_none() -> None:
+def test_noise_and_silence_give_low_levels() -> None:
     analyser = Analyser(RATE)
     rng = np.random.default_rng(1)
     for _ in range(60):
-        levels = analyser.take(rng.normal(0, 1e-4, (BLOCK, 2)).astype(np.float32))
+        levels = analyser.analyse(rng.normal(0, 1e-4, (BLOCK, 2)).astype(np.float32))
     assert max(levels.values()) < 0.05
     for _ in range(120):
-        levels = analyser.take(np.zeros((BLOCK, 2), np.float32))
+        levels = analyser.analyse(np.zeros((BLOCK, 2), np.float32))
     assert max(levels.values()) < 0.001
 
 
-def test_a_beat_jumps_up_at_once_and_falls_slowly() -> None:
+def test_a_level_rises_at_once_and_falls_slowly() -> None:
     analyser = Analyser(RATE)
     for block in tone(60.0, 0.5):
-        analyser.take(block)
+        analyser.analyse(block)
     silence = [np.zeros((BLOCK, 1), np.float32)] * 60
-    falling = [analyser.take(block)["level"] for block in silence]
+    falling = [analyser.analyse(block)["level"] for block in silence]
     assert falling[0] > 0.8
     assert all(later < earlier for earlier, later in itertools.pairwise(falling))
     assert falling[8] == pytest.approx(np.exp(-9 * BLOCK / RATE / 0.15), abs=0.02)
-    assert analyser.take(tone(60.0, BLOCK / RATE)[0])["level"] > 0.9
+    assert analyser.analyse(tone(60.0, BLOCK / RATE)[0])["level"] > 0.9
 
 
-def test_what_is_no_number_harms_nothing() -> None:
+def test_nan_does_no_harm() -> None:
     analyser = Analyser(RATE)
-    levels = analyser.take(np.full((BLOCK, 2), np.nan, np.float32))
+    levels = analyser.analyse(np.full((BLOCK, 2), np.nan, np.float32))
     assert all(0.0 <= level <= 1.0 for level in levels.values())
     for block in tone(1000.0, 0.5):
-        levels = analyser.take(block)
+        levels = analyser.analyse(block)
     assert levels["mid"] > 0.95
-    assert len(analyser.take(np.zeros((5000, 2), np.float32))) == 4
+    assert len(analyser.analyse(np.zeros((5000, 2), np.float32))) == 4
 
 
 class Device:
-    """What sounddevice gives, with a microphone that a test speaks into."""
+    """Stand-in for the module sounddevice, whose microphone the test feeds."""
 
     def __init__(self) -> None:
         self.callback: Callable[..., None] = lambda *_: None
@@ -111,14 +111,14 @@ class Device:
         return types.SimpleNamespace(start=lambda: None, close=lambda: setattr(self, "closed", True))
 
 
-def test_a_device_moves_what_a_modulator_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_modulator_follows_the_input_device(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device()
     monkeypatch.setitem(sys.modules, "sounddevice", device.module)
     state = State(
         {"/mod/1/on": True, "/mod/1/to": "/strength", "/mod/1/shape": "bass", "/mod/1/depth": 0.4, "/strength": 0.2}
     )
     modulation = Modulators(state, Tempo(state))
-    sound = AudioInput(state)
+    audio = AudioInput(state)
     for block in tone(60.0, 0.5):
         device.callback(block, len(block), None, None)
     end = time.monotonic() + 5
@@ -130,14 +130,14 @@ def test_a_device_moves_what_a_modulator_moves(monkeypatch: pytest.MonkeyPatch) 
         0.2 + 0.4 * state.snapshot().real("/audio/bass"), abs=0.01
     )
     assert state.snapshot().real("/strength") == 0.2
-    sound.close()
+    audio.close()
     assert device.closed
 
 
 def test_no_device_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", Device().module)
-    with pytest.raises(OSError, match=r"no sound can be taken in .No input device matching 'nothing'.; pip install"):
+    with pytest.raises(OSError, match=r"no audio input .No input device matching 'nothing'.; pip install"):
         AudioInput(State(), "nothing")
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    with pytest.raises(OSError, match="no sound can be taken in"):
+    with pytest.raises(OSError, match="no audio input"):
         AudioInput(State())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.control.hook_parameters import HookWatch, declare_all, declared
+from bridge.control.hook_parameters import HookWatch, declare_all, parse_parameters
 from bridge.control.state import State
 from engine.shared.parameter import InvalidValue
 from engine.shared.table import TABLE, declare
@@ -17,7 +17,7 @@ GOOD = 'raise SystemExit("never run")\nPARAMETERS = {"amount": (0.5, 0, 1.0, "Ho
 
 
 @pytest.fixture(autouse=True)
-def forgotten() -> Iterator[None]:
+def restore_table() -> Iterator[None]:
     yield
     declare([])
 
@@ -35,48 +35,48 @@ def test_parameters_are_read_and_checked_like_any_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        ("def after(:", "hook odd is no Python, line 1"),
+        ("def after(:", "hook odd is not valid Python, line 1"),
         ("PARAMETERS = [1]", "hook odd, line 1: PARAMETERS must be a dictionary"),
         ("PARAMETERS = {'a': open('x')}", "hook odd, line 1: PARAMETERS must be plain values"),
-        ("\nPARAMETERS = {'A b': (0, 0, 1, '')}", "hook odd, line 2: 'A b' is no name"),
-        ("PARAMETERS = {'a': (0, 0, 1)}", "hook odd, line 1: a must be (default, least, most, help)"),
-        ("PARAMETERS = {'a': (2, 0, 1, '')}", "hook odd, line 1: a must have least ≤ default ≤ most"),
-        ("PARAMETERS = {'on': (0, 0, 1, '')}", "hook odd, line 1: 'on' is no name"),
+        ("\nPARAMETERS = {'A b': (0, 0, 1, '')}", "hook odd, line 2: 'A b' is not a valid"),
+        ("PARAMETERS = {'a': (0, 0, 1)}", "hook odd, line 1: a must be (default, min, max, help)"),
+        ("PARAMETERS = {'a': (2, 0, 1, '')}", "hook odd, line 1: a must satisfy min ≤ default ≤ max"),
+        ("PARAMETERS = {'on': (0, 0, 1, '')}", "hook odd, line 1: 'on' is not a valid"),
     ],
 )
-def test_what_is_declared_wrongly_is_one_line(tmp_path: Path, text: str, told: str) -> None:
+def test_an_invalid_declaration_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "odd.py"
     path.write_text(text)
-    with pytest.raises(InvalidValue) as caught:
-        declared(path)
-    assert str(caught.value).startswith(told)
+    with pytest.raises(InvalidValue) as error:
+        parse_parameters(path)
+    assert str(error.value).startswith(message)
 
 
-def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_folder_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(InvalidValue, match="no such folder"):
         declare_all(str(tmp_path / "nowhere"))
 
 
-def test_files_come_change_and_go_while_a_show_runs(tmp_path: Path) -> None:
+def test_hook_files_may_be_added_changed_and_deleted_during_a_show(tmp_path: Path) -> None:
     state = State()
     watch = HookWatch(str(tmp_path), state)
     path = tmp_path / "glow.py"
     path.write_text(GOOD)
-    watch.look()
+    watch.poll()
     assert state.set("/hook/glow/amount", [0.9], "a desk")
     path.write_text(GOOD.replace('"speed"', '"pace"'))
     os.utime(path, ns=(7, 7))
-    watch.look()
+    watch.poll()
     assert "/hook/glow/speed" not in TABLE
     assert "/hook/glow/pace" in TABLE
-    assert state.snapshot()["/hook/glow/amount"] == 0.9, "what was set stays"
+    assert state.snapshot()["/hook/glow/amount"] == 0.9, "values that were set stay"
     path.write_text("PARAMETERS = {")
     os.utime(path, ns=(8, 8))
-    watch.look()
-    assert "/hook/glow/pace" in TABLE, "a broken file keeps what it declared"
+    watch.poll()
+    assert "/hook/glow/pace" in TABLE, "an invalid file keeps its earlier parameters"
     path.unlink()
-    watch.look()
+    watch.poll()
     assert not [name for name in TABLE if name.startswith("/hook/")]
     watch.close()

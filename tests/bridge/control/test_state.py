@@ -1,4 +1,4 @@
-"""The state: one change at a time, numbered; refusals counted and not shouted."""
+"""State: numbered changes, snapshots, and rejections at a limited log rate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bridge.control.state import State
 from engine.shared.snapshot import Snapshot
 
 
-def test_a_change_makes_a_new_number_and_the_same_value_does_not() -> None:
+def test_only_a_different_value_increments_the_number() -> None:
     state = State()
     before = state.number
     assert state.set("/strength", [0.25], "test")
@@ -20,7 +20,7 @@ def test_a_change_makes_a_new_number_and_the_same_value_does_not() -> None:
     assert state.snapshot().real("/strength") == 0.25
 
 
-def test_a_snapshot_is_made_once_for_each_change_and_stays_as_it_was() -> None:
+def test_a_snapshot_is_built_once_for_each_change_and_is_immutable() -> None:
     state = State()
     before, seen = state.snapshot(), state.effective()
     assert state.snapshot() is before
@@ -39,12 +39,12 @@ def test_a_snapshot_is_made_once_for_each_change_and_stays_as_it_was() -> None:
     assert state.snapshot().mixture == state.effective().mixture == (({"/seed": 2}, 1.0),)
 
 
-def test_listeners_hear_of_changes() -> None:
-    state, heard = State(), []
-    state.on_change(lambda: heard.append(state.number))
+def test_listeners_are_called_after_changes() -> None:
+    state, numbers = State(), []
+    state.on_change(lambda: numbers.append(state.number))
     state.set("/seed", [5], "test")
     state.set("/seed", ["nonsense"], "test")
-    assert len(heard) == 1
+    assert len(numbers) == 1
 
 
 def test_no_argument_toggles_a_switch_and_fires_a_trigger() -> None:
@@ -58,10 +58,10 @@ def test_no_argument_toggles_a_switch_and_fires_a_trigger() -> None:
     assert state.snapshot().whole("/seed") != seed
     chosen = state.snapshot().whole("/seed")
     state.set("/seed/random", [0], "test")
-    assert state.snapshot().whole("/seed") == chosen, "the release of a button is no press"
+    assert state.snapshot().whole("/seed") == chosen, "releasing a button does not trigger"
 
 
-def test_reset_keeps_what_needs_a_reload() -> None:
+def test_reset_keeps_parameters_that_need_a_reload() -> None:
     state = State({"/size": "128x128", "/prompt": "x", "/strength": 0.9})
     state.set("/reset", [], "test")
     snapshot = state.snapshot()
@@ -70,7 +70,7 @@ def test_reset_keeps_what_needs_a_reload() -> None:
     assert snapshot.real("/strength") == 0.5
 
 
-def test_refusals_are_counted_and_logged_at_a_limited_rate(caplog: pytest.LogCaptureFixture) -> None:
+def test_rejections_are_counted_and_logged_at_a_limited_rate(caplog: pytest.LogCaptureFixture) -> None:
     state = State()
     before = dict(state.snapshot())
     with caplog.at_level(logging.WARNING):

@@ -1,4 +1,4 @@
-"""Each door, tried from outside: other networks, other names, other sites, no token."""
+"""Access control from outside: other networks, host names, sites, and requests without the token."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from engine.shared.parameter import InvalidValue
 from tests.waiting import until
 
 OUTSIDE = next((address for address in local_addresses() if not address.startswith("127.")), "")
-needs_network = pytest.mark.skipif(not OUTSIDE, reason="this machine has no address but the loopback's")
+needs_network = pytest.mark.skipif(not OUTSIDE, reason="this machine has only the loopback address")
 
 
 @pytest.mark.parametrize(
@@ -57,13 +57,13 @@ needs_network = pytest.mark.skipif(not OUTSIDE, reason="this machine has no addr
         ("0.0.0.0", ("0.0.0.0/0",), ["8.8.8.8"], ["2001:db8::1"]),
     ],
 )
-def test_who_is_let_in(host: str, allow: tuple[str, ...], inside: list[str], outside: list[str]) -> None:
-    doors = AccessPolicy(host, allow)
-    assert [address for address in inside if not doors.admits(address)] == []
-    assert [address for address in outside if doors.admits(address)] == []
+def test_which_networks_are_admitted(host: str, allow: tuple[str, ...], inside: list[str], outside: list[str]) -> None:
+    access = AccessPolicy(host, allow)
+    assert [address for address in inside if not access.admits(address)] == []
+    assert [address for address in outside if access.admits(address)] == []
 
 
-def test_a_token_is_needed_once_it_is_exposed_and_never_on_this_machine() -> None:
+def test_an_exposed_show_needs_a_token_except_from_this_machine() -> None:
     assert AccessPolicy().token == ""
     exposed = AccessPolicy("0.0.0.0")
     assert len(exposed.token) >= 16
@@ -75,32 +75,40 @@ def test_a_token_is_needed_once_it_is_exposed_and_never_on_this_machine() -> Non
     assert AccessPolicy("0.0.0.0", token="mine").trusts("192.168.1.5", "mine")
 
 
-def test_a_wrong_network_is_told() -> None:
+def test_a_malformed_network_is_an_error() -> None:
     with pytest.raises(ValueError, match="nonsense"):
         AccessPolicy("0.0.0.0", ["nonsense"])
 
 
-def test_names_that_lead_here() -> None:
-    doors = AccessPolicy("0.0.0.0")
-    own = socket.gethostname().lower().split(".")[0]
+def test_known_host_names() -> None:
+    access = AccessPolicy("0.0.0.0")
+    host_name = socket.gethostname().lower().split(".")[0]
     assert all(
-        doors.is_known_host(name)
-        for name in ("localhost", "127.0.0.1", "192.168.1.5", "[::1]", own, own.upper(), f"{own}.local")
+        access.is_known_host(name)
+        for name in (
+            "localhost",
+            "127.0.0.1",
+            "192.168.1.5",
+            "[::1]",
+            host_name,
+            host_name.upper(),
+            f"{host_name}.local",
+        )
     )
     assert not any(
-        doors.is_known_host(name) for name in ("evil.example", "localhost.evil.example", "", "127.0.0.1.evil.example")
+        access.is_known_host(name) for name in ("evil.example", "localhost.evil.example", "", "127.0.0.1.evil.example")
     )
 
 
 class House:
-    """A show that never starts its engine, exposed to every network."""
+    """A show that never starts its engine, listening on every interface."""
 
-    def __init__(self, doors: AccessPolicy) -> None:
+    def __init__(self, access: AccessPolicy) -> None:
         self.state = State()
         self.show = Show(self.state, open_source("pattern:still"), [], EngineOptions("cpu"), presets=[])
-        self.udp = UdpServer(self.show.osc, "0.0.0.0", 0, doors)
-        self.tcp = TcpServer(self.show.osc, "0.0.0.0", 0, doors)
-        self.panel = PanelServer(self.show, "0.0.0.0", 0, self.udp.port, doors)
+        self.udp = UdpServer(self.show.osc, "0.0.0.0", 0, access)
+        self.tcp = TcpServer(self.show.osc, "0.0.0.0", 0, access)
+        self.panel = PanelServer(self.show, "0.0.0.0", 0, self.udp.port, access)
 
     def ask(self, path: str, address: str = OUTSIDE, **headers: str) -> tuple[int, bytes, dict[str, str]]:
         request = urllib.request.Request(f"http://{address}:{self.panel.port}{path}", headers=headers)
@@ -119,7 +127,7 @@ class House:
 
 
 class Plain(urllib.request.HTTPRedirectHandler):
-    """Shows where it would be sent instead of going there."""
+    """Returns the redirect itself instead of following it."""
 
     def redirect_request(self, *_: object) -> None:  # type: ignore[override]
         return None
@@ -127,16 +135,16 @@ class Plain(urllib.request.HTTPRedirectHandler):
 
 @pytest.fixture
 def house(request: pytest.FixtureRequest) -> Iterator[House]:
-    made = House(getattr(request, "param", None) or AccessPolicy("0.0.0.0", [OUTSIDE or "127.0.0.1"], "secret"))
-    yield made
-    made.close()
+    house = House(getattr(request, "param", None) or AccessPolicy("0.0.0.0", [OUTSIDE or "127.0.0.1"], "secret"))
+    yield house
+    house.close()
 
 
 HTML = {"Accept": "text/html"}
 
 
 @needs_network
-def test_without_the_token_the_panel_and_its_pictures_are_shut(house: House) -> None:
+def test_without_the_token_panel_and_images_are_forbidden(house: House) -> None:
     for path in ("/", "/panel", "/panel.js", "/status.json", "/output.jpg", "/output.mjpg", "/thumbnails/lava.jpg"):
         code, body, _ = house.ask(path, **HTML)
         assert (code, b"token" in body) == (401, True), path
@@ -147,7 +155,7 @@ def test_without_the_token_the_panel_and_its_pictures_are_shut(house: House) -> 
 
 
 @needs_network
-def test_with_the_token_once_the_browser_has_it(house: House) -> None:
+def test_the_browser_needs_the_token_once(house: House) -> None:
     code, _, headers = house.ask("/?token=secret", **HTML)
     assert (code, headers["Location"]) == (303, "/")
     cookie = headers["Set-Cookie"]
@@ -155,11 +163,11 @@ def test_with_the_token_once_the_browser_has_it(house: House) -> None:
     assert "SameSite=Strict" in cookie
     assert house.ask("/", Cookie=cookie.split(";")[0], **HTML)[0] == 200
     assert house.ask("/status.json", Authorization="Bearer secret")[0] == 200
-    assert house.ask("/", "127.0.0.1", **HTML)[0] == 200, "this machine needs none"
+    assert house.ask("/", "127.0.0.1", **HTML)[0] == 200, "no token on this machine"
 
 
 @needs_network
-def test_the_tree_may_be_read_by_everyone_who_is_let_in(house: House) -> None:
+def test_every_admitted_client_may_read_the_tree(house: House) -> None:
     code, body, _ = house.ask("/phosphene/prompt")
     assert code == 200
     assert json.loads(body)["VALUE"] == ["neon tunnel, magenta and cyan"]
@@ -168,7 +176,7 @@ def test_the_tree_may_be_read_by_everyone_who_is_let_in(house: House) -> None:
 
 
 @needs_network
-def test_a_websocket_without_the_token_may_listen_and_change_nothing(house: House) -> None:
+def test_a_websocket_without_the_token_may_listen_but_not_change(house: House) -> None:
     import asyncio
 
     async def play() -> None:
@@ -182,8 +190,8 @@ def test_a_websocket_without_the_token_may_listen_and_change_nothing(house: Hous
             await asyncio.to_thread(until, lambda: house.state.rejected == 1)
             assert house.state.snapshot().real("/strength") == 0.5
             house.state.set("/strength", [0.3], "here")
-            told = await asyncio.wait_for(listener.receive_bytes(), 5)
-            assert told.startswith(b"/phosphene/strength")
+            update = await asyncio.wait_for(listener.receive_bytes(), 5)
+            assert update.startswith(b"/phosphene/strength")
             friend = await session.ws_connect(f"{base}/", headers={"Authorization": "Bearer secret"})
             await friend.send_bytes(encode_message("/phosphene/strength", 0.75))
             await asyncio.to_thread(until, lambda: house.state.snapshot().real("/strength") == 0.75)
@@ -194,7 +202,7 @@ def test_a_websocket_without_the_token_may_listen_and_change_nothing(house: Hous
     asyncio.run(play())
 
 
-def test_another_site_and_another_name_are_refused_here_too(house: House) -> None:
+def test_other_sites_and_host_names_are_rejected_locally_too(house: House) -> None:
     assert house.ask("/", "127.0.0.1", Origin="http://evil.example", **HTML)[0] == 403
     assert house.ask("/", "127.0.0.1", Host="evil.example", **HTML)[0] == 403
     assert (
@@ -206,13 +214,13 @@ def test_another_site_and_another_name_are_refused_here_too(house: House) -> Non
         )[0]
         == 403
     )
-    own = f"http://127.0.0.1:{house.panel.port}"
-    assert house.ask("/", "127.0.0.1", Origin=own, **HTML)[0] == 200
+    origin = f"http://127.0.0.1:{house.panel.port}"
+    assert house.ask("/", "127.0.0.1", Origin=origin, **HTML)[0] == 200
 
 
 @needs_network
 @pytest.mark.parametrize("house", [AccessPolicy("0.0.0.0", ["203.0.113.0/24"], "secret")], indirect=True)
-def test_another_network_comes_in_by_no_door(house: House) -> None:
+def test_another_network_is_rejected_by_udp_tcp_and_http(house: House) -> None:
     message = encode_message("/phosphene/strength", 0.9)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.bind((OUTSIDE, 0))
@@ -221,9 +229,9 @@ def test_another_network_comes_in_by_no_door(house: House) -> None:
     with socket.create_connection((OUTSIDE, house.tcp.port), timeout=5) as client:
         client.sendall(struct.pack(">i", len(message)) + message)
         try:
-            assert client.recv(10) == b"", "it was hung up on"
+            assert client.recv(10) == b"", "it was disconnected"
         except ConnectionResetError:
-            pass  # hung up on as well
+            pass  # disconnected as well
     assert house.ask("/phosphene/strength", Authorization="Bearer secret")[0] == 403
     assert house.state.snapshot().real("/strength") == 0.5
     assert house.state.rejected == 2
@@ -232,7 +240,7 @@ def test_another_network_comes_in_by_no_door(house: House) -> None:
         until(lambda: house.state.snapshot().real("/strength") == pytest.approx(0.9))
 
 
-def test_files_are_named_from_outside_only_where_they_are_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_machines_may_name_files_only_in_open_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     opened, closed = tmp_path / "loras", tmp_path / "home"
     for folder in (opened, closed):
@@ -251,11 +259,11 @@ def test_files_are_named_from_outside_only_where_they_are_open(tmp_path: Path, m
             before = state.snapshot()[name]
             assert not state.set(name, [bad], "desk"), f"{name} {bad}"
             assert state.snapshot()[name] == before
-    assert state.set("/prompt", ["/etc/passwd"], "desk"), "a prompt is no file"
+    assert state.set("/prompt", ["/etc/passwd"], "desk"), "a prompt is not a file"
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", "..", "/etc/evil", "a\\b", "x" * 300, "nul\0l"])
-def test_no_name_leaves_its_folder(name: str, tmp_path: Path) -> None:
+def test_a_name_cannot_escape_its_folder(name: str, tmp_path: Path) -> None:
     library = PresetLibrary([tmp_path / "presets"])
     with pytest.raises(InvalidValue):
         library.save(name, {"/strength": 0.5})

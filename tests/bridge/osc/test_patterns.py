@@ -39,12 +39,12 @@ def test_a_pattern_that_was_used_before_a_hook_file_came_matches_its_parameters(
     assert state.rejected == 1
     watch = HookWatch(str(tmp_path), state)
     (tmp_path / "glow.py").write_text("")
-    watch.look()
+    watch.poll()
     control.handle_packet(switch_off, "desk")
     assert state.rejected == 1
     assert state.snapshot()["/hook/glow/on"] is False
     (tmp_path / "glow.py").unlink()
-    watch.look()
+    watch.poll()
     control.handle_packet(switch_off, "desk")
     assert state.rejected == 2
     watch.close()

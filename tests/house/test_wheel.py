@@ -19,6 +19,8 @@ import pytest
 
 from tests.house.sources import ROOT
 
+pytestmark = pytest.mark.slow
+
 #: What a clean checkout has and the build reads.
 TREES = ("bridge", "engine", "presets", "touchdesigner", "tests")
 FILES = ("pyproject.toml", "README.md", "LICENSE")

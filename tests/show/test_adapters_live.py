@@ -22,6 +22,8 @@ from tests.engine.adapter_files import save_controlnet, save_image_adapter, save
 from tests.show.stage import Stage
 from tests.waiting import MINUTE, until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:

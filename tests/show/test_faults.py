@@ -13,6 +13,8 @@ from bridge.stress.harness import StressShow
 from engine.shared.options import EngineOptions
 from engine.shared.table import TABLE
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def show() -> Iterator[StressShow]:

@@ -19,6 +19,8 @@ from tests.bridge.osc.test_dispatch import BAD
 from tests.show.stage import Stage
 from tests.waiting import MINUTE, until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:

@@ -9,6 +9,8 @@ from bridge.stress.senders import SENDERS
 from bridge.stress.soak import WARM_UP_CYCLES, Sample, check_samples, draw_changes, theil_sen_slope
 from engine.shared.options import EngineOptions
 
+pytestmark = pytest.mark.slow
+
 
 def test_no_load_delays_frames_or_control(capsys: pytest.CaptureFixture[str]) -> None:
     passed = run_load(EngineOptions("cpu"), {"/steps": 1}, seconds=1.0)

@@ -17,7 +17,7 @@ from tests.show.stage import Stage
 from tests.waiting import until
 
 __all__ = ["browser"]  # a fixture
-pytestmark = needs_chromium
+pytestmark = [pytest.mark.slow, needs_chromium]
 WATCHERS = str(Path(__file__).with_name("watchers.py"))
 
 

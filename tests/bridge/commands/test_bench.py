@@ -20,6 +20,8 @@ from engine.bench.measure import TURN, Times, compared, in_turns
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue
 
+pytestmark = pytest.mark.slow
+
 
 def test_what_is_compared_runs_in_turns() -> None:
     order: list[str] = []

@@ -30,6 +30,8 @@ from engine.training.pocket.patterns import PATTERNS
 from engine.training.pocket.text_encoder import new_text_encoder, new_tokenizer
 from engine.training.pocket.train import parse_options
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def dataset() -> LatentDataset:

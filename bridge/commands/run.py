@@ -13,6 +13,7 @@ import time
 import webbrowser
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -194,10 +195,9 @@ def _open_osc(show: Show, options: argparse.Namespace, access: AccessPolicy) -> 
     tries = MAX_PORT_TRIES if options.osc_port == 0 else 1
     for tries_left in reversed(range(tries)):
         udp = _bind("--osc-port", options.osc_port, lambda: UdpServer(show.osc, options.host, options.osc_port, access))
+        open_tcp = partial(TcpServer, show.osc, options.host, udp.port, access)
         try:
-            return udp, _bind(
-                "--osc-port", udp.port, lambda port=udp.port: TcpServer(show.osc, options.host, port, access)
-            )
+            return udp, _bind("--osc-port", udp.port, open_tcp)
         except UserError:
             udp.close()
             if not tries_left:

@@ -74,7 +74,7 @@ class BreakableSource(Source):
             width, height = random.randrange(1, 900), random.randrange(1, 900)
         image = draw("plasma", max(8, width), max(8, height), time.monotonic())[:height, :width]
         if self.fault == "format":
-            return random.choice(_wrong_formats(image))  # type: ignore[return-value]
+            return random.choice(_wrong_formats(image))
         return image
 
 

@@ -121,18 +121,18 @@ class Command:
     def output(self) -> str:
         return "\n".join(self.lines)
 
-    def found(self, pattern: str, seconds: float) -> re.Match[str]:
-        """Waits until the output matches."""
+    def wait_for(self, pattern: str, seconds: float) -> re.Match[str]:
+        """Wait until the output matches ``pattern``, and return the match."""
         until(lambda: re.search(pattern, self.output) is not None or self.process.poll() is not None, seconds, pattern)
         match = re.search(pattern, self.output)
         assert match, self.output
         return match
 
     def page(self) -> str:
-        return self.found(r"http://[\d.:]+/", 20)[0]
+        return self.wait_for(r"http://[\d.:]+/", 20)[0]
 
     def osc_port(self) -> int:
-        return int(self.found(r"udp [\d.]+:(\d+)", 20)[1])
+        return int(self.wait_for(r"udp [\d.]+:(\d+)", 20)[1])
 
     def status(self) -> dict[str, Any]:
         with urllib.request.urlopen(self.page() + "status.json", timeout=5) as answer:

@@ -29,7 +29,7 @@ PEER = Path(__file__).with_name("ndi_peer.py")
 
 def test_the_first_command_shows_processed_frames_within_10_seconds() -> None:
     with Command("--seconds", "12") as command:
-        seconds = float(command.found(r"first transformed frame ([\d.]+) s", 30)[1])
+        seconds = float(command.wait_for(r"first transformed frame ([\d.]+) s", 30)[1])
         print(f"first transformed frame after {seconds} s")
         assert time.monotonic() - command.started < 10
         assert seconds < 10
@@ -59,7 +59,7 @@ def test_ctrl_c_ends_the_engine_and_a_recording_plays(tmp_path: Path) -> None:
     with Command(
         "--sink", f"file:{take}", "--sink", "null:", "--source", "pattern:ball", "--size", "128x128"
     ) as command:
-        command.found("first transformed frame", 30)
+        command.wait_for("first transformed frame", 30)
         engine = psutil.Process(command.status()["engine_pid"])
         time.sleep(1.5)
         command.process.send_signal(signal.SIGINT)
@@ -110,7 +110,7 @@ def engines(bridge: psutil.Process) -> list[psutil.Process]:
 def test_everything_ends_when_the_bridge_is_killed() -> None:
     before = shared_memory()
     with Command("--size", "64x64") as command:
-        command.found("first transformed frame", 30)
+        command.wait_for("first transformed frame", 30)
         bridge, engine = psutil.Process(command.process.pid), command.status()["engine_pid"]
         until(lambda: len(engines(bridge)) > 1, 20, "a standby engine")
         children = engines(bridge)
@@ -175,7 +175,7 @@ def test_a_minute_from_ndi_to_ndi_under_osc(tmp_path: Path) -> None:
     try:
         options = "--source ndi:test-in --sink ndi:test-out --steps 1 --strength 0.9 --prompt".split()
         with Command(*options, "red plasma", environment=environment) as command:
-            command.found("first transformed frame", 30)
+            command.wait_for("first transformed frame", 30)
             desk = SimpleUDPClient("127.0.0.1", command.osc_port())
             peer = subprocess.Popen(
                 [sys.executable, str(PEER), "receive", "test-out", str(seconds)],
@@ -240,10 +240,10 @@ ndi_peer.send('coming-back')
         with Command(
             "--source", "ndi:coming-back", "--sink", "null:", "--size", "64x64", environment=environment
         ) as command:
-            command.found("first transformed frame", 30)
+            command.wait_for("first transformed frame", 30)
             sender.kill()
             sender.wait()
-            command.found("waiting for it to come back", 30)
+            command.wait_for("waiting for it to come back", 30)
             before = command.status()["source_frames"]
             sender = peer(640, 360)
             until(lambda: command.status()["source_frames"] > before + 10, 30, "the sender's return")
@@ -269,7 +269,7 @@ def test_a_killed_show_resumes_where_it_was(tmp_path: Path) -> None:
     files = ("--session", str(tmp_path / "session.json"), "--log", str(log))
     arguments = (*"--sink null: --size 64x64 --set cue/list=demo".split(), *files)
     with Command(*arguments) as command:
-        command.found("first transformed frame", 30)
+        command.wait_for("first transformed frame", 30)
         desk = SimpleUDPClient("127.0.0.1", command.osc_port())
         for name, value in {"/cue/go": 1, "/prompt": "green aurora", "/strength": 0.35, "/freeze": 1}.items():
             desk.send_message(f"/phosphene{name}", value)
@@ -280,8 +280,8 @@ def test_a_killed_show_resumes_where_it_was(tmp_path: Path) -> None:
         command.process.kill()
         until(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE, 10, "the engine's end")
     with Command(*arguments) as command:
-        assert "cue 1" in command.found(r"resumed +\d+ values from before the crash(, cue \d)?", 20)[0]
-        command.found("first transformed frame", 30)
+        assert "cue 1" in command.wait_for(r"resumed +\d+ values from before the crash(, cue \d)?", 20)[0]
+        command.wait_for("first transformed frame", 30)
         status = command.status()
         assert status["parameters"] == before
         assert status["show"]["cues"]["current"] == "1"

@@ -23,7 +23,7 @@ from tests.show.stage import Stage
 from tests.waiting import until
 
 __all__ = ["browser"]  # a fixture
-pytestmark = [pytest.mark.slow, needs_chromium]
+pytestmark = needs_chromium
 
 #: QLC+'s own file: universe 1 goes out as OSC.
 WORKSPACE = """<?xml version="1.0" encoding="UTF-8"?>

@@ -17,7 +17,7 @@ from tests.show.stage import Stage
 from tests.waiting import until
 
 __all__ = ["browser"]  # a fixture
-pytestmark = [pytest.mark.slow, needs_chromium]
+pytestmark = needs_chromium
 WATCHERS = str(Path(__file__).with_name("watchers.py"))
 
 

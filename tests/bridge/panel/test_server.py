@@ -28,7 +28,7 @@ from engine.shared.table import ROOT, TABLE
 
 @pytest.fixture
 def server() -> Iterator[PanelServer]:
-    """A panel for a show that is not open: no engine, no threads."""
+    """Serve a show that is not open: no engine, no threads."""
     show = Show(State(), open_source("pattern:ball"), [], EngineOptions("cpu"), presets=[])
     server = PanelServer(show, "127.0.0.1", 0, osc_port=9000)
     yield server

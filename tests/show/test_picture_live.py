@@ -42,7 +42,7 @@ def test_an_effect_is_loaded_changed_and_switched_off_while_running(tmp_path: Pa
     options = ("--source", "pattern:bars", "--sink", "null:", "--device", "cpu", "--steps", "1")
     with Command(*options, "--hooks", str(tmp_path)) as show:
         desk = SimpleUDPClient("127.0.0.1", show.osc_port())
-        show.found("first transformed frame", 60)
+        show.wait_for("first transformed frame", 60)
         desk.send_message("/phosphene/hook/dim/light", 0.25)
         until(lambda: show.status()["parameters"].get("/hook/dim/light") == 0.25, 10)
         assert show.status()["refused"] == 0

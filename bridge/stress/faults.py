@@ -28,7 +28,13 @@ from engine.shared.parameter import Value
 Injection = Callable[[StressShow], None]
 #: The fault that is tried ``kills`` times instead of ``tries`` times.
 ENGINE_KILLED = "engine killed"
-OLD_NAMES = {"engine and its reserve killed": "engine and standby killed"}
+OLD_NAMES = {
+    "engine and its reserve killed": "engine and standby killed",
+    "source vanishes": "source disappears",
+    "source changes its size": "source changes size",
+    "source of a wrong format": "source sends a wrong format",
+    "receiver goes away": "receiver disconnects",
+}
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ def run_faults(
     limits: Limits,
 ) -> bool:
     """Try each fault, print a row for each, and return whether every limit held."""
-    print("| Fault | What the audience sees | Tries | Longest gap | Live again after | Values lost |")
+    print("| Fault | Audience sees | Tries | Longest gap | Live again after | Lost values |")
     print("|---|---|---|---|---|---|", flush=True)
     good = True
     with StressShow(engine, values) as test:
@@ -234,23 +240,25 @@ def _shift_clock(_test: StressShow) -> None:
         time.time = wall_clock
 
 
-HELD = "the last frame, or what `/fallback` says"
-HELD_INPUT = "the last frame, or what `/fallback/source` says"
-OTHER_SINKS = "no effect on the other sinks"
+HELD = "the last picture, or `/fallback`"
+HELD_INPUT = "the last picture, or `/fallback/source`"
+OTHER_SINKS = "no effect on other sinks"
 FAULTS = (
     Fault(ENGINE_KILLED, HELD, _send_signal("SIGKILL"), engine=True),
     Fault("engine and standby killed", HELD, _kill_both, engine=True, slack=2.0),
     Fault("engine hangs", HELD, _send_signal("SIGSTOP"), engine=True, posix=True),
     Fault("device lost", HELD, _break_decoder(DEVICE_LOST), engine=True),
-    Fault("out of memory", "the last frame, until the change is reverted", _break_decoder(OUT_OF_MEMORY), engine=True),
-    Fault("NaN output", "the last good frame", _break_decoder(NAN), engine=True),
-    Fault("source vanishes", HELD_INPUT, _break_source("gone")),
+    Fault(
+        "out of memory", "the last picture, until the change is reverted", _break_decoder(OUT_OF_MEMORY), engine=True
+    ),
+    Fault("NaN output", "the last valid picture", _break_decoder(NAN), engine=True),
+    Fault("source disappears", HELD_INPUT, _break_source("gone")),
     Fault("source freezes", HELD_INPUT, _break_source("frozen")),
-    Fault("source changes its size", "the input, fit to the working size", _break_source("resize")),
-    Fault("source of a wrong format", "the last frame", _break_source("format")),
+    Fault("source changes size", "the input, fit again", _break_source("resize")),
+    Fault("source sends a wrong format", "the last picture", _break_source("format")),
     Fault("camera unplugged", HELD_INPUT, _unplug_camera),
     Fault("sink blocks", OTHER_SINKS, _break_sink("blocks")),
-    Fault("receiver goes away", OTHER_SINKS, _break_sink("gone")),
+    Fault("receiver disconnects", OTHER_SINKS, _break_sink("gone")),
     Fault("disk full while recording", OTHER_SINKS, _fill_disk, posix=True),
     Fault("port in use", "no effect", _take_port),
     Fault("clock jumps", "no effect", _shift_clock),

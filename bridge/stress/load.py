@@ -74,7 +74,9 @@ class LatencyProbe:
 
 def run_load(engine: EngineOptions, values: Mapping[str, Value], seconds: float) -> bool:
     """Send each load for ``seconds``, print a row for each, and return whether every limit held."""
-    print("| Load | OSC messages | Longest gap | Transformed fps | Control latency (p50, p99) | Memory | Last value |")
+    print(
+        "| Load | Messages received | Longest gap | New frames per second | Control latency (p50, p99) | Memory | Last value |"
+    )
     print("|---|---|---|---|---|---|---|", flush=True)
     with StressShow(engine, values, recording=False) as test:
         tcp = TcpServer(test.show.osc, LOCALHOST, 0)

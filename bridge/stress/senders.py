@@ -171,10 +171,10 @@ def send_nothing(_ports: Ports, seconds: float) -> None:
 
 SENDERS: Mapping[str, Sender] = {
     "baseline": send_nothing,
-    "20,000 OSC messages a second": send_messages(20_000),
+    "20,000 OSC messages per second": send_messages(20_000),
     "bundles of 10,000 messages": send_bundles,
     "100 TCP clients": send_from_many_clients,
-    "200 slow HTTP clients": send_slow_requests,
+    "200 clients sending byte by byte": send_slow_requests,
     "malformed HTTP and WebSocket": send_malformed_requests,
     "8 panels": open_panels,
 }

@@ -120,7 +120,7 @@ def _run_cycle(test: StressShow, changes: Sequence[Mapping[str, Value]], test_st
     for number, change in enumerate(changes):
         _sleep_until(start + BURST_SECONDS * number / len(changes))
         test.state.put(change)
-    sender = [sys.executable, "-m", "bridge.stress.senders", "20,000 OSC messages a second"]
+    sender = [sys.executable, "-m", "bridge.stress.senders", "20,000 OSC messages per second"]
     subprocess.run([*sender, str(test.osc.port), "0", "0", "2"], check=True)
     test.state.put(defaults)
     _sleep_until(start + SAMPLE_SECONDS)

@@ -84,7 +84,7 @@ class Sockets:
 
     async def broadcast_forever(self) -> None:
         """Send changes, log lines and status to panels and OSCQuery clients, BROADCAST_RATE times a second."""
-        next_status, names = 0.0, tuple(TABLE)
+        next_status, version = 0.0, TABLE.version
         while True:
             await asyncio.sleep(1 / BROADCAST_RATE)
             try:
@@ -92,8 +92,8 @@ class Sockets:
                 snapshot = self._show.state.snapshot()
                 values = {name: snapshot[name] for name in changed if name in snapshot}
                 update: dict[str, Any] = {"values": values} if values else {}
-                if tuple(TABLE) != names:
-                    names = tuple(TABLE)
+                if TABLE.version != version:
+                    version = TABLE.version
                     update |= {"table": describe_table(), "values": dict(snapshot)}
                     path_changed = {"COMMAND": "PATH_CHANGED", "DATA": f"{ROOT}/hook"}
                     await _send_all(self._listeners, json.dumps(path_changed))

@@ -1,1 +1,1 @@
-"""What strangers send, thrown at every reader: ``python -m tests.fuzz`` counts it out, ``… guided`` searches by coverage."""
+"""Fuzzing of every parser of external data: ``python -m tests.fuzz``; the corpus is tested with the other tests."""

@@ -1,6 +1,7 @@
-"""``python -m tests.fuzz``: a million OSC packets and a hundred thousand documents, which crash nothing, change nothing, stay nowhere.
+"""``python -m tests.fuzz``: a million invalid OSC packets and a hundred thousand mutated documents.
 
-``python -m tests.fuzz guided [TARGET …]``: a search by coverage with Atheris; what reaches new code is kept in ``corpus/``.
+None may crash a parser, change a value or leak memory. ``python -m tests.fuzz guided [TARGET …]`` searches by coverage
+with Atheris, and saves the inputs that reach new code in ``corpus/``.
 """
 
 from __future__ import annotations
@@ -9,159 +10,94 @@ import argparse
 import hashlib
 import logging
 import random
-import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 
-from engine.shared.table import ROOT, TABLE
-from tests.fuzz.targets import CORPUS, READ, TARGETS, bundled, desk, seeds
+from tests.fuzz.generate import generate_invalid_packet, mutate
+from tests.fuzz.targets import ACCEPTED, CORPUS, DOCUMENTS, TARGETS, load_seeds, osc_control
 
-#: Largest input that is kept, in bytes, and most of them for a target.
-LARGEST, MOST = 512, 40
-
-
-def text(value: str) -> bytes:
-    """An OSC string."""
-    data = value.encode() + b"\0"
-    return data + bytes(-len(data) % 4)
+#: Limits of what a search adds to the corpus of a target.
+MAX_CORPUS_FILE_BYTES, MAX_CORPUS_FILES = 512, 40
+MAX_MEMORY_GROWTH_MIB = 8.0
 
 
-def wrong_packet(rng: random.Random) -> bytes:
-    """A packet that sets nothing: its address, its types, its value or its very form is wrong."""
-    holds = [parameter for parameter in TABLE.values() if parameter.has_value]
-    address = ROOT + rng.choice(holds).name
-    number = ROOT + rng.choice([parameter.name for parameter in holds if parameter.kind in ("float", "int")])
-    kind = rng.randrange(8)
-    if kind == 0:  # no such address
-        return text(address + rng.choice("xyz?!") * rng.randrange(1, 9)) + text(",f") + struct.pack(">f", rng.random())
-    if kind == 1:  # no number
-        return text(number) + text(",f") + struct.pack(">f", rng.choice([float("nan"), float("inf"), -float("inf")]))
-    if kind == 2:  # too many
-        count = rng.randrange(3, 12)
-        return text(address) + text("," + "f" * count) + rng.randbytes(4 * count)
-    if kind == 3:  # nonsense where a choice or a number is expected
-        other = rng.choice([parameter for parameter in holds if parameter.kind in ("float", "int", "choice", "bool")])
-        return (
-            text(ROOT + other.name) + text(",s") + text("#" + "".join(rng.choices("abc!?ÄÖ", k=rng.randrange(1, 20))))
-        )
-    if kind == 4:  # cut off
-        whole = text(number) + text(",f") + struct.pack(">f", rng.random())
-        return whole[: rng.randrange(0, len(whole) - 4)]
-    if kind == 5:  # a bundle that ends in nonsense
-        length = rng.choice([-(2**31), 0, 3, 2**31 - 1, rng.randrange(-40, 0)])
-        whole = bundled(text(number) + text(",f") + struct.pack(">f", rng.random()))
-        return whole + struct.pack(">i", length) + rng.randbytes(rng.randrange(0, 40))
-    if kind == 6:  # a bundle with something cut in it
-        whole = text(number) + text(",f") + struct.pack(">f", rng.random())
-        return bundled(whole, bundled(whole[: -rng.randrange(1, 5)]))
-    return bytes(rng.choice([0x00, 0x2C, 0x7F, 0xFF]) for _ in range(4)) + rng.randbytes(rng.randrange(0, 200))  # noise
+def fuzz_randomly(packets: int, documents: int, seed: int = 1) -> bool:
+    """Feed random inputs to the parsers and print the outcome.
 
-
-def mutated(data: bytes, rng: random.Random) -> bytes:
-    """A document with a few of its bytes, lines or values changed."""
-    out = bytearray(data)
-    for _ in range(rng.randrange(1, 6)):
-        place = rng.randrange(len(out) + 1)
-        kind = rng.randrange(5)
-        if kind == 0 and out:
-            out[place % len(out)] = rng.randrange(256)
-        elif kind == 1:
-            out[place:place] = rng.choice(
-                [b'"', b"[", b"]]", b"=", b"\n", b"1e999", b"nan", b"-1", b"9" * 40, b"\xff", b"{}", b"true", b"''"]
-            )
-        elif kind == 2:
-            del out[place : place + rng.randrange(1, 30)]
-        elif kind == 3:
-            lines = bytes(out).split(b"\n")
-            lines.insert(rng.randrange(len(lines) + 1), rng.choice(lines))
-            out = bytearray(b"\n".join(lines))
-        else:
-            out[place : place + 4] = rng.randbytes(4)
-    return bytes(out)
-
-
-def counted(packets: int, documents: int, seed: int = 1) -> bool:
-    """Runs the count and prints what came of it; whether nothing changed and memory stayed flat."""
+    Return whether every packet left the values unchanged and memory stayed flat.
+    """
     logging.disable(logging.CRITICAL)
     rng = random.Random(seed)
-    state, control = desk()
+    state, control = osc_control()
     before, process = dict(state.snapshot()), psutil.Process()
-    good = True
-    makers: list[tuple[str, int, Callable[[], bytes], Callable[[bytes], None]]] = [
-        ("OSC packets", packets, lambda: wrong_packet(rng), TARGETS["osc"])
+    passed = True
+    runs: list[tuple[str, int, Callable[[], bytes], Callable[[bytes], None]]] = [
+        ("OSC packets", packets, lambda: generate_invalid_packet(rng), TARGETS["osc_packet"])
     ]
-    for kind in ("preset", "cue", "map"):
-        sources = seeds(kind)
-        makers.append(
-            (
-                f"{kind} documents",
-                -(-documents // 3),
-                lambda sources=sources: mutated(rng.choice(sources), rng),
-                TARGETS[kind],
-            )
-        )
-    for name, count, make, take in makers:
-        middle, start = 0, time.perf_counter()
-        refused, read = state.rejected, READ[0]
+    for name in DOCUMENTS:
+        seeds = load_seeds(name)
+        count = -(-documents // len(DOCUMENTS))
+        title = f"{name.replace('_', ' ')} documents"
+        runs.append((title, count, lambda seeds=seeds: mutate(rng.choice(seeds), rng), TARGETS[name]))
+    for title, count, generate, target in runs:
+        first_tenth, start = 0, time.perf_counter()
+        rejected, accepted = state.rejected, ACCEPTED[0]
         for number in range(count):
             if number == count // 10:
-                middle = process.memory_info().rss
-            take(make())
-        grown = (process.memory_info().rss - middle) / 2**20
-        same = dict(state.snapshot()) == before
-        good = good and same and grown < 8.0
-        told = (
-            f", {state.rejected - refused} refused" if name == "OSC packets" else f", {READ[0] - read} still readable"
-        )
-        values, seconds = "unchanged" if same else "CHANGED", time.perf_counter() - start
+                first_tenth = process.memory_info().rss
+            target(generate())
+        growth = (process.memory_info().rss - first_tenth) / 2**20
+        unchanged = dict(state.snapshot()) == before
+        passed = passed and unchanged and growth < MAX_MEMORY_GROWTH_MIB
+        outcome = f"{ACCEPTED[0] - accepted} still readable"
+        if target is TARGETS["osc_packet"]:
+            outcome = f"{state.rejected - rejected} rejected"
+        values, seconds = "unchanged" if unchanged else "CHANGED", time.perf_counter() - start
         print(
-            f"{count} {name}{told}: no crash, values {values}, memory {grown:+.1f} MiB after the first tenth, {seconds:.0f} s",
+            f"{count} {title}, {outcome}: no crash, values {values}, "
+            f"memory {growth:+.1f} MiB after the first tenth, {seconds:.0f} s",
             flush=True,
         )
     control.close()
-    return good
+    return passed
 
 
-def guided(target: str, seconds: int) -> None:
-    """Searches in a process of its own, and keeps the smallest inputs that reach what no other did."""
-    found = CORPUS / f"{target}.found"
-    found.mkdir(parents=True, exist_ok=True)
-    for data in seeds(target):
-        (found / hashlib.sha1(data).hexdigest()).write_bytes(data)
-    code = subprocess.run([sys.executable, "-m", "tests.fuzz.guided", target, str(found), str(seconds)]).returncode
-    kept = CORPUS / target
-    kept.mkdir(exist_ok=True)
-    small = sorted(
-        (path for path in found.iterdir() if path.stat().st_size <= LARGEST),
-        key=lambda path: path.stat().st_mtime,
-        reverse=True,
-    )
-    for path in small[:MOST]:
-        (kept / path.name[:16]).write_bytes(path.read_bytes())
-    for path in found.iterdir():
-        path.unlink()
-    found.rmdir()
+def fuzz_by_coverage(target: str, seconds: int) -> None:
+    """Search in another process, and add the newest small inputs that reached new code to the corpus."""
+    corpus = CORPUS / target
+    corpus.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for data in load_seeds(target):
+            (Path(folder) / hashlib.sha1(data).hexdigest()).write_bytes(data)
+        code = subprocess.run([sys.executable, "-m", "tests.fuzz.guided", target, folder, str(seconds)]).returncode
+        small = [path for path in Path(folder).iterdir() if path.stat().st_size <= MAX_CORPUS_FILE_BYTES]
+        small.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in small[:MAX_CORPUS_FILES]:
+            (corpus / path.name[:16]).write_bytes(path.read_bytes())
     if code:
-        sys.exit(f"{target}: the search ended with {code}; what did it lies here as crash-*")
+        sys.exit(f"{target}: the search ended with code {code}; the input that caused it is here as crash-*")
 
 
 def main() -> int:
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("way", nargs="?", choices=("counted", "guided"), default="counted")
-    parser.add_argument("targets", nargs="*", help=f"for guided: {', '.join(TARGETS)}")
-    parser.add_argument("--packets", type=int, default=1_000_000)
-    parser.add_argument("--documents", type=int, default=100_000)
-    parser.add_argument("--seconds", type=int, default=60, help="for guided: how long each target is searched")
+    parser.add_argument("method", nargs="?", choices=("random", "guided"), default="random")
+    parser.add_argument("targets", nargs="*", help=f"targets of guided (default: {', '.join(TARGETS)})")
+    parser.add_argument("--packets", type=int, default=1_000_000, help="OSC packets of random (default: %(default)s)")
+    parser.add_argument("--documents", type=int, default=100_000, help="documents of random (default: %(default)s)")
+    parser.add_argument("--seconds", type=int, default=60, help="time per target of guided (default: %(default)s)")
     options = parser.parse_args()
-    if options.way == "counted":
-        return 0 if counted(options.packets, options.documents) else 1
+    if options.method == "random":
+        return 0 if fuzz_randomly(options.packets, options.documents) else 1
     for target in options.targets or TARGETS:
         print(f"{target}:", flush=True)
-        guided(target, options.seconds)
+        fuzz_by_coverage(target, options.seconds)
     return 0
 
 

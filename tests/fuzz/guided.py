@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz.guided TARGET FOLDER SECONDS``: one search, in a process whose readers tell Atheris what they reach."""
+"""``python -m tests.fuzz.guided TARGET FOLDER SECONDS``: one Atheris search, in a process with instrumented imports."""
 
 from __future__ import annotations
 

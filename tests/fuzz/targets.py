@@ -1,5 +1,6 @@
-"""The readers that are fuzzed, each as a function of bytes. What they may raise is BadValue and nothing else; that they do not even raise
-for what comes over a network is their own promise.
+"""Fuzz targets: each parser of external data as a function of bytes.
+
+A parser of files may raise InvalidValue and nothing else. A parser of network data raises nothing.
 """
 
 from __future__ import annotations
@@ -20,22 +21,24 @@ from bridge.osc.coalesce import coalesce
 from bridge.osc.dispatch import OscControl, Peer
 from bridge.osc.framing import detect_framing
 from bridge.osc.subscriptions import encode_message
-from bridge.panel.server import PanelServer
-from bridge.performance import presets
-from bridge.performance import session as journal
+from bridge.panel.sockets import Sockets
 from bridge.performance.cue_list import read_cue_list
+from bridge.performance.presets import read_preset
+from bridge.performance.session import parse_session
 from engine.shared.frame import Frame
 from engine.shared.mailbox import SLOTS, Mailbox
 from engine.shared.parameter import InvalidValue
 from engine.shared.table import ROOT, TABLE, canonical
 
-#: How many documents were accepted.
-READ = [0]
-CORPUS = Path(__file__).parent / "corpus"
+FOLDER = Path(__file__).parent
+CORPUS = FOLDER / "corpus"
+PRESETS = FOLDER.parents[1] / "presets"
+#: Number of documents that were accepted, in a list so that the targets can count.
+ACCEPTED = [0]
 
 
 class File:
-    """Bytes where a reader expects a file."""
+    """Bytes in place of a file."""
 
     name, stem = "fuzzed.toml", "fuzzed"
 
@@ -47,85 +50,22 @@ class File:
 
 
 @functools.cache
-def desk() -> tuple[State, OscControl]:
-    """A state, and OSC control of it."""
+def osc_control() -> tuple[State, OscControl]:
+    """Return a state and its OSC control, the same at every call."""
     state = State()
     return state, OscControl(state)
 
 
-def bundled(*parts: bytes) -> bytes:
-    """An OSC bundle, to be done at once."""
-    return b"#bundle\0" + struct.pack(">Q", 1) + b"".join(struct.pack(">i", len(part)) + part for part in parts)
-
-
-def osc(data: bytes) -> None:
-    """A packet over UDP."""
-    coalesce([(data, 1), (data, 1)])
-    desk()[1].handle_packet(data, Peer("fuzz", "fuzz", lambda _packet: None))
-
-
-def tcp(data: bytes) -> None:
-    """A stream in either framing, in two pieces."""
-    if data:
-        framing = detect_framing(data[0])
-        try:
-            packets = framing.feed(data[: len(data) // 2]) + framing.feed(data[len(data) // 2 :])
-        except ValueError:
-            return  # the connection is closed with a line
-        for packet in packets:
-            osc(packet)
-
-
-def query(data: bytes) -> None:
-    """A path of OSCQuery's tree."""
-    node = oscquery.find_node(tree(), data.decode("utf-8", "replace"))
-    assert node is None or "FULL_PATH" in node
-
-
 @functools.cache
-def tree() -> Any:
+def oscquery_tree() -> Any:
     return oscquery.build_tree(State().snapshot(), {})
 
 
 @functools.cache
-def panel() -> Any:
-    state, control = desk()
+def sockets() -> Any:
+    """Return what the handlers of WebSocket messages need of their object."""
+    state, control = osc_control()
     return SimpleNamespace(_show=SimpleNamespace(state=state, osc=control))
-
-
-def wish(data: bytes) -> None:
-    """A message of the panel's WebSocket."""
-    PanelServer._wish(panel(), data.decode("utf-8", "replace"), "fuzz")
-
-
-def listen(data: bytes) -> None:
-    """A message of OSCQuery's WebSocket."""
-    PanelServer._heed(panel(), data.decode("utf-8", "replace"), set(), "fuzz")
-
-
-def preset(data: bytes) -> None:
-    """A preset's file."""
-    _read(lambda: presets.read_preset(File(data), "fuzzed"))
-
-
-def cue(data: bytes) -> None:
-    """A cue list's file."""
-    _read(lambda: read_cue_list(File(data), "fuzzed"))
-
-
-def desk_map(data: bytes) -> None:
-    """A desk map's file."""
-    _read(lambda: read_map(File(data), "fuzzed"))
-
-
-def journal_text(data: bytes) -> None:
-    """What a journal says, its checksum right."""
-    try:
-        told = json.loads(data)
-    except (ValueError, RecursionError):
-        return
-    if isinstance(told, dict):
-        journal.parse_session(told)
 
 
 @functools.cache
@@ -133,48 +73,131 @@ def mailbox() -> Mailbox:
     return Mailbox(multiprocessing.get_context("spawn"), 64)
 
 
-def slots(data: bytes) -> None:
-    """The head of a mailbox as another process may have left it, or a frame written over it."""
+def build_bundle(*elements: bytes) -> bytes:
+    """Return an OSC bundle that is due at once."""
+    sized = [struct.pack(">i", len(element)) + element for element in elements]
+    return b"#bundle\0" + struct.pack(">Q", 1) + b"".join(sized)
+
+
+def handle_osc_packet(data: bytes) -> None:
+    """Handle a UDP packet."""
+    coalesce([(data, 1), (data, 1)])
+    osc_control()[1].handle_packet(data, Peer("fuzz", "fuzz", lambda _packet: None))
+
+
+def handle_osc_stream(data: bytes) -> None:
+    """Handle a TCP stream in either framing, in two parts."""
+    if data:
+        framing = detect_framing(data[0])
+        try:
+            packets = framing.feed(data[: len(data) // 2]) + framing.feed(data[len(data) // 2 :])
+        except ValueError:
+            return  # the server disconnects the client
+        for packet in packets:
+            handle_osc_packet(packet)
+
+
+def find_oscquery_node(data: bytes) -> None:
+    """Find the OSCQuery node at a path."""
+    node = oscquery.find_node(oscquery_tree(), data.decode("utf-8", "replace"))
+    assert node is None or "FULL_PATH" in node
+
+
+def handle_oscquery_message(data: bytes) -> None:
+    """Handle a message of an OSCQuery client's WebSocket."""
+    Sockets._handle_command(sockets(), data.decode("utf-8", "replace"), set(), "fuzz")
+
+
+def handle_panel_message(data: bytes) -> None:
+    """Handle a message of the panel's WebSocket."""
+    Sockets._set(sockets(), data.decode("utf-8", "replace"), "fuzz")
+
+
+def parse_preset(data: bytes) -> None:
+    """Parse a preset file."""
+    _parse(lambda: read_preset(File(data), "fuzzed"))
+
+
+def parse_cue_list(data: bytes) -> None:
+    """Parse a cue list file."""
+    _parse(lambda: read_cue_list(File(data), "fuzzed"))
+
+
+def parse_mapping(data: bytes) -> None:
+    """Parse a controller map file."""
+    _parse(lambda: read_map(File(data), "fuzzed"))
+
+
+def parse_session_content(data: bytes) -> None:
+    """Parse the content of a session file whose checksum is right."""
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(content, dict):
+        parse_session(content)
+
+
+def read_mailbox(data: bytes) -> None:
+    """Read a mailbox whose header another process, or a frame, has overwritten."""
     box = mailbox()
     box._memory.buf[: min(len(data), 64 + SLOTS * 48)] = data[: 64 + SLOTS * 48]  # type: ignore[index]
     frame = box.read()
     assert frame is None or (isinstance(frame, Frame) and min(frame.size) >= 1)
 
 
-def _read(reader: Callable[[], object]) -> None:
+def _parse(parser: Callable[[], object]) -> None:
     try:
-        reader()
-        READ[0] += 1
+        parser()
+        ACCEPTED[0] += 1
     except InvalidValue as error:
         if not str(error):
-            raise AssertionError("a refusal without a word") from error
+            raise AssertionError("rejected without a message") from error
 
 
+#: Name of each target, which is its folder in the corpus, → the target.
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    "osc": osc, "tcp": tcp, "query": query, "wish": wish, "listen": listen, "preset": preset, "cue": cue, "map": desk_map,
-    "journal": journal_text, "mailbox": slots,
-}  # fmt: skip
+    "osc_packet": handle_osc_packet,
+    "osc_stream": handle_osc_stream,
+    "oscquery_path": find_oscquery_node,
+    "oscquery_message": handle_oscquery_message,
+    "panel_message": handle_panel_message,
+    "preset": parse_preset,
+    "cue_list": parse_cue_list,
+    "mapping": parse_mapping,
+    "session": parse_session_content,
+    "mailbox": read_mailbox,
+}
+#: Targets that parse files → pattern of the shipped files below ``presets``.
+DOCUMENTS = {"preset": "*.toml", "cue_list": "cues/*.toml", "mapping": "desks/*.toml"}
 
 
-def seeds(target: str) -> list[bytes]:
-    """What a target is begun with: the kept corpus, and what really comes."""
-    kept = [path.read_bytes() for path in sorted((CORPUS / target).glob("*"))] if (CORPUS / target).is_dir() else []
-    root = Path(presets.__file__).parents[2] / "presets"
-    folders = {"preset": "*.toml", "cue": "cues/*.toml", "map": "desks/*.toml"}
-    if target in folders:
-        return kept + [path.read_bytes() for path in sorted(root.glob(folders[target]))]
+def load_seeds(target: str) -> list[bytes]:
+    """Return the inputs that a search starts from: the corpus, and valid data."""
+    corpus = [path.read_bytes() for path in sorted((CORPUS / target).glob("*"))]
+    return corpus + _valid_inputs(target)
+
+
+def _valid_inputs(target: str) -> list[bytes]:
+    if target in DOCUMENTS:
+        return [path.read_bytes() for path in sorted(PRESETS.glob(DOCUMENTS[target]))]
     packets = [
         encode_message(ROOT + name, parameter.default) for name, parameter in TABLE.items() if parameter.has_value
     ]
-    packets += [bundled(*packets[:4]), bundled(bundled(*packets[:4])), bundled() + struct.pack(">i", -4)]
-    made: dict[str, list[bytes]] = {
-        "osc": packets,
-        "tcp": [len(packet).to_bytes(4, "big") + packet for packet in packets[:20]]
-        + [b"\xc0" + packet + b"\xc0" for packet in packets[:20]],
-        "query": [(ROOT + name).encode() for name in TABLE] + [b"/"],
-        "wish": [json.dumps({"set": name, "value": parameter.default}).encode() for name, parameter in TABLE.items()],
-        "listen": [json.dumps({"COMMAND": "LISTEN", "DATA": ROOT + name}).encode() for name in list(TABLE)[:10]],
-        "journal": [json.dumps({"version": 1, "values": {canonical("strength"): 0.5}, "cues": {"cue": "1"}}).encode()],
-        "mailbox": [bytes(256)],
+    packets += [build_bundle(*packets[:4]), build_bundle(build_bundle(*packets[:4]))]
+    packets += [build_bundle() + struct.pack(">i", -4)]
+    documents: dict[str, list[Any]] = {
+        "oscquery_message": [{"COMMAND": "LISTEN", "DATA": ROOT + name} for name in list(TABLE)[:10]],
+        "panel_message": [{"set": name, "value": parameter.default} for name, parameter in TABLE.items()],
+        "session": [{"version": 1, "values": {canonical("strength"): 0.5}, "cues": {"cue": "1"}}],
     }
-    return kept + made[target]
+    if target in documents:
+        return [json.dumps(document).encode() for document in documents[target]]
+    length_prefixed = [len(packet).to_bytes(4, "big") + packet for packet in packets[:20]]
+    slip = [b"\xc0" + packet + b"\xc0" for packet in packets[:20]]
+    return {
+        "osc_packet": packets,
+        "osc_stream": length_prefixed + slip,
+        "oscquery_path": [(ROOT + name).encode() for name in TABLE] + [b"/"],
+        "mailbox": [bytes(256)],
+    }[target]

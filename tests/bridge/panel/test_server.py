@@ -232,16 +232,16 @@ def test_jpegs_are_encoded_once_for_all_viewers(server: PanelServer) -> None:
     seen = asyncio.run(watch())
     preview = server._previews["output"]
     assert min(seen) >= 10
-    assert preview.encode_message <= 2.6 * 12 + 2, "at a limited rate, and once for all viewers"
+    assert preview.encoded <= 2.6 * 12 + 2, "at a limited rate, and once for all viewers"
     end = time.monotonic() + 3
     while preview.viewers and time.monotonic() < end:
         time.sleep(0.02)
     assert preview.viewers == 0
-    encode_message = preview.encode_message
+    encode_message = preview.encoded
     time.sleep(0.3)
     show.output = Frame(np.full((64, 64, 4), 7, np.uint8), 99)
     time.sleep(0.3)
-    assert preview.encode_message == encode_message, "without viewers nothing is encode_message"
+    assert preview.encoded == encode_message, "without viewers nothing is encode_message"
 
 
 def test_only_thumbnails_of_presets_are_served(server: PanelServer) -> None:

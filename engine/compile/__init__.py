@@ -1,4 +1,4 @@
-"""What runs the parts of a model: the modules themselves, or something compiled that is put in their place while the stream runs."""
+"""Compilation of a model's components while the stream runs: trace, build in a separate process, verify, swap in."""
 
 from engine.compile.accelerator import Accelerator
 

@@ -1,4 +1,4 @@
-"""Makes the parts of a running stream fast: found in the cache or built beside it, checked, and put in the place of the modules."""
+"""The accelerator: compile the components of a running stream, verify the result, and swap it in for the modules."""
 
 from __future__ import annotations
 
@@ -21,27 +21,29 @@ from platformdirs import user_cache_path
 from torch import Tensor
 
 from engine.compile import tensorrt
-from engine.compile.artifact import ENDINGS, CompiledArtifact
+from engine.compile.artifact import BUILD_SUFFIXES, CompiledArtifact
 from engine.compile.dispatch import Backend, CallSignature, CompiledModule, example_inputs, tree_unflatten
 from engine.runtime.threads import limit_to_one_thread
+from engine.shared.errors import first_line
 from engine.shared.options import ACCELERATORS
 from engine.shared.parameter import InvalidValue
 
 log = logging.getLogger(__name__)
-#: Part of the cache's key: raised when what is built, or how it is called, changes.
-FORMAT = 9
-#: How far a fast run may be from the module, as a share of the module's output (root mean square), by dtype.
+#: Part of the cache key. Raise it when the files of a build, or how they are run, change.
+FORMAT = 10
+#: Largest relative error (root mean square) of a backend's output against the module's, by dtype.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.04}
-#: Seconds after which a build is given up.
-LONGEST = 1800.0
-#: Seconds that a builder waits for something to be wanted.
-EXPECTED = 30.0
+#: Seconds until a build is cancelled.
+BUILD_TIMEOUT_SECONDS = 1800.0
+#: Seconds that a builder process started early waits for its first request.
+IDLE_BUILDER_SECONDS = 30.0
 
 
 class Accelerator:
-    """Runs on one device for one process. ``poll`` belongs to the frame loop and never waits; the work is done on a thread.
+    """Compiler of components for one device and one process.
 
-    ``state`` says where it is, in words; ``notes`` are lines for the user, among them why a part stays as it is.
+    ``poll`` runs in the frame loop and never blocks; a thread does the work.
+    ``state`` is the current state in words. ``notes`` are lines for the user, such as why a component is not compiled.
     """
 
     def __init__(self, kind: str, device: torch.device, folder: Path | None = None) -> None:
@@ -51,120 +53,126 @@ class Accelerator:
         self._folder = folder or cache_folder()
         self._thread: threading.Thread | None = None
         self._builder: subprocess.Popen[bytes] | None = None
-        self._since, self._wait_until = time.monotonic(), 0.0
+        self._started_at, self._keep_builder_until = time.monotonic(), 0.0
         self._threads = torch.get_num_threads()
         self.state, self.notes = "eager", list[str]()
-        lacking = missing_requirement(device, kind) if kind != "eager" else ""
-        self.enabled = kind != "eager" and not lacking
-        if lacking:
-            self.notes.append(f"not accelerated: {lacking}")
+        missing = missing_requirement(device, kind) if kind != "eager" else ""
+        self.enabled = kind != "eager" and not missing
+        if missing:
+            self.notes.append(f"not accelerated: {missing}")
 
     def start_builder_early(self) -> None:
-        """Starts the builder, where nothing was ever built: it is ready by the time that something is wanted, if that is soon."""
+        """Start the builder process if the cache is empty, so that it is ready for the first request."""
         if not self.enabled or any(self._folder.glob("*.json")):
             return
         try:
-            self._start()
+            self._ensure_builder()
         except OSError as error:
-            log.warning("no builder can be started: %s", error)
-        self._wait_until = time.monotonic() + EXPECTED
+            log.warning("cannot start the builder process: %s", error)
+        self._keep_builder_until = time.monotonic() + IDLE_BUILDER_SECONDS
 
-    def poll(self, parts: Iterable[CompiledModule]) -> None:
-        """Begins the next piece of work where a part wants one and none is under way."""
+    def poll(self, components: Iterable[CompiledModule]) -> None:
+        """Start the next piece of work if a component requests a backend and none is in progress."""
         if not self.enabled:
             return
         self._share_cores()
         if self._thread is not None and self._thread.is_alive():
             return
-        parts = list(parts)
-        # A call that was under way while its shape was equipped or refused still asks for it.
-        part = next((part for part in parts if part.requested not in (None, *part.backends, *part.rejected)), None)
-        if part is None:
-            if time.monotonic() > self._wait_until or any(part.backends or part.rejected for part in parts):
-                self._dismiss()
+        components = list(components)
+        # A call that was running while its signature was served or rejected still requests it.
+        pending = (one for one in components if one.requested not in (None, *one.backends, *one.rejected))
+        component = next(pending, None)
+        if component is None:
+            was_served = any(one.backends or one.rejected for one in components)
+            if was_served or time.monotonic() > self._keep_builder_until:
+                self._stop_builder()
                 self._share_cores()
             if self.state.startswith("compiling"):
-                self.state = "compiled" if any(part.backends for part in parts) else "eager"
-                self.notes.append(f"{self.state}, {time.monotonic() - self._since:.0f} s after it was asked for")
+                self.state = "compiled" if any(one.backends for one in components) else "eager"
+                self.notes.append(f"{self.state}, {time.monotonic() - self._started_at:.0f} s after the first request")
             return
         if not self.state.startswith("compiling"):
-            self._since = time.monotonic()
-        shape, part.requested = part.requested, None
-        assert shape is not None
-        self.state = f"compiling {part.name}"
-        self._thread = threading.Thread(target=self._equip, args=(part, shape), name="accelerate", daemon=True)
+            self._started_at = time.monotonic()
+        signature, component.requested = component.requested, None
+        assert signature is not None
+        self.state = f"compiling {component.name}"
+        self._thread = threading.Thread(
+            target=self._install_backend, args=(component, signature), name="accelerate", daemon=True
+        )
         self._thread.start()
 
-    def compile_all(self, parts: Callable[[], Iterable[CompiledModule]]) -> None:
-        """Does everything that the parts want now, and waits for it."""
+    def compile_all(self, components: Callable[[], Iterable[CompiledModule]]) -> None:
+        """Serve everything that the components request now, and wait for it."""
         while self.enabled:
-            self.poll(parts())
+            self.poll(components())
             if self._thread is None or not self.state.startswith("compiling"):
                 return
             self._thread.join()
 
     def close(self) -> None:
-        """Ends a build that is under way."""
+        """Cancel a build in progress."""
         self.enabled = False
         if self._builder is not None:
             self._builder.kill()
         if self._thread is not None:
             self._thread.join(3)
-        self._dismiss()
+        self._stop_builder()
         self._share_cores()
 
     def _share_cores(self) -> None:
-        """Leaves a core to the compiler while it works: two threads on one core wait for each other at every operation."""
-        threads = (
-            max(1, self._threads - 1) if self._builder is not None and self._device.type == "cpu" else self._threads
-        )
+        """Leave a core to a working compiler: two threads on one core wait for each other at every operation."""
+        is_sharing = self._builder is not None and self._device.type == "cpu"
+        threads = max(1, self._threads - 1) if is_sharing else self._threads
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 
-    def _equip(self, part: CompiledModule, shape: CallSignature) -> None:
+    def _install_backend(self, component: CompiledModule, signature: CallSignature) -> None:
+        """Give the component a verified backend for the signature, or mark that as rejected. Runs on the thread."""
         limit_to_one_thread()
         try:
-            part.backends[shape] = self._checked(part, shape, self._found(part, shape))
-        except Exception as error:  # whatever it is, the stream goes on as it was
-            part.rejected.add(shape)
+            backend = self._load_or_build(component, signature)
+            component.backends[signature] = self._verify(component, signature, backend)
+        except Exception as error:  # whatever it is, the stream keeps running uncompiled
+            component.rejected.add(signature)
             if self.enabled:
-                reason = str(error).strip().splitlines() or [type(error).__name__]
-                self.notes.append(f"the {part.name} is not compiled and goes on as it is: {reason[0]}")
+                self.notes.append(f"the {component.name} runs uncompiled: {first_line(error)}")
 
-    def _found(self, part: CompiledModule, shape: CallSignature) -> Backend:
-        """A fast run from the cache, built first where it is not there. Raises RuntimeError."""
-        from engine.compile.builder import recipe
+    def _load_or_build(self, component: CompiledModule, signature: CallSignature) -> Backend:
+        """Return a backend from the cache, building it first if it is not there. Raises RuntimeError."""
+        from engine.compile.builder import make_recipe
 
-        dtype = next(part.module.parameters()).dtype
-        wish = recipe(part.name, part.module, shape, dtype, self._device, self._threads)
-        engine = self._kind == "tensorrt"
-        wide = wish | {"tensors": tensorrt.spans(wish["tensors"]), "engine": tensorrt.version()} if engine else wish
-        key = json.dumps([wide, FORMAT, *_surroundings(self._device)], sort_keys=True)
+        dtype = next(component.module.parameters()).dtype
+        recipe = make_recipe(component.name, component.module, signature, dtype, self._device, self._threads)
+        is_tensorrt = self._kind == "tensorrt"
+        shared: dict[str, Any] = {}  # what TensorRT builds of several sizes have in common
+        if is_tensorrt:
+            shared = {"tensors": tensorrt.widen_sizes(recipe["tensors"]), "engine": tensorrt.version()}
+        key = json.dumps([recipe | shared, FORMAT, *_environment(self._device)], sort_keys=True)
         path = self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
-        version = part.version if engine else None
-        run = self._kept(path, part)
-        if run is None:
+        version = component.version if is_tensorrt else None
+        artifact = self._load_cached(path, component)
+        if artifact is None:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._build(wish, path)
-            run = CompiledArtifact(path, part)
-        return Backend(run, tensorrt.MAX_ROWS, version) if engine else Backend(run)
+            self._build(recipe, path)
+            artifact = CompiledArtifact(path, component)
+        return Backend(artifact, tensorrt.MAX_ROWS, version) if is_tensorrt else Backend(artifact)
 
-    def _kept(self, path: Path, part: CompiledModule) -> CompiledArtifact | None:
-        """What the cache has, where it can be used; what is damaged is thrown away."""
+    def _load_cached(self, path: Path, component: CompiledModule) -> CompiledArtifact | None:
+        """Load a build from the cache. Delete it and return None if it is damaged."""
         if not path.exists():
             return None
         try:
-            return CompiledArtifact(path, part)
+            return CompiledArtifact(path, component)
         except Exception as error:
-            log.warning("%s is built again: it is damaged (%s)", path.name, str(error).splitlines()[0])
-            for ending in ENDINGS:
-                path.with_suffix(ending).unlink(missing_ok=True)
+            log.warning("rebuilding %s, which is damaged: %s", path.name, first_line(error))
+            for suffix in BUILD_SUFFIXES:
+                path.with_suffix(suffix).unlink(missing_ok=True)
             return None
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        """The builder, started where none runs."""
+    def _ensure_builder(self) -> subprocess.Popen[bytes]:
+        """Return the builder process, starting it if none is running. Raises OSError."""
         if self._builder is not None and self._builder.poll() is not None:
-            self._dismiss()
+            self._stop_builder()
         if self._builder is None:
             command = [sys.executable, "-m", "engine.compile.builder"]
             self._builder = subprocess.Popen(
@@ -172,25 +180,26 @@ class Accelerator:
             )
         return self._builder
 
-    def _build(self, wish: dict[str, Any], path: Path) -> None:
-        builder = self._start()
+    def _build(self, recipe: dict[str, Any], path: Path) -> None:
+        """Send the recipe to the builder process and wait for its answer. Raises RuntimeError."""
+        builder = self._ensure_builder()
         assert builder.stdin is not None
         assert builder.stdout is not None
-        line = {"recipe": wish, "path": str(path), "engine": self._kind == "tensorrt"}
-        builder.stdin.write(json.dumps(line).encode() + b"\n")
+        request = {"recipe": recipe, "path": str(path), "tensorrt": self._kind == "tensorrt"}
+        builder.stdin.write(json.dumps(request).encode() + b"\n")
         builder.stdin.flush()
-        timer = threading.Timer(LONGEST, builder.kill)
+        timer = threading.Timer(BUILD_TIMEOUT_SECONDS, builder.kill)
         timer.start()
         answer = builder.stdout.readline().decode(errors="replace")
         timer.cancel()
         if not answer.endswith("\n"):
-            self._dismiss()
-            raise RuntimeError("the compiler died")
+            self._stop_builder()
+            raise RuntimeError("the builder process died")
         if answer.strip():
             raise RuntimeError(answer.strip())
 
-    def _dismiss(self) -> None:
-        """Ends the builder."""
+    def _stop_builder(self) -> None:
+        """End the builder process, if there is one."""
         builder, self._builder = self._builder, None
         if builder is not None:
             builder.kill()
@@ -200,26 +209,27 @@ class Accelerator:
                     pipe.close()
 
     @torch.inference_mode()
-    def _checked(self, part: CompiledModule, shape: CallSignature, run: Backend) -> Backend:
-        """``run``, where it gives what the module gives. Raises RuntimeError."""
-        tensors = example_inputs(shape, 2, self._device)
-        arguments, options = tree_unflatten(shape.structure, iter(tensors))
-        expected, found = _flat(part.module(*arguments, **options)), _flat(run.call(tensors))
-        error = ((found - expected).square().mean() / expected.square().mean().clamp(min=1e-12)).sqrt().item()
-        tolerance = TOLERANCE[next(part.module.parameters()).dtype]
+    def _verify(self, component: CompiledModule, signature: CallSignature, backend: Backend) -> Backend:
+        """Return ``backend`` if its output equals the module's within the tolerance. Raises RuntimeError."""
+        tensors = example_inputs(signature, 2, self._device)
+        arguments, options = tree_unflatten(signature.structure, iter(tensors))
+        expected = _flatten_output(component.module(*arguments, **options))
+        actual = _flatten_output(backend.call(tensors))
+        error = ((actual - expected).square().mean() / expected.square().mean().clamp(min=1e-12)).sqrt().item()
+        tolerance = TOLERANCE[next(component.module.parameters()).dtype]
         if not error <= tolerance:
-            raise RuntimeError(f"its output is off by {error:.1%}, more than {tolerance:.1%}")
-        return run
+            raise RuntimeError(f"output error of {error:.1%} exceeds {tolerance:.1%}")
+        return backend
 
 
 def cache_folder() -> Path:
-    """Where what was compiled is kept: in PHOSPHENE_CACHE, or where the system keeps such things."""
-    own = os.environ.get("PHOSPHENE_CACHE")
-    return (Path(own) if own else user_cache_path("phosphene", appauthor=False)) / "compiled"
+    """Return the folder of builds: in PHOSPHENE_CACHE if that is set, else in the system's cache folder."""
+    configured = os.environ.get("PHOSPHENE_CACHE")
+    return (Path(configured) if configured else user_cache_path("phosphene", appauthor=False)) / "compiled"
 
 
 def missing_requirement(device: torch.device, kind: str = "compile") -> str:
-    """What is not here and is needed to accelerate; empty where all is."""
+    """Return what is missing to compile for ``device`` and how to get it, empty if nothing is."""
     if kind == "tensorrt":
         return tensorrt.missing_requirement(device)
     if tuple(int(n) for n in torch.__version__.split(".")[:2]) < (2, 8):
@@ -228,21 +238,21 @@ def missing_requirement(device: torch.device, kind: str = "compile") -> str:
         return f"{device.type} is not supported"
     compiler = "cl" if platform.system() == "Windows" else "clang++" if platform.system() == "Darwin" else "g++"
     if shutil.which(compiler) is None:
-        mends = {"cl": "Visual Studio's build tools", "clang++": "xcode-select --install", "g++": "apt install g++"}
-        return f"there is no C++ compiler {compiler}; {mends[compiler]}"
+        remedies = {"cl": "Visual Studio's build tools", "clang++": "xcode-select --install", "g++": "apt install g++"}
+        return f"no C++ compiler ({compiler}); install it: {remedies[compiler]}"
     return ""
 
 
-def _surroundings(device: torch.device) -> tuple[str, ...]:
-    """What a compiled part depends on beside the part: libraries and machine."""
+def _environment(device: torch.device) -> tuple[str, ...]:
+    """Return what a build depends on apart from its recipe: library versions and the machine."""
     import diffusers
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return torch.__version__, diffusers.__version__, platform.system(), platform.machine(), name
 
 
-def _flat(value: Any) -> Tensor:
-    tensors = [value] if isinstance(value, Tensor) else list(value)
-    return torch.cat(
-        [_flat(tensor) if not isinstance(tensor, Tensor) else tensor.float().flatten() for tensor in tensors]
-    )
+def _flatten_output(value: Any) -> Tensor:
+    """Return all numbers of a nested output as one float32 vector."""
+    if isinstance(value, Tensor):
+        return value.float().flatten()
+    return torch.cat([_flatten_output(item) for item in value])

@@ -1,4 +1,4 @@
-"""What was built of a part, run on the weights of the module that it stands for."""
+"""Compiled artifacts: the files of a build, run on the live weights of the module they replace."""
 
 from __future__ import annotations
 
@@ -12,105 +12,109 @@ from torch import Tensor
 from engine.compile.cuda_graphs import CudaGraphRunner
 from engine.compile.dispatch import CompiledModule, to_compiled_layout, tree_unflatten
 from engine.compile.fx_source import FxSource
-from engine.compile.packing import Packed
-from engine.compile.tensorrt import Engine
+from engine.compile.packing import PackedWeights
+from engine.compile.tensorrt import TensorRTEngine
 from engine.runtime.memo import Memo
 
-#: Files of a build, by their endings: what it is, its own constants, and a package of the compiler's or an engine of TensorRT's.
-ENDINGS = (".json", ".safetensors", ".pt2", ".plan")
-#: What the compiler calls a constant that has no name of its own.
-UNNAMED = "_tensor_constant"
-#: Sets of steering tensors whose results are kept: those of two streams that fade, and of a batch that fills.
-KEPT = 8
+#: Files of a build, by suffix: its metadata, its constants, and an AOTInductor package or a TensorRT engine.
+BUILD_SUFFIXES = (".json", ".safetensors", ".pt2", ".plan")
+#: Prefix of AOTInductor's names for constants that have no name in the graph.
+UNNAMED_CONSTANT_PREFIX = "_tensor_constant"
+#: Sets of static inputs whose results are cached: enough for two crossfading streams and for a batch that fills.
+MAX_STATIC_RESULTS = 8
 
 
 class CompiledArtifact:
-    """What ``path``, the .json file of a build, tells of: compiled code, a graph's source, or a TensorRT engine.
+    """A build, by its metadata file ``path``: an AOTInductor package, a graph's source, or a TensorRT engine.
 
-    What follows from its steering tensors alone is computed once, for as long as they are the same tensors: they are told by identity, and
-    nobody changes them in place. ``computed`` counts how often that was.
+    The static part of the graph runs once for each set of static inputs, identified by object: they are never changed
+    in place. ``static_runs`` counts its runs.
     """
 
-    def __init__(self, path: Path, part: CompiledModule) -> None:
+    def __init__(self, path: Path, component: CompiledModule) -> None:
         from safetensors.torch import load_file
 
-        told = json.loads(path.read_text(encoding="utf-8"))
-        self._form, self._changing, self._part = told["result"], told["changing"], part
-        device = next(part.module.parameters()).device
-        own = {name: tensor.to(device) for name, tensor in load_file(path.with_suffix(".safetensors")).items()}
-        held = own | {
-            f"module.{name}": tensor for name, tensor in (*part.module.named_parameters(), *part.module.named_buffers())
-        }
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        self._outputs, self._dynamic, self._component = metadata["outputs"], metadata["dynamic"], component
+        module = component.module
+        device = next(module.parameters()).device
+        constants = {name: tensor.to(device) for name, tensor in load_file(path.with_suffix(".safetensors")).items()}
+        weights = {f"module.{name}": tensor for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+        tensors = constants | weights
         self._run: Callable[[Sequence[Tensor]], list[Tensor]]
-        if told["run"] == "engine":
-            self._run = Engine(path.with_suffix(".plan"), held)
-        elif told["run"] == "source":
-            self._run = EagerConvolutions(told["graph"], held, part, told["packings"])
+        if metadata["backend"] == "tensorrt":
+            self._run = TensorRTEngine(path.with_suffix(".plan"), tensors)
+        elif metadata["backend"] == "source":
+            self._run = EagerConvolutions(metadata["graph"], tensors, component, metadata["packings"])
         else:
-            package = AotiPackage(path.with_suffix(".pt2"), held, part, told["packings"])
+            package = AotiPackage(path.with_suffix(".pt2"), tensors, component, metadata["packings"])
             self._run = CudaGraphRunner(package) if device.type == "cuda" else package
-        self._steady = FxSource(told["steady"], held) if told["steady"] else None
-        self._given: Memo[list[Tensor]] = Memo(KEPT)
-        self.computed = 0
+        self._static = FxSource(metadata["static"], tensors) if metadata["static"] else None
+        self._static_results: Memo[list[Tensor]] = Memo(MAX_STATIC_RESULTS)
+        self.static_runs = 0
 
     def __call__(self, tensors: Sequence[Tensor]) -> Any:
-        if self._steady is not None:
-            steering = [tensor for i, tensor in enumerate(tensors) if i not in self._changing]
-            given = self._given.get(lambda: self._followed(steering), self._part.version, *steering)
-            tensors = [*(to_compiled_layout(tensors[i]) for i in self._changing), *given]
+        if self._static is not None:
+            inputs = [tensor for i, tensor in enumerate(tensors) if i not in self._dynamic]
+            results = self._static_results.get(lambda: self._run_static(inputs), self._component.version, *inputs)
+            tensors = [*(to_compiled_layout(tensors[i]) for i in self._dynamic), *results]
         else:
             tensors = [to_compiled_layout(tensor) for tensor in tensors]
-        return tree_unflatten(self._form, iter(self._run(tensors)))
+        return tree_unflatten(self._outputs, iter(self._run(tensors)))
 
-    def _followed(self, steering: Sequence[Tensor]) -> list[Tensor]:
-        assert self._steady is not None
-        self.computed += 1
-        return self._steady(*steering)
+    def _run_static(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        assert self._static is not None
+        self.static_runs += 1
+        return self._static(*inputs)
 
 
 class AotiPackage:
-    """A graph as inductor compiled it, on weights that are others' too: what changes them changes it."""
+    """A graph compiled by AOTInductor, sharing the weights of its component: a weight changed there is changed here."""
 
     def __init__(
-        self, path: Path, weights: Mapping[str, Tensor], part: CompiledModule, packings: Mapping[str, Mapping[str, Any]]
+        self,
+        path: Path,
+        weights: Mapping[str, Tensor],
+        component: CompiledModule,
+        packings: Mapping[str, Mapping[str, Any]],
     ) -> None:
         from torch._C._aoti import AOTIModelPackageLoader  # what aoti_load_package uses, without importing the compiler
 
-        self._run = AOTIModelPackageLoader(str(path), "model", False, 1, -1)
-        names = self._run.get_constant_fqns()
-        self._part, self._version = part, part.version
-        # What the compiler found no name for are the packed weights, counted as they are called.
-        unnamed = sorted(
-            (name for name in names if name not in weights), key=lambda name: int(name.removeprefix(UNNAMED))
-        )
-        self._packed = Packed(dict(zip(unnamed, packings.values(), strict=True)), weights)
-        self._held = {name: weights[name] for name in names if name in weights} | self._packed.held
-        self._run.load_constants(self._held, False, True, True)  # not the inactive ones, all of them, kept alive here
+        self._loader = AOTIModelPackageLoader(str(path), "model", False, 1, -1)
+        names = self._loader.get_constant_fqns()
+        self._component, self._version = component, component.version
+        # Constants without a name are the packed weights, numbered in the order in which the graph uses them.
+        unnamed = [name for name in names if name not in weights]
+        unnamed.sort(key=lambda name: int(name.removeprefix(UNNAMED_CONSTANT_PREFIX)))
+        self._packed = PackedWeights(dict(zip(unnamed, packings.values(), strict=True)), weights)
+        self._constants = {name: weights[name] for name in names if name in weights} | self._packed.tensors
+        # (use_inactive, check_full_update, user_managed): the loader only references the tensors, so keep them alive.
+        self._loader.load_constants(self._constants, False, True, True)
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        if self._version != self._part.version:
-            self._version, renewed = self._part.version, self._packed.renewed()
-            self._held |= renewed
-            self._run.load_constants(renewed, False, False, True)
-        return self._run.boxed_run(list(tensors))
+        if self._version != self._component.version:
+            self._version, repacked = self._component.version, self._packed.repack_changed()
+            self._constants |= repacked
+            self._loader.load_constants(repacked, False, False, True)
+        return self._loader.boxed_run(list(tensors))
 
 
 class EagerConvolutions:
-    """A graph of convolutions as it was packed, run from its source on weights that are others' too."""
+    """A graph of packed convolutions run from its source, sharing the weights of its component."""
 
     def __init__(
         self,
         source: Any,
         weights: Mapping[str, Tensor],
-        part: CompiledModule,
+        component: CompiledModule,
         packings: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        self._part, self._version = part, part.version
-        self._packed = Packed(packings, weights)
-        self._run = FxSource(source, {**weights, **self._packed.held})
+        self._component, self._version = component, component.version
+        self._packed = PackedWeights(packings, weights)
+        self._source = FxSource(source, {**weights, **self._packed.tensors})
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        if self._version != self._part.version:
-            self._version = self._part.version
-            self._run.renew(self._packed.renewed())
-        return self._run(*tensors)
+        if self._version != self._component.version:
+            self._version = self._component.version
+            self._source.update(self._packed.repack_changed())
+        return self._source(*tensors)

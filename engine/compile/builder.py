@@ -1,7 +1,8 @@
-"""``python -m engine.compile.builder``: builds fast runs of a model's parts, in a process of its own, so that the stream loses no frame.
+"""``python -m engine.compile.builder``: compile components in a separate process, so that the stream loses no frame.
 
-Reads a line of JSON for each, the recipe, on standard input, and ends when that is closed. A part is made of its configuration alone: what
-is compiled holds no weights, so that all checkpoints of one architecture share it, and a live LoRA changes them under its feet.
+Reads one JSON request per line on standard input, each with a recipe, and exits when that is closed. A component is
+created from its configuration alone and a build holds no weights. So all checkpoints of an architecture share it, and a
+live LoRA takes effect in it.
 """
 
 from __future__ import annotations
@@ -36,193 +37,197 @@ from engine.compile.fx_passes import rewrite
 from engine.compile.fx_source import constants, is_mostly_convolutions, write_source
 from engine.compile.packing import pack
 from engine.compile.partition import dynamic_inputs, partition
+from engine.shared.errors import first_line
+from engine.shared.files import replace_atomically, write_atomically
 
-#: Rows of the call that is traced; the batch stays open. Neither 0 nor 1, which tracing takes for constants.
-ROWS = 3
-SETTINGS = {
+#: Rows of the traced call; the batch stays open. Not 0 or 1, which tracing treats as constants.
+TRACED_ROWS = 3
+INDUCTOR_OPTIONS = {
     "aot_inductor.package_constants_in_so": False,
-    "always_keep_tensor_constants": True,  # short biases would be written into the code else
+    "always_keep_tensor_constants": True,  # else short biases are written into the code
     "aot_inductor.package": True,
-    "aot_inductor.compile_wrapper_opt_level": "O0",  # it calls kernels and does little itself: quicker to build
-    "aot_inductor.enable_frame_pointer": False,  # nor is it to be debugged
+    "aot_inductor.compile_wrapper_opt_level": "O0",  # the wrapper only calls kernels: build it quickly
+    "aot_inductor.enable_frame_pointer": False,  # for debugging only
     "aot_inductor.enable_line_tables": False,
-    "cpp.vec_isa_ok": True,  # what the processor says it can do it can, without trying it out
+    "cpp.vec_isa_ok": True,  # trust the processor's feature flags instead of test-compiling
 }
-#: On a processor: what takes long and gains nothing here.
-ON_CPU = {
-    "aot_inductor.precompile_headers": False,  # making them takes longer than they save
+#: Further options on a CPU: they skip work that takes long and gains nothing here.
+INDUCTOR_CPU_OPTIONS = {
+    "aot_inductor.precompile_headers": False,  # precompiling takes longer than it saves
     "cpp.enable_tiling_heuristics": False,
     "pattern_matcher": False,
 }
 
 
-class Flat(nn.Module):
-    """A module as a function of tensors alone."""
+class FlatModule(nn.Module):
+    """A module as a function of tensors alone; ``on_output`` receives the structure of each call's output."""
 
-    def __init__(self, module: nn.Module, form: TreeSpec, tell: Callable[[TreeSpec], None]) -> None:
+    def __init__(self, module: nn.Module, structure: TreeSpec, on_output: Callable[[TreeSpec], None]) -> None:
         super().__init__()
-        self.module, self._form, self._tell = module, form, tell
+        self.module, self._structure, self._on_output = module, structure, on_output
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        arguments, options = tree_unflatten(self._form, iter(tensors))
+        arguments, options = tree_unflatten(self._structure, iter(tensors))
         outputs: list[Tensor] = []
-        self._tell(tree_flatten(self.module(*arguments, **options), outputs))
+        self._on_output(tree_flatten(self.module(*arguments, **options), outputs))
         return tuple(outputs)
 
 
-def recipe(
-    name: str, module: nn.Module, shape: CallSignature, dtype: torch.dtype, device: torch.device, threads: int
+def make_recipe(
+    name: str, module: nn.Module, signature: CallSignature, dtype: torch.dtype, device: torch.device, threads: int
 ) -> dict[str, Any]:
-    """What a builder needs to know of a part, and with how many threads it is to run."""
+    """Return what the builder needs to create a component and compile it for ``threads`` threads, ready for JSON."""
     wrapped: Any = getattr(module, "wrapped", None)
-    whole: Any = module if wrapped is None else wrapped
+    configured: Any = module if wrapped is None else wrapped
     return {
-        "part": name,
-        "class": type(whole).__name__,
+        "component": name,
+        "class": type(configured).__name__,
         "wrapper": "" if wrapped is None else f"{type(module).__module__}:{type(module).__qualname__}",
-        "config": json.loads(whole.to_json_string()),
-        "form": shape.structure,
-        "tensors": shape.tensors,
+        "config": json.loads(configured.to_json_string()),
+        "structure": signature.structure,
+        "tensors": signature.tensors,
         "dtype": str(dtype).removeprefix("torch."),
         "device": str(device),
         "threads": threads,
     }
 
 
-def made(recipe: dict[str, Any]) -> nn.Module:
-    """The part of a recipe, its weights of any value."""
+def create_module(recipe: dict[str, Any]) -> nn.Module:
+    """Create the component of a recipe with uninitialised weights."""
     import diffusers
 
-    settings = {key: value for key, value in recipe["config"].items() if not key.startswith("_")}
+    config = {key: value for key, value in recipe["config"].items() if not key.startswith("_")}
     with torch.device("meta"):
-        module: Any = getattr(diffusers, recipe["class"]).from_config(settings)
+        module: Any = getattr(diffusers, recipe["class"]).from_config(config)
     module = module.to(getattr(torch, recipe["dtype"])).to_empty(device=recipe["device"]).requires_grad_(False).eval()
     module.to(memory_format=torch.channels_last)
     if not recipe["wrapper"]:
         return module
-    place, _, name = recipe["wrapper"].partition(":")
-    wrapper: Callable[[nn.Module], nn.Module] = getattr(importlib.import_module(place), name)
+    package, _, name = recipe["wrapper"].partition(":")
+    wrapper: Callable[[nn.Module], nn.Module] = getattr(importlib.import_module(package), name)
     return wrapper(module)
 
 
 @dataclass(frozen=True)
-class Exported:
-    """A part as a graph with an open batch: the ``form`` of what it gives, and the ``steady`` part that was cut out of it, if any.
+class ExportedComponent:
+    """A component as a graph with an open batch, without its ``static`` part, if it has one.
 
-    The placeholders of ``graph`` tell in their ``meta`` what it takes; ``program`` gives it as torch.export has it.
+    ``outputs`` is the structure of the module's output. The ``meta`` of the graph's placeholders describes its inputs.
+    ``program`` returns the graph as an ExportedProgram.
     """
 
     graph: fx.GraphModule
-    form: TreeSpec
+    outputs: TreeSpec
     program: Callable[[], Any]
-    steady: fx.GraphModule | None = None
+    static: fx.GraphModule | None = None
 
 
-def exported(recipe: dict[str, Any], any_size: bool = False) -> Exported:
-    """The part of a recipe, exported (see ``split`` for what is cut out); its pictures of any size that suits it, or of the recipe's."""
-    shape = CallSignature(
-        recipe["form"], tuple(TensorSpec(dtype, tuple(sizes), batched) for dtype, sizes, batched in recipe["tensors"])
-    )
-    results: list[TreeSpec] = []
-    flat = Flat(made(recipe), shape.structure, results.append)
-    tensors, batched = example_inputs(shape, ROWS, recipe["device"]), [batched for *_, batched in shape.tensors]
+def export(recipe: dict[str, Any], any_size: bool = False) -> ExportedComponent:
+    """Export the component of a recipe and partition it (see ``partition``).
+
+    Its images may have any size with ``any_size``, else the recipe's alone.
+    """
+    specs = (TensorSpec(dtype, tuple(sizes), is_batched) for dtype, sizes, is_batched in recipe["tensors"])
+    signature = CallSignature(recipe["structure"], tuple(specs))
+    outputs: list[TreeSpec] = []
+    flat = FlatModule(create_module(recipe), signature.structure, outputs.append)
+    tensors = example_inputs(signature, TRACED_ROWS, recipe["device"])
+    batched = [spec.is_batched for spec in signature.tensors]
     with torch.no_grad():
-        whole = torch.export.export(flat, tuple(tensors), dynamic_shapes={"tensors": _open(tensors, batched, any_size)})
-        changing, graph = dynamic_inputs(shape.tensors), whole.module(check_guards=False)
-        parts = partition(graph, changing, batched)
+        shapes = {"tensors": _dynamic_shapes(tensors, batched, any_size)}
+        whole = torch.export.export(flat, tuple(tensors), dynamic_shapes=shapes)
+        dynamic, graph = dynamic_inputs(signature.tensors), whole.module(check_guards=False)
+        parts = partition(graph, dynamic, batched)
         if parts is None:
-            return Exported(graph, results[-1], lambda: whole)
-    steady, rest = parts
+            return ExportedComponent(graph, outputs[-1], lambda: whole)
+    static_graph, dynamic_graph = parts
 
     def program() -> Any:
-        others = [i for i in range(len(tensors)) if i not in changing]
-        places = placeholders(rest)[len(changing) :]
-        sides = [*(batched[i] for i in changing), *(not isinstance(node.meta["val"].shape[0], int) for node in places)]
+        static_inputs = [tensor for i, tensor in enumerate(tensors) if i not in dynamic]
+        passed = placeholders(dynamic_graph)[len(dynamic) :]
+        is_batched = [*(batched[i] for i in dynamic), *(not isinstance(n.meta["val"].shape[0], int) for n in passed)]
         with torch.no_grad():
-            inputs = (*(tensors[i] for i in changing), *steady(*(tensors[i] for i in others)))
-            return torch.export.export(rest, inputs, dynamic_shapes=_open(inputs, sides, any_size, len(changing)))
+            inputs = (*(tensors[i] for i in dynamic), *static_graph(*static_inputs))
+            shapes = _dynamic_shapes(inputs, is_batched, any_size, len(dynamic))
+            return torch.export.export(dynamic_graph, inputs, dynamic_shapes=shapes)
 
-    return Exported(rest, results[-1], program, steady)
+    return ExportedComponent(dynamic_graph, outputs[-1], program, static_graph)
 
 
-def _open(
-    tensors: Sequence[Tensor], batched: Sequence[bool], any_size: bool, pictures: int = MAX_ROWS
+def _dynamic_shapes(
+    tensors: Sequence[Tensor], batched: Sequence[bool], any_size: bool, images: int = MAX_ROWS
 ) -> tuple[dict[int, Any], ...]:
-    """The open dimensions: the batch of batched tensors, and with ``any_size`` the sides of pictures among the first tensors."""
+    """Return each tensor's open dimensions: the batch, and with ``any_size`` the sides of the first ``images``."""
     batch = torch.export.Dim("batch", min=1, max=MAX_ROWS)
-    dimensions = []
-    for place, (tensor, rows) in enumerate(zip(tensors, batched, strict=True)):
-        sides = (
-            dict.fromkeys((2, 3), torch.export.Dim.AUTO) if any_size and tensor.dim() == 4 and place < pictures else {}
-        )
-        dimensions.append(({0: batch} if rows else {}) | sides)
-    return tuple(dimensions)
+    shapes = []
+    for i, (tensor, is_batched) in enumerate(zip(tensors, batched, strict=True)):
+        has_open_sides = any_size and tensor.dim() == 4 and i < images
+        sides = dict.fromkeys((2, 3), torch.export.Dim.AUTO) if has_open_sides else {}
+        shapes.append(({0: batch} if is_batched else {}) | sides)
+    return tuple(shapes)
 
 
-def build(recipe: dict[str, Any], path: Path, engine: bool = False) -> None:
-    """Builds a fast run of the recipe's part. ``path``, a .json file that is there when all is, says what it is and how it is called.
+def build(recipe: dict[str, Any], path: Path, use_tensorrt: bool = False) -> None:
+    """Build the component of a recipe. ``path`` is the .json file with the build's metadata, written last.
 
-    Beside it lie its own constants, and a .pt2 package or, as ``engine``, a TensorRT .plan; a graph of convolutions is kept as its source.
+    Next to it lie the build's constants, and an AOTInductor package (.pt2) or a TensorRT engine (.plan). A graph that
+    is mostly convolutions is stored as source in the metadata.
     """
     from safetensors.torch import save_file
 
-    made = exported(recipe, any_size=engine)
-    own = constants(made.graph) | (constants(made.steady) if made.steady else {})
-    save_file(
-        {name: value.detach().cpu().contiguous().clone() for name, value in own.items()},
-        path.with_suffix(".safetensors"),
-    )
-    changing = dynamic_inputs(recipe["tensors"])
-    told: dict[str, Any] = {
-        "result": made.form,
-        "changing": changing,
-        "steady": made.steady and write_source(made.steady),
+    exported = export(recipe, any_size=use_tensorrt)
+    graph, static = exported.graph, exported.static
+    tensors = constants(graph) | (constants(static) if static else {})
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    save_file(tensors, path.with_suffix(".safetensors"))
+    dynamic = dynamic_inputs(recipe["tensors"])
+    metadata: dict[str, Any] = {
+        "outputs": exported.outputs,
+        "dynamic": dynamic,
+        "static": static and write_source(static),
         "packings": {},
     }
-    if engine:
-        pictures = CallSignature(
-            (), tuple(tensor for i, tensor in enumerate(recipe["tensors"]) if made.steady is None or i in changing)
-        )
-        tensorrt.build(made.program(), pictures, path.with_suffix(".plan"))
-        told["run"] = "engine"
+    if use_tensorrt:
+        inputs = [spec for i, spec in enumerate(recipe["tensors"]) if static is None or i in dynamic]
+        signature = CallSignature((), tuple(TensorSpec(*spec) for spec in inputs))
+        tensorrt.build(exported.program(), signature, path.with_suffix(".plan"))
+        metadata["backend"] = "tensorrt"
     else:
         if recipe["device"] == "cpu":
-            rewrite(made.graph)
-            told["packings"] = pack(made.graph)
-        if told["packings"] and is_mostly_convolutions(made.graph):
-            told |= {"run": "source", "graph": write_source(made.graph)}
+            rewrite(graph)
+            metadata["packings"] = pack(graph)
+        if metadata["packings"] and is_mostly_convolutions(graph):
+            metadata |= {"backend": "source", "graph": write_source(graph)}
         else:
-            _compile(made.graph, recipe["device"], path.with_suffix(".pt2"))
-            told["run"] = "package"
-    unfinished = path.with_suffix(f".{os.getpid()}.json")
-    unfinished.write_text(json.dumps(told), encoding="utf-8")
-    unfinished.replace(path)
+            _compile(graph, recipe["device"], path.with_suffix(".pt2"))
+            metadata["backend"] = "package"
+    write_atomically(path, json.dumps(metadata))
 
 
 def _compile(graph: fx.GraphModule, device: str, path: Path) -> None:
+    """Compile the graph to an AOTInductor package."""
     from torch._inductor.package.package import package_aoti
 
-    unfinished = path.with_suffix(f".{os.getpid()}.pt2")
-    settings = SETTINGS | (ON_CPU if device == "cpu" else {})
+    options = INDUCTOR_OPTIONS | (INDUCTOR_CPU_OPTIONS if device == "cpu" else {})
     inputs = tuple(node.meta["val"] for node in placeholders(graph))
-    compiled: Any = torch._inductor.aot_compile(graph, inputs, options=_known(settings))
-    package_aoti(str(unfinished), compiled)
-    unfinished.replace(path)
+    files: Any = torch._inductor.aot_compile(graph, inputs, options=_supported(options))
+    with replace_atomically(path) as temporary:
+        package_aoti(str(temporary), files)
 
 
-def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those settings that this release of the compiler has; those that older ones lack only save time."""
-    has = torch._inductor.config.get_config_copy()
-    return {name: value for name, value in settings.items() if name in has}
+def _supported(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that this release of the compiler has; those that older releases lack only save time."""
+    config = torch._inductor.config.get_config_copy()
+    return {name: value for name, value in options.items() if name in config}
 
 
 def placeholders(graph: fx.GraphModule) -> list[fx.Node]:
-    """The graph's inputs."""
+    """Return the graph's inputs."""
     return [node for node in graph.graph.nodes if node.op == "placeholder"]
 
 
-def _import() -> None:
-    """What every build needs: done before the first is asked for, where this process was started in time."""
+def _import_compiler() -> None:
+    """Import what every build needs, so that a process started early is ready for the first request."""
     for name in (
         "diffusers",
         "safetensors.torch",
@@ -233,35 +238,35 @@ def _import() -> None:
         importlib.import_module(name)
     from torch._inductor.cpu_vec_isa import pick_vec_isa
 
-    with torch._inductor.config.patch(_known(SETTINGS)):
-        pick_vec_isa()  # it tries out what the compiler here can do
+    with torch._inductor.config.patch(_supported(INDUCTOR_OPTIONS)):
+        pick_vec_isa()  # cached from here on
 
 
-def main() -> None:
-    """The process: an answer for each line, empty where all went well."""
-    wishes: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+def main(answers: int) -> None:
+    """Build each request; answer with one line on file descriptor ``answers``: the error, empty on success."""
+    requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
-    def listen() -> None:
+    def read_requests() -> None:
         for line in sys.stdin:
-            wishes.put(json.loads(line))
-        os._exit(0)  # whoever asked is gone, in whatever way, or wants no more
+            requests.put(json.loads(line))
+        os._exit(0)  # the engine closed its end or died
 
-    threading.Thread(target=listen, daemon=True).start()
+    threading.Thread(target=read_requests, daemon=True).start()
     gc.disable()  # graphs are millions of small objects that live as long as this process
-    with contextlib.suppress(Exception):  # what fails fails again at the build, and is told there
-        _import()
+    with contextlib.suppress(Exception):  # a build raises the same error again, and that one is reported
+        _import_compiler()
     while True:
-        wish = wishes.get()
-        torch.set_num_threads(wish["recipe"]["threads"])  # written into the code
+        request = requests.get()
+        torch.set_num_threads(request["recipe"]["threads"])  # the generated code contains the number
         try:
-            build(wish["recipe"], Path(wish["path"]), wish["engine"])
+            build(request["recipe"], Path(request["path"]), request["tensorrt"])
             answer = ""
         except Exception as error:
-            answer = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        os.write(ANSWERS, answer.encode() + b"\n")
+            answer = first_line(error)
+        os.write(answers, answer.encode() + b"\n")
 
 
 if __name__ == "__main__":
-    ANSWERS = os.dup(1)
-    os.dup2(2, 1)  # compilers print what they like
-    main()
+    answers = os.dup(1)
+    os.dup2(2, 1)  # compilers print to standard output
+    main(answers)

@@ -1,7 +1,7 @@
 """Dispatch of a model component's calls to compiled backends, from the first frame on.
 
-A call is identified by its signature: the structure of its arguments, and each tensor's dtype and size apart from the batch.
-A signature that has a backend runs on it. Any other runs the module itself, and is recorded as requested.
+A call is identified by its signature: the structure of its arguments, and each tensor's dtype and size apart from the
+batch. A signature that has a backend runs on it. Any other runs the module itself, and is recorded as requested.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_ROWS = 63
 
 
 class TensorSpec(NamedTuple):
-    """The dtype and size of a tensor argument; ``sizes`` leave out the first dimension where that is the batch."""
+    """Dtype and size of a tensor argument; ``sizes`` leave out the first dimension if that is the batch."""
 
     dtype: str
     sizes: tuple[int, ...]
@@ -29,7 +29,7 @@ class TensorSpec(NamedTuple):
 
 @dataclass(frozen=True)
 class CallSignature:
-    """The structure of a call's arguments and the specs of its tensors: one backend serves all calls that share them."""
+    """Structure of a call's arguments and the specs of its tensors: one backend serves all calls that share both."""
 
     structure: TreeSpec
     tensors: tuple[TensorSpec, ...]
@@ -37,9 +37,10 @@ class CallSignature:
 
 @dataclass(frozen=True)
 class Backend:
-    """A faster implementation: ``call`` takes the tensors of a call and returns what the module would.
+    """A fast implementation: ``call`` takes the tensors of a call and returns what the module would.
 
-    ``max_rows`` is its largest batch. ``version`` is that of the weights it holds a copy of, None where it follows them.
+    ``max_rows`` is its largest batch. ``version`` is that of the weights it holds a copy of, None where it follows
+    them.
     """
 
     call: Callable[[Sequence[Tensor]], Any]

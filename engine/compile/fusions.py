@@ -1,41 +1,43 @@
-"""Algebra that makes an autoencoder cheaper on a CPU and changes nothing but rounding.
+"""Fused layers of an autoencoder: algebra that saves CPU time and changes nothing but rounding.
 
-A picture doubled by repeating its pixels and then convolved by 3×3 is one transposed convolution of stride 2 with a 4×4 kernel: of the nine
-taps of an output pixel several fall on the same input pixel. That is 4/9 of the arithmetic, and the doubled picture is never written.
+Nearest-neighbour upsampling by 2 followed by a 3×3 convolution is one transposed convolution of stride 2 with a 4×4
+kernel: of the nine taps of an output pixel, several read the same input pixel. It takes 4/9 of the arithmetic, and the
+upsampled image is never written to memory.
 
-Convolutions with nothing between are one, and cheaper where a picture is on one side, which has far fewer channels than what lies between.
-Only along the edges they are not: there the first ones' results outside the picture count as nothing, which the one kernel cannot know, so
-what they would have added is taken off again. All of these kernels are read off what the convolutions make of single ones on the coarser
-side, which has fewer; where they halve, they are turned round for that.
+Consecutive convolutions with nothing between them are one convolution. That saves most next to the image, which has far
+fewer channels than the layers inside. The edges need a correction: outside the image the inner layers' results are
+replaced by their zero padding, which a single kernel does not see. So their contribution there is subtracted. All
+kernels are read off the chain's response to single pixels on the coarse side, which has fewer of them; a chain that
+downsamples is transposed first.
 
-Their cells of 2×2, 4×4 or 8×8 pixels are taken as pictures lie in memory, channels last: the pixels of a cell's row are one of so many
-times the channels, so that nothing is moved on the way in, and whole rows of cells on the way out.
+Cells of 2×2, 4×4 or 8×8 fine pixels correspond to one coarse pixel. Images lie in memory channels last, so a row of a
+cell is a view: its pixels become channels without a copy on the way in, and whole rows of cells are written on the way
+out.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, pad, pixel_unshuffle
 
-#: Channels of a picture at most.
-FEW = 4
-#: Halvings or doublings at most that become one with the convolution at the picture.
-LEVELS = 3
+#: Most channels of a tensor that counts as an image.
+MAX_IMAGE_CHANNELS = 4
+#: Most layers of stride 2 that are fused with the convolution at the image.
+MAX_FUSED_LEVELS = 3
 
 
 class UpsampleConv2d(nn.Module):
-    """What ``Upsample(2, nearest)`` followed by ``convolution`` (3×3, padding 1) does: (B, C, h, w) → (B, C', 2h, 2w)."""
+    """``Upsample(2, nearest)`` and ``convolution`` (3×3, padding 1) as one layer: (B, C, h, w) → (B, C', 2h, 2w)."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
-        self.weight = nn.Parameter(spread(convolution.weight), requires_grad=False)
+        self.weight = nn.Parameter(upsample_kernel(convolution.weight), requires_grad=False)
         self.bias = convolution.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,134 +45,148 @@ class UpsampleConv2d(nn.Module):
 
 
 @torch.no_grad()
-def spread(kernel: Tensor) -> Tensor:
-    """(C', C, 3, 3) → (C, C', 4, 4): a transposed kernel reads backwards, and each tap reaches two pixels of the doubled picture."""
-    turned = kernel.transpose(0, 1).flip(2, 3).float()
-    spread = turned.new_zeros(*turned.shape[:2], 4, 4)
+def upsample_kernel(kernel: Tensor) -> Tensor:
+    """Return the transposed kernel of upsampling and convolution, (C', C, 3, 3) → (C, C', 4, 4).
+
+    A transposed convolution reads its kernel backwards, and each tap reaches two pixels of the upsampled image.
+    """
+    flipped = kernel.transpose(0, 1).flip(2, 3).float()
+    result = flipped.new_zeros(*flipped.shape[:2], 4, 4)
     for y in (0, 1):
         for x in (0, 1):
-            spread[:, :, y : y + 3, x : x + 3] += turned
-    return spread.to(kernel.dtype).contiguous(memory_format=torch.channels_last)
+            result[:, :, y : y + 3, x : x + 3] += flipped
+    return result.to(kernel.dtype).contiguous(memory_format=torch.channels_last)
 
 
 class FusedConvolutions(nn.Module):
-    """Convolutions in a row as one of 3×3 between cells: n×n pixels of the finer side against one of the coarser.
+    """A chain of convolutions as one 3×3 convolution between cells of n×n fine pixels and coarse pixels.
 
-    (B, C, n·h, n·w) → (B, C', h, w) where they halve, (B, C, h, w) → (B, C', n·h, n·w) where they double, n = 2, 4 or 8.
-    Row, column and corner kernels take off what each convolution but the last would have added outside the picture.
+    (B, C, n·h, n·w) → (B, C', h, w) for a chain that downsamples, (B, C, h, w) → (B, C', n·h, n·w) for one that
+    upsamples, n = 2, 4 or 8. Row, column and corner kernels subtract what all layers but the last would have added
+    outside the image.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.halves = not isinstance(layers[0], UpsampleConv2d)
-        self.side = side = 2 ** (len(layers) - 1)
-        run = copy.deepcopy(nn.Sequential(*layers)).float()
+        self.downsamples = not isinstance(layers[0], UpsampleConv2d)
+        self.cell_side = side = 2 ** (len(layers) - 1)
+        chain = copy.deepcopy(nn.Sequential(*layers)).float()
         like = next(layers[-1].parameters())
+        first_weight = next(layers[0].parameters())
+        coarse_channels = len(like) if self.downsamples else first_weight.shape[0]
 
-        def mutual(y: _Place, x: _Place) -> Tensor:
-            """What a coarser cell at (y, x) and the finer cells around it are to each other, as a kernel (C', C, ys, xs)."""
-            lit = pad(
-                torch.eye(coarser, device=like.device)[..., None, None], (x.at, x.of - x.at - 1, y.at, y.of - y.at - 1)
+        def kernel_at(y: _CellPosition, x: _CellPosition) -> Tensor:
+            """Return the kernel (C', C, ys, xs) between the coarse pixel at (y, x) and the cells around it."""
+            impulses = pad(
+                torch.eye(coarse_channels, device=like.device)[..., None, None],
+                (x.at, x.of - x.at - 1, y.at, y.of - y.at - 1),
             )
-            finer = self._finer(_turned(run, lit) if self.halves else run(lit) - run(torch.zeros_like(lit[:1])))
-            finer = finer[:, :, y.reached, x.reached]
-            return finer if self.halves else finer.flip(2, 3).transpose(0, 1)
+            if self.downsamples:
+                cells = self._to_cells(_transpose_chain(chain, impulses))
+                return cells[:, :, y.reached, x.reached]
+            cells = self._to_cells(chain(impulses) - chain(torch.zeros_like(impulses[:1])))
+            return cells[:, :, y.reached, x.reached].flip(2, 3).transpose(0, 1)
 
         with torch.no_grad():
-            first = next(layers[0].parameters()).shape
-            coarser = len(like) if self.halves else first[0]
-            zeros = torch.zeros(
-                1, first[1] if self.halves else coarser, *[3 * side if self.halves else 3] * 2, device=like.device
-            )
-            nothing = run(zeros) if self.halves else self._finer(run(zeros))
-            kernel, bias = mutual(_AMIDST, _AMIDST), nothing[0, :, 1, 1]
-            rows = [mutual(end, _AMIDST) - kernel[:, :, 1:2] for end in _ENDS]
-            columns = [mutual(_AMIDST, end) - kernel[..., 1:2] for end in _ENDS]
-            meeting = [mutual(_ENDS[i], _ENDS[j])[..., 0, 0] for i, j in _CORNERS]
-        row_biases, column_biases = (
-            [nothing[0, :, y, 1] - bias for y in (0, 2)],
-            [nothing[0, :, 1, x] - bias for x in (0, 2)],
-        )
+            if self.downsamples:
+                response_to_zeros = chain(torch.zeros(1, first_weight.shape[1], 3 * side, 3 * side, device=like.device))
+            else:
+                response_to_zeros = self._to_cells(chain(torch.zeros(1, coarse_channels, 3, 3, device=like.device)))
+            kernel, bias = kernel_at(_INTERIOR, _INTERIOR), response_to_zeros[0, :, 1, 1]
+            rows = [kernel_at(edge, _INTERIOR) - kernel[:, :, 1:2] for edge in _EDGES]
+            columns = [kernel_at(_INTERIOR, edge) - kernel[..., 1:2] for edge in _EDGES]
+            corner_kernels = [kernel_at(_EDGES[i], _EDGES[j])[..., 0, 0] for i, j in _CORNERS]
+        row_biases = [response_to_zeros[0, :, y, 1] - bias for y in (0, 2)]
+        column_biases = [response_to_zeros[0, :, 1, x] - bias for x in (0, 2)]
         corners, corner_biases = [], []
-        for (i, j), met in zip(_CORNERS, meeting, strict=True):
-            corners.append(met - kernel[:, :, 1, 1] - rows[i][:, :, 0, 1] - columns[j][:, :, 1, 0])
-            corner_biases.append(nothing[0, :, 2 * i, 2 * j] - bias - row_biases[i] - column_biases[j])
-        laid = functools.partial(_tall, side=side) if self.halves else lambda kernel: kernel
-        self.kernel, self.bias = _parameter(laid(kernel), like), _parameter(bias, like)
-        self.rows, self.row_bias = _parameter(laid(torch.cat(rows)), like), _parameter(torch.cat(row_biases), like)
-        self.columns, self.column_bias = (
-            _parameter(laid(torch.cat(columns)), like),
-            _parameter(torch.cat(column_biases), like),
-        )
-        self.corners = _parameter(laid(torch.cat(corners)[..., None, None]), like)
+        for (i, j), corner in zip(_CORNERS, corner_kernels, strict=True):
+            corners.append(corner - kernel[:, :, 1, 1] - rows[i][:, :, 0, 1] - columns[j][:, :, 1, 0])
+            corner_biases.append(response_to_zeros[0, :, 2 * i, 2 * j] - bias - row_biases[i] - column_biases[j])
+
+        def kernel_parameter(value: Tensor) -> nn.Parameter:
+            return _parameter(_to_row_kernel(value, side) if self.downsamples else value, like)
+
+        self.kernel, self.bias = kernel_parameter(kernel), _parameter(bias, like)
+        self.rows, self.row_bias = kernel_parameter(torch.cat(rows)), _parameter(torch.cat(row_biases), like)
+        self.columns = kernel_parameter(torch.cat(columns))
+        self.column_bias = _parameter(torch.cat(column_biases), like)
+        self.corners = kernel_parameter(torch.cat(corners)[..., None, None])
         self.corner_bias = _parameter(torch.cat(corner_biases), like)
 
     def forward(self, x: Tensor) -> Tensor:
-        cell = 1
-        if self.halves:
-            x, cell = _joined(x, self.side), self.side
-        stride = (cell, 1)
-        whole = conv2d(x, self.kernel, self.bias, stride, stride)
-        ends = _ends(x, 2, cell)
-        top, bottom = conv2d(ends, self.rows, self.row_bias, stride, (0, 1)).chunk(2, 1)
-        left, right = conv2d(_ends(x, 3), self.columns, self.column_bias, stride, (cell, 0)).chunk(2, 1)
-        whole[:, :, :1].add_(top[:, :, :1])
-        whole[:, :, -1:].add_(bottom[:, :, 1:])
-        whole[..., :1].add_(left[..., :1])
-        whole[..., -1:].add_(right[..., 1:])
-        corners = conv2d(_ends(ends, 3), self.corners, self.corner_bias, stride).chunk(4, 1)
+        cell_height = 1
+        if self.downsamples:
+            x, cell_height = _columns_to_channels(x, self.cell_side), self.cell_side
+        stride = (cell_height, 1)
+        result = conv2d(x, self.kernel, self.bias, stride, stride)
+        edge_rows = _concatenate_edges(x, 2, cell_height)
+        top, bottom = conv2d(edge_rows, self.rows, self.row_bias, stride, (0, 1)).chunk(2, 1)
+        edge_columns = _concatenate_edges(x, 3)
+        left, right = conv2d(edge_columns, self.columns, self.column_bias, stride, (cell_height, 0)).chunk(2, 1)
+        result[:, :, :1].add_(top[:, :, :1])
+        result[:, :, -1:].add_(bottom[:, :, 1:])
+        result[..., :1].add_(left[..., :1])
+        result[..., -1:].add_(right[..., 1:])
+        corners = conv2d(_concatenate_edges(edge_rows, 3), self.corners, self.corner_bias, stride).chunk(4, 1)
         for corner, (i, j) in zip(corners, _CORNERS, strict=True):
-            whole[:, :, -i : 1 - i or None, -j : 1 - j or None].add_(corner[:, :, i : i + 1, j : j + 1])
-        return whole if self.halves else _shuffled(whole, self.side)
+            result[:, :, -i : 1 - i or None, -j : 1 - j or None].add_(corner[:, :, i : i + 1, j : j + 1])
+        return result if self.downsamples else _cells_to_pixels(result, self.cell_side)
 
-    def _finer(self, x: Tensor) -> Tensor:
-        """The finer side as cells; where it is what they make, as ``_shuffled`` takes it."""
-        cells = pixel_unshuffle(x, self.side)
-        return cells if self.halves else cells.unflatten(1, (-1, self.side**2)).transpose(1, 2).flatten(1, 2)
+    def _to_cells(self, x: Tensor) -> Tensor:
+        """Return fine pixels as cells; for a chain that upsamples, in the order that ``_cells_to_pixels`` takes."""
+        cells = pixel_unshuffle(x, self.cell_side)
+        if self.downsamples:
+            return cells
+        return cells.unflatten(1, (-1, self.cell_side**2)).transpose(1, 2).flatten(1, 2)
 
 
-def _turned(run: nn.Sequential, x: Tensor) -> Tensor:
-    """Convolutions the other way round: how much each of their inputs counts for ``x`` of their outputs."""
-    for layer in reversed(run):
+def _transpose_chain(chain: nn.Sequential, x: Tensor) -> Tensor:
+    """Run convolutions backwards: return the weight of each of their inputs in the outputs ``x``."""
+    for layer in reversed(chain):
         assert isinstance(layer, nn.Conv2d)
         x = conv_transpose2d(x, layer.weight, stride=layer.stride, padding=1, output_padding=layer.stride[0] - 1)
     return x
 
 
-class _Place(NamedTuple):
-    """Where along a side a cell lies: the how-manieth ``at`` ``of`` so many, and which of them are ``reached`` from it."""
+class _CellPosition(NamedTuple):
+    """Position of a cell on one axis: index ``at`` of ``of`` cells; ``reached`` selects those its kernel covers."""
 
     at: int
     of: int
     reached: slice
 
 
-#: A cell with others on both sides; the first and the last of a side, whose kernels beyond what is amidst are told for themselves alone.
-_AMIDST, _ENDS = _Place(1, 3, slice(0, 3)), (_Place(0, 2, slice(0, 1)), _Place(1, 2, slice(1, 2)))
-#: Top or bottom, left or right.
+#: An interior cell, with neighbours on both sides.
+_INTERIOR = _CellPosition(1, 3, slice(0, 3))
+#: The first and last cell on an axis. For these, only the correction to the interior kernel is stored.
+_EDGES = (_CellPosition(0, 2, slice(0, 1)), _CellPosition(1, 2, slice(1, 2)))
+#: (0 top or 1 bottom, 0 left or 1 right).
 _CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
-def _ends(x: Tensor, dimension: int, count: int = 1) -> Tensor:
-    """The first and the last ``count`` of a dimension."""
+def _concatenate_edges(x: Tensor, dimension: int, count: int = 1) -> Tensor:
+    """Return the first and the last ``count`` entries of a dimension as one tensor."""
     return torch.cat([x.narrow(dimension, 0, count), x.narrow(dimension, x.shape[dimension] - count, count)], dimension)
 
 
-def _joined(x: Tensor, side: int) -> Tensor:
-    """``side`` pixels of a row as one, (B, C, h, n·w) → (B, n·C, h, w): the leftmost one's channels first."""
+def _columns_to_channels(x: Tensor, side: int) -> Tensor:
+    """Merge ``side`` pixels of a row into one, (B, C, h, n·w) → (B, n·C, h, w), from the left."""
     rows = x.permute(0, 2, 3, 1)
     return rows.reshape(*rows.shape[:2], rows.shape[2] // side, side * rows.shape[3]).permute(0, 3, 1, 2)
 
 
-def _tall(kernel: Tensor, side: int) -> Tensor:
-    """A kernel (C', C·n², y, x) on cells as one on ``_joined``, (C', n·C, n·y, x). Of a cell below, only the first row is reached."""
+def _to_row_kernel(kernel: Tensor, side: int) -> Tensor:
+    """Convert a kernel on cells, (C', C·n², y, x), to one on merged columns, (C', n·C, n·y, x).
+
+    Of the cell below, a chain reaches only the first row: the kernel's other rows are cut off.
+    """
     out, cells, y, x = kernel.shape
     taps = kernel.view(out, cells // side**2, side, side, y, x).permute(0, 3, 1, 4, 2, 5)
     return taps.reshape(out, cells // side, side * y, x)[:, :, : 2 * side + 1]
 
 
-def _shuffled(cells: Tensor, side: int) -> Tensor:
-    """The pixels of each cell beside each other, (B, n²·C, h, w) → (B, C, n·h, n·w): the upper row first, from the left."""
+def _cells_to_pixels(cells: Tensor, side: int) -> Tensor:
+    """Unfold each cell's channels into pixels, (B, n²·C, h, w) → (B, C, n·h, n·w): row by row, from the left."""
     count, channels, height, width = cells.shape
     rows = cells.permute(0, 2, 3, 1).reshape(count, height, width, side, channels // side).transpose(2, 3)
     return rows.reshape(count, side * height, side * width, channels // side**2).permute(0, 3, 1, 2)
@@ -182,56 +198,53 @@ def _parameter(value: Tensor, like: Tensor) -> nn.Parameter:
 
 
 def fuse_adjacent_convolutions(module: nn.Module) -> None:
-    """Replaces convolutions in a row by one, where the first or the last meets the picture itself; ``fuse_upsampling`` goes before."""
+    """Fuse chains of convolutions whose first or last layer meets the image itself. Run ``fuse_upsampling`` before."""
     for parent in module.modules():
         if not isinstance(parent, nn.Sequential):
             continue
-        places = [i for i, layer in enumerate(parent) if not isinstance(layer, nn.Identity)]
-        layers = [parent[i] for i in places]
+        indices = [i for i, layer in enumerate(parent) if not isinstance(layer, nn.Identity)]
+        layers = [parent[i] for i in indices]
         for k, layer in enumerate(layers):
-            if not _plain(layer):
+            if not _is_conv3x3(layer):
                 continue
-            halving = list(itertools.takewhile(lambda one: _plain(one, stride=2), layers[k + 1 : k + 1 + LEVELS]))
-            doubling = list(
-                itertools.takewhile(
-                    lambda one: isinstance(one, UpsampleConv2d), reversed(layers[max(0, k - LEVELS) : k])
-                )
-            )
-            if layer.in_channels <= FEW and halving:
-                row = range(k, k + 1 + len(halving))
-            elif layer.out_channels <= FEW and doubling:
-                row = range(k - len(doubling), k + 1)
+            after, before = layers[k + 1 : k + 1 + MAX_FUSED_LEVELS], layers[max(0, k - MAX_FUSED_LEVELS) : k]
+            downsampling = list(itertools.takewhile(lambda one: _is_conv3x3(one, stride=2), after))
+            upsampling = list(itertools.takewhile(lambda one: isinstance(one, UpsampleConv2d), reversed(before)))
+            if layer.in_channels <= MAX_IMAGE_CHANNELS and downsampling:
+                chain = range(k, k + 1 + len(downsampling))
+            elif layer.out_channels <= MAX_IMAGE_CHANNELS and upsampling:
+                chain = range(k - len(upsampling), k + 1)
             else:
                 continue
-            composed = FusedConvolutions([layers[i] for i in row])
-            for i in row:
-                parent[places[i]] = composed if i == row[0] else nn.Identity()
+            fused = FusedConvolutions([layers[i] for i in chain])
+            for i in chain:
+                parent[indices[i]] = fused if i == chain[0] else nn.Identity()
 
 
 def fuse_upsampling(module: nn.Module) -> None:
-    """Replaces every doubling and the convolution after it inside ``module``."""
+    """Replace every upsampling by 2 inside ``module``, and the convolution after it, by one layer."""
     for parent in module.modules():
         if isinstance(parent, nn.Sequential):
             for i in range(len(parent) - 1):
                 before, after = parent[i], parent[i + 1]
-                if _doubles(before) and _plain(after):
+                if _is_upsample2x(before) and _is_conv3x3(after):
                     parent[i], parent[i + 1] = UpsampleConv2d(after), nn.Identity()
-        elif (
-            type(parent).__name__ == "Upsample2D" and parent.interpolate and parent.norm is None and _plain(parent.conv)
-        ):
+        elif _is_diffusers_upsampler(parent) and _is_conv3x3(parent.conv):
             parent.conv, parent.interpolate = UpsampleConv2d(parent.conv), False
 
 
-def _doubles(module: nn.Module) -> bool:
+def _is_diffusers_upsampler(module: nn.Module) -> TypeGuard[Any]:
+    """Return whether the module is diffusers' upsampling by 2, with no normalisation before it."""
+    return type(module).__name__ == "Upsample2D" and bool(module.interpolate) and module.norm is None
+
+
+def _is_upsample2x(module: nn.Module) -> bool:
     return isinstance(module, nn.Upsample) and module.mode == "nearest" and module.scale_factor in (2, 2.0)
 
 
-def _plain(module: nn.Module | None, stride: int = 1) -> TypeGuard[nn.Conv2d]:
+def _is_conv3x3(module: nn.Module | None, stride: int = 1) -> TypeGuard[nn.Conv2d]:
+    """Return whether the module is a dense 3×3 convolution with that stride and padding 1."""
     if not isinstance(module, nn.Conv2d) or module.groups != 1:
         return False
-    return (module.kernel_size, module.stride, module.padding, module.dilation) == (
-        (3, 3),
-        (stride, stride),
-        (1, 1),
-        (1, 1),
-    )
+    expected = ((3, 3), (stride, stride), (1, 1), (1, 1))
+    return (module.kernel_size, module.stride, module.padding, module.dilation) == expected

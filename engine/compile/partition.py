@@ -1,7 +1,7 @@
-"""A part's graph in two: what follows from prompts and timesteps alone, and the rest, which takes that as given.
+"""Partition of a graph: a static part that depends on prompts and timesteps alone, and a dynamic part with the rest.
 
-Keys and values of the prompt, embeddings of the timesteps and what every layer makes of them are the same from tick to tick. Found in the
-graph itself, so for every architecture alike: whatever no picture leads to.
+The prompt's keys and values, the timestep embeddings and what every layer computes from them are the same from tick to
+tick. They are read off the graph, so this works for every architecture: a node is static if no image leads to it.
 """
 
 from __future__ import annotations
@@ -12,112 +12,123 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-#: Dimensions of a picture or a latent; such a tensor, and the first of a call, is new at every tick.
-PICTURE = 4
+#: Dimensions of an image or a latent.
+IMAGE_DIMENSIONS = 4
 
 
 def dynamic_inputs(tensors: Sequence[tuple[str, tuple[int, ...], bool]]) -> list[int]:
-    """Which tensors of a call are new at every tick; the others steer. Sizes are told beside the batch."""
-    return [i for i, (_, sizes, batched) in enumerate(tensors) if i == 0 or len(sizes) + batched >= PICTURE]
+    """Return the indices of a call's tensors that are new at every tick: the first one, images and latents.
+
+    ``tensors`` are (dtype, sizes, is_batched); ``sizes`` leave out the batch.
+    """
+    return [
+        i for i, (_, sizes, is_batched) in enumerate(tensors) if i == 0 or len(sizes) + is_batched >= IMAGE_DIMENSIONS
+    ]
 
 
 def partition(
-    graph: fx.GraphModule, changing: Sequence[int], batched: Sequence[bool]
+    graph: fx.GraphModule, dynamic: Sequence[int], batched: Sequence[bool]
 ) -> tuple[fx.GraphModule, fx.GraphModule] | None:
-    """(steady, rest) of a graph whose inputs ``changing`` are new at every tick; None where nothing is steady.
+    """Split a graph whose ``dynamic`` inputs are new at every tick into (static, dynamic); None if all is dynamic.
 
-    ``steady`` takes the other inputs and gives a list of tensors, contiguous; ``rest`` takes those that change and then that list.
-    The first dimension of each ``batched`` input is the batch, the only open one.
+    The static graph takes the other inputs and returns a list of tensors, contiguous. The dynamic graph takes the
+    dynamic inputs, then that list. The first dimension of each ``batched`` input is the batch, the only open one.
     """
-    places = [node for node in graph.graph.nodes if node.op == "placeholder"]
-    kept = [place for i, place in enumerate(places) if i not in changing]
-    if not any(batched[i] for i in range(len(places)) if i not in changing):
+    inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    static_inputs = [node for i, node in enumerate(inputs) if i not in dynamic]
+    if not any(batched[i] for i in range(len(inputs)) if i not in dynamic):
         return None
-    moves = {places[i] for i in changing}
-    sizes = {node for node in graph.graph.nodes if _is_size(node)}
-    constant: set[fx.Node] = set()
+    dynamic_nodes = {inputs[i] for i in dynamic}
+    sizes = {node for node in graph.graph.nodes if _is_batch_size(node)}
+    constants: set[fx.Node] = set()
     for node in graph.graph.nodes:
-        inputs = node.all_input_nodes
+        operands = node.all_input_nodes
         if node.op == "get_attr" or (
-            node.op == "call_function" and node not in sizes and all(one in constant for one in inputs)
+            node.op == "call_function" and node not in sizes and all(one in constants for one in operands)
         ):
-            constant.add(node)
-        elif node.op == "output" or any(one in moves for one in inputs if one not in sizes):
-            moves.add(node)
-    anywhere = constant | sizes
+            constants.add(node)
+        elif node.op == "output" or any(one in dynamic_nodes for one in operands if one not in sizes):
+            dynamic_nodes.add(node)
+    available_on_both = constants | sizes
 
-    def border() -> list[fx.Node]:
-        found = (one for node in graph.graph.nodes if node in moves for one in node.all_input_nodes)
-        return list(dict.fromkeys(one for one in found if one not in moves and one not in anywhere))
+    def boundary() -> list[fx.Node]:
+        operands = (one for node in graph.graph.nodes if node in dynamic_nodes for one in node.all_input_nodes)
+        return list(dict.fromkeys(one for one in operands if one not in dynamic_nodes and one not in available_on_both))
 
-    # What cannot be handed over as it is, such as heads folded into the batch, is made again on the other side.
-    while again := [node for node in border() if node.op != "placeholder" and not _portable(node)]:
-        moves.update(again)
-    edge = border()
-    if not any(node.op != "placeholder" for node in edge):
+    # A node that cannot be passed, such as heads folded into the batch, is recomputed on the dynamic side.
+    while recomputed := [node for node in boundary() if node.op != "placeholder" and not _is_passable(node)]:
+        dynamic_nodes.update(recomputed)
+    passed = boundary()
+    if not any(node.op != "placeholder" for node in passed):
         return None
-    by_batch = [places[i] for i in range(len(places)) if batched[i]]
+    batch_inputs = [inputs[i] for i in range(len(inputs)) if batched[i]]
+    static_batch = [node for node in batch_inputs if node in static_inputs]
+    dynamic_batch = [node for node in batch_inputs if node not in static_inputs]
     return (
-        _part(graph, kept, [], edge, [place for place in by_batch if place in kept]),
-        _part(graph, [places[i] for i in changing], edge, [], [place for place in by_batch if place not in kept]),
+        _extract(graph, static_inputs, [], passed, static_batch),
+        _extract(graph, [inputs[i] for i in dynamic], passed, [], dynamic_batch),
     )
 
 
-def _part(
+def _extract(
     graph: fx.GraphModule,
     inputs: Sequence[fx.Node],
-    given: Sequence[fx.Node],
+    passed: Sequence[fx.Node],
     results: Sequence[fx.Node],
     batch: Sequence[fx.Node],
 ) -> fx.GraphModule:
-    """The part of ``graph`` from ``inputs`` and ``given`` nodes to ``results``, or to its output where there are none."""
-    made, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    for number, node in enumerate([*inputs, *given]):
-        copies[node] = made.placeholder(f"given_{number}")
+    """Copy the nodes between ``inputs`` and ``results`` to a new graph; without ``results``, up to the graph's output.
+
+    ``passed`` are further inputs, computed by the other side. ``batch`` are the new graph's batched inputs.
+    """
+    extracted, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for number, node in enumerate([*inputs, *passed]):
+        copies[node] = extracted.placeholder(f"input_{number}")
         copies[node].meta = dict(node.meta)
-    for node in given:  # handed over as the other part's output gives it
+    for node in passed:  # in the layout that the other side returns
         copies[node].meta["val"] = torch.clone(node.meta["val"], memory_format=torch.contiguous_format)
     output = next(node for node in graph.graph.nodes if node.op == "output")
-    needed, open_ = set[fx.Node](), [*results] or [output]
-    while open_:
-        node = open_.pop()
+    needed, pending = set[fx.Node](), [*results] or [output]
+    while pending:
+        node = pending.pop()
         if node not in needed and node not in copies:
             needed.add(node)
-            open_ += node.all_input_nodes
-    rows: fx.Node | None = None
+            pending += node.all_input_nodes
+    batch_size: fx.Node | None = None
     for node in graph.graph.nodes:
         if node not in needed:
             continue
-        if _is_size(node) and node.args[0] not in copies:  # the batch, asked of an input that is on the other side
-            if rows is None:
-                rows = made.call_function(torch.ops.aten.sym_size.int, (copies[batch[0]], 0))
-            copies[node] = rows
+        if _is_batch_size(node) and node.args[0] not in copies:  # of an input on the other side
+            if batch_size is None:
+                batch_size = extracted.call_function(torch.ops.aten.sym_size.int, (copies[batch[0]], 0))
+            copies[node] = batch_size
         elif node.op == "placeholder":
-            continue  # its size alone is asked for
+            continue  # only its size is needed
         elif node.op == "output":
-            made.output(fx.map_arg(node.args[0], lambda one: copies[one]))
+            extracted.output(fx.map_arg(node.args[0], lambda one: copies[one]))
         else:
-            copies[node] = made.node_copy(node, lambda one: copies[one])
+            copies[node] = extracted.node_copy(node, lambda one: copies[one])
     if results:
-        made.output([made.call_function(torch.ops.aten.clone.default, (copies[node],), {"memory_format": torch.contiguous_format})
-                     for node in results])  # fmt: skip
-    made.lint()
-    return fx.GraphModule(graph, made)
+        clone = torch.ops.aten.clone.default
+        options: dict[str, Any] = {"memory_format": torch.contiguous_format}
+        extracted.output([extracted.call_function(clone, (copies[node],), options) for node in results])
+    extracted.lint()
+    return fx.GraphModule(graph, extracted)
 
 
-def _is_size(node: fx.Node) -> bool:
-    """Whether the node is the batch of an input."""
+def _is_batch_size(node: fx.Node) -> bool:
+    """Return whether the node is the size of an input's first dimension."""
     if node.op != "call_function" or node.target is not torch.ops.aten.sym_size.int:
         return False
-    place, dimension = node.args
-    return isinstance(place, fx.Node) and place.op == "placeholder" and bool(dimension == 0)
+    tensor, dimension = node.args
+    return isinstance(tensor, fx.Node) and tensor.op == "placeholder" and bool(dimension == 0)
 
 
-def _portable(node: fx.Node) -> bool:
-    """Whether the node is a tensor whose only open dimension is its first, and that is the batch itself."""
+def _is_passable(node: fx.Node) -> bool:
+    """Return whether the node is a tensor whose only open dimension is its first, and that is the batch itself."""
     value: Any = node.meta.get("val")
     if not isinstance(value, Tensor) or not value.dim():
         return False
     first, *others = value.shape
-    plain = isinstance(first, int) or first.node.expr.is_Symbol
-    return bool(plain) and all(isinstance(size, int) for size in others)
+    is_batch_or_fixed = isinstance(first, int) or first.node.expr.is_Symbol
+    return bool(is_batch_or_fixed) and all(isinstance(size, int) for size in others)

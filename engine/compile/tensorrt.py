@@ -1,7 +1,7 @@
-"""TensorRT: a part's graph as ONNX, an engine built of it, and the engine run on the weights of the module that it stands for.
+"""TensorRT: export a graph as ONNX, build an engine from it, and run that on the weights of the module it replaces.
 
-The ONNX side is run by onnxruntime in the tests. What calls TensorRT is written against the documentation and type stubs of TensorRT 10.13
-and has **never been run**: its libraries could not be had where this was written.
+The tests run the ONNX side with onnxruntime. The calls to TensorRT follow the documentation and type stubs of TensorRT
+10.13 and have **never been run**: its libraries were not available where this was written.
 """
 
 from __future__ import annotations
@@ -16,107 +16,118 @@ import torch
 from torch import Tensor
 
 from engine.compile.dispatch import CallSignature
+from engine.shared.files import write_atomically
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
-#: Rows that an engine takes at most, and those that it is tuned for.
-MAX_ROWS, USUAL_ROWS = 16, 4
+#: Largest batch of an engine, in rows, and the batch that it is tuned for.
+MAX_ROWS, TYPICAL_ROWS = 16, 4
 
 
 def missing_requirement(device: torch.device) -> str:
-    """What is not here and is needed; empty where all is."""
+    """Return what is missing to use TensorRT and how to get it, empty if nothing is."""
     if device.type != "cuda":
         return "TensorRT needs an NVIDIA GPU; --accelerate compile works without"
-    lacking = [
+    missing = [
         name for name in ("tensorrt", "onnx", "onnxscript") if (spec := find_spec(name)) is None or spec.origin is None
     ]
-    return f"{', '.join(lacking)} is not installed; pip install 'phosphene[tensorrt]'" if lacking else ""
+    return f"{', '.join(missing)} is not installed; pip install 'phosphene[tensorrt]'" if missing else ""
 
 
 def version() -> str:
-    """Of TensorRT."""
+    """Return the installed version of TensorRT."""
     import tensorrt as trt
 
     return str(trt.__version__)
 
 
-def span(side: int) -> tuple[int, int]:
-    """From which side to which a picture's engine goes: the octave that ``side`` lies in."""
-    least = 1 << (side.bit_length() - 1)
-    return least, 2 * least
+def size_octave(side: int) -> tuple[int, int]:
+    """Return (smallest, largest) side of the engine for an image of ``side``: the octave that it lies in."""
+    smallest = 1 << (side.bit_length() - 1)
+    return smallest, 2 * smallest
 
 
-def spans(tensors: Sequence[tuple[str, Sequence[int], bool]]) -> list[tuple[str, list[Any], bool]]:
-    """The tensors of a call with the span of each picture's sides in their place: what calls that one engine serves have in common."""
+def widen_sizes(tensors: Sequence[tuple[str, Sequence[int], bool]]) -> list[tuple[str, list[Any], bool]]:
+    """Replace the height and width of each image by their octaves: all calls with the same result share one engine.
+
+    ``tensors`` are (dtype, sizes, is_batched); ``sizes`` leave out the batch.
+    """
     return [
-        (dtype, [sizes[0], *map(span, sizes[1:])] if len(sizes) == 3 else list(sizes), batched)
-        for dtype, sizes, batched in tensors
+        (dtype, [sizes[0], *map(size_octave, sizes[1:])] if len(sizes) == 3 else list(sizes), is_batched)
+        for dtype, sizes, is_batched in tensors
     ]
 
 
 def write_onnx(program: Any, path: Path) -> None:
-    """An exported program as ONNX: its weights under their names in the module, in a file beside it."""
+    """Write an exported program as ONNX: its weights under their names in the module, in a second file next to it."""
     torch.onnx.export(program, f=str(path), dynamo=True, optimize=False, external_data=True, verbose=False)
 
 
-def build(program: Any, shape: CallSignature, path: Path) -> None:
-    """Builds the engine of an exported program to ``path``, for calls of ``shape`` and its span. Raises RuntimeError."""
+def build(program: Any, signature: CallSignature, path: Path) -> None:
+    """Build the engine of an exported program for ``signature`` and its octave. Raises RuntimeError."""
     import tensorrt as trt
 
-    graph = path.with_suffix(f".{os.getpid()}.onnx")
+    onnx_path = path.with_suffix(f".{os.getpid()}.onnx")
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     try:
-        write_onnx(program, graph)
-        if not parser.parse_from_file(str(graph)):
-            raise RuntimeError(f"TensorRT cannot read the graph: {parser.get_error(0).desc()}")
+        write_onnx(program, onnx_path)
+        if not parser.parse_from_file(str(onnx_path)):
+            raise RuntimeError(f"TensorRT cannot parse the graph: {parser.get_error(0).desc()}")
     finally:
-        for file in graph.parent.glob(f"{graph.name}*"):
+        for file in onnx_path.parent.glob(f"{onnx_path.name}*"):
             file.unlink()
     config = builder.create_builder_config()
     config.set_flag(trt.BuilderFlag.REFIT)
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
-        given = network.get_input(index)
-        least, usual, most = limits(_sizes(given.shape), shape.tensors[index][1] if index < len(shape.tensors) else ())
-        profile.set_shape(given.name, trt.Dims(least), trt.Dims(usual), trt.Dims(most))
+        tensor = network.get_input(index)
+        sizes = signature.tensors[index].sizes if index < len(signature.tensors) else ()
+        smallest, typical, largest = profile_limits(_to_list(tensor.shape), sizes)
+        profile.set_shape(tensor.name, trt.Dims(smallest), trt.Dims(typical), trt.Dims(largest))
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise RuntimeError("TensorRT could not build an engine of the graph")
-    unfinished = path.with_suffix(f".{os.getpid()}.plan")
-    unfinished.write_bytes(bytes(plan))
-    unfinished.replace(path)
+        raise RuntimeError("TensorRT could not build an engine from the graph")
+    write_atomically(path, bytes(plan))
 
 
-def limits(dimensions: Sequence[int], sizes: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
-    """Least, usual and most size of each dimension of an input, -1 where it is open: the first is the batch, others a picture's sides."""
-    chosen: list[tuple[int, int, int]] = []
-    for place, size in enumerate(dimensions):
+def profile_limits(dimensions: Sequence[int], sizes: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+    """Return (smallest, typical, largest) sizes of an input's dimensions.
+
+    In ``dimensions`` an open one is -1: the first is the batch, others are an image's sides. ``sizes`` leave out the
+    batch.
+    """
+    limits: list[tuple[int, int, int]] = []
+    for index, size in enumerate(dimensions):
         if size >= 0:
-            chosen.append((size, size, size))
-        elif place == 0:
-            chosen.append((1, USUAL_ROWS, MAX_ROWS))
+            limits.append((size, size, size))
+        elif index == 0:
+            limits.append((1, TYPICAL_ROWS, MAX_ROWS))
         else:
-            least, most = span(sizes[place - 1])
-            chosen.append((least, sizes[place - 1], most))
-    least_, usual, most_ = zip(*chosen, strict=True)
-    return list(least_), list(usual), list(most_)
+            smallest, largest = size_octave(sizes[index - 1])
+            limits.append((smallest, sizes[index - 1], largest))
+    all_smallest, all_typical, all_largest = zip(*limits, strict=True)
+    return list(all_smallest), list(all_typical), list(all_largest)
 
 
-class Engine:
-    """A built engine with the module's weights, as they are when it is loaded: a list of tensors in, a list out."""
+class TensorRTEngine:
+    """An engine with the module's weights as they are when it is loaded; takes and returns a list of tensors."""
 
     def __init__(self, path: Path, weights: Mapping[str, Tensor]) -> None:
         import tensorrt as trt
 
-        self._types = {
-            trt.DataType.FLOAT: torch.float32, trt.DataType.HALF: torch.float16, trt.DataType.BF16: torch.bfloat16,
-            trt.DataType.INT64: torch.int64, trt.DataType.INT32: torch.int32, trt.DataType.BOOL: torch.bool,
-        }  # fmt: skip
+        self._dtypes = {
+            trt.DataType.FLOAT: torch.float32,
+            trt.DataType.HALF: torch.float16,
+            trt.DataType.BF16: torch.bfloat16,
+            trt.DataType.INT64: torch.int64,
+            trt.DataType.INT32: torch.int32,
+            trt.DataType.BOOL: torch.bool,
+        }
         logger = trt.Logger(trt.Logger.WARNING)
         self._runtime = trt.Runtime(logger)
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
@@ -125,41 +136,42 @@ class Engine:
         self._refit(trt.Refitter(self._engine, logger), weights)
         self._context = self._engine.create_execution_context()
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
-        given = [self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in names]
-        self._inputs = [name for name, is_input in zip(names, given, strict=True) if is_input]
-        self._outputs = [name for name, is_input in zip(names, given, strict=True) if not is_input]
+        modes = {name: self._engine.get_tensor_mode(name) for name in names}
+        self._inputs = [name for name in names if modes[name] == trt.TensorIOMode.INPUT]
+        self._outputs = [name for name in names if modes[name] != trt.TensorIOMode.INPUT]
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         context, stream = self._context, torch.cuda.current_stream()
-        plain = [tensor.contiguous() for tensor in tensors]
-        for name, tensor in zip(self._inputs, plain, strict=True):
+        inputs = [tensor.contiguous() for tensor in tensors]
+        for name, tensor in zip(self._inputs, inputs, strict=True):
             context.set_input_shape(name, tuple(tensor.shape))
             context.set_tensor_address(name, tensor.data_ptr())
-        made = []
+        outputs = []
         for name in self._outputs:
-            dtype = self._types[self._engine.get_tensor_dtype(name)]
-            made.append(torch.empty(_sizes(context.get_tensor_shape(name)), dtype=dtype, device=tensors[0].device))
-            context.set_tensor_address(name, made[-1].data_ptr())
+            dtype = self._dtypes[self._engine.get_tensor_dtype(name)]
+            outputs.append(torch.empty(_to_list(context.get_tensor_shape(name)), dtype=dtype, device=tensors[0].device))
+            context.set_tensor_address(name, outputs[-1].data_ptr())
         if not context.execute_async_v3(stream.cuda_stream):
             raise RuntimeError("the TensorRT engine failed")
-        return made
+        return outputs
 
     def _refit(self, refitter: trt.Refitter, weights: Mapping[str, Tensor]) -> None:
-        """Gives the engine its weights; those that it made itself of constants stay."""
+        """Set the engine's weights from ``weights``; those that it computed itself from constants stay."""
         import tensorrt as trt
 
-        types = {dtype: name for name, dtype in self._types.items()}
-        held = []
+        datatypes = {dtype: datatype for datatype, dtype in self._dtypes.items()}
+        referenced = []  # until the engine has copied them
         for name in refitter.get_all_weights():
             if name in weights:
-                held.append(weights[name].detach().contiguous())
-                told = trt.Weights(types[held[-1].dtype], held[-1].data_ptr(), held[-1].numel())
-                where = trt.TensorLocation.DEVICE if held[-1].is_cuda else trt.TensorLocation.HOST
-                if not refitter.set_named_weights(name, told, where):
-                    raise RuntimeError(f"TensorRT does not take the weights {name}")
+                tensor = weights[name].detach().contiguous()
+                referenced.append(tensor)
+                pointer = trt.Weights(datatypes[tensor.dtype], tensor.data_ptr(), tensor.numel())
+                location = trt.TensorLocation.DEVICE if tensor.is_cuda else trt.TensorLocation.HOST
+                if not refitter.set_named_weights(name, pointer, location):
+                    raise RuntimeError(f"TensorRT rejects the weights {name}")
         if not refitter.refit_cuda_engine():
-            raise RuntimeError(f"TensorRT lacks the weights {', '.join(refitter.get_missing_weights())}")
+            raise RuntimeError(f"TensorRT is missing the weights {', '.join(refitter.get_missing_weights())}")
 
 
-def _sizes(dimensions: trt.Dims) -> list[int]:
-    return [int(dimensions[place]) for place in range(len(dimensions))]
+def _to_list(dimensions: trt.Dims) -> list[int]:
+    return [int(dimensions[index]) for index in range(len(dimensions))]

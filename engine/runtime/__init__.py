@@ -1,1 +1,1 @@
-"""What the engine asks of the machine: CUDA streams, threads, allocator; and an LRU memo."""
+"""Runtime services of the engine: CUDA streams, thread limits, the C allocator, and an LRU memo."""

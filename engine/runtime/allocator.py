@@ -1,4 +1,4 @@
-"""What the C library does with memory that was freed."""
+"""The C allocator: retain freed memory between frames, and return it to the system after a large object is gone."""
 
 from __future__ import annotations
 
@@ -6,32 +6,36 @@ import ctypes
 import functools
 import sys
 
-#: For glibc's mallopt: blocks from this size on are mapped one by one; what is free at the heap's end is given back above this.
-_MAPPED, _TRIMMED = (-3, 32 << 20), (-1, 256 << 20)
+#: Parameter of glibc's mallopt, and its value: blocks from this many bytes on are mapped one by one.
+M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES = -3, 32 << 20
+#: The same: free memory at the heap's end beyond this many bytes is returned to the system.
+M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES = -1, 256 << 20
 
 
 def retain_freed_memory() -> bool:
-    """Lets this process keep up to 256 MiB that it has freed, where the C library is glibc; whether it is.
+    """Let this process retain up to 256 MiB of freed memory. Return whether that works, which needs glibc.
 
-    Every frame frees the tensors that it made and makes them again. Left to itself glibc hands them back to the system in between, or not,
-    by where they happen to lie: then each is mapped anew, page by page, hundreds of times a frame.
+    Every frame frees its tensors and allocates the same ones again. Depending on where they lie, glibc returns them to
+    the system in between. Then each is mapped anew, page by page, hundreds of times per frame.
     """
     library = _glibc()
-    return library is not None and bool(library.mallopt(*_MAPPED) and library.mallopt(*_TRIMMED))
+    if library is None or not library.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES):
+        return False
+    return bool(library.mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES))
 
 
 def trim_heap() -> None:
-    """Hands what is freed back to the system once, after something large went; where the C library is glibc."""
+    """Return freed memory to the system once, after a large object is gone. Does nothing without glibc."""
     library = _glibc()
     if library is not None:
         library.malloc_trim(0)
-        if hasattr(library, "MallocExtension_ReleaseFreeMemory"):  # tcmalloc in glibc's place
+        if hasattr(library, "MallocExtension_ReleaseFreeMemory"):  # tcmalloc is preloaded
             library.MallocExtension_ReleaseFreeMemory()
 
 
 @functools.cache
 def _glibc() -> ctypes.CDLL | None:
-    """The C library of this process, where it is glibc."""
+    """Return this process's C library if it is glibc."""
     if not sys.platform.startswith("linux"):
         return None
     library = ctypes.CDLL(None)

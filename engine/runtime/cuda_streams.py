@@ -1,7 +1,7 @@
-"""CUDA streams of the frame loop: encode the next frame and decode the last one while the denoiser works on the current one.
+"""CUDA streams of the frame loop: encode the next frame and decode the last one while the denoiser runs.
 
-One stream waits for another on the device, never on the host. On other devices every operation runs in order, where it is called.
-Not run on a GPU yet: none was available where this was written.
+One stream waits for another on the device, never on the host. On other devices every operation runs in order, where it
+is called. Not run on a GPU yet: none was available where this was written.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class CudaStreams:
         return torch.cuda.stream(self._input)
 
     def sync_input(self, *tensors: Tensor | None) -> None:
-        """Make the current stream wait for the input stream, and keep the memory of ``tensors`` until it has used them."""
+        """Make the current stream wait for the input stream, and not free ``tensors`` before it has used them."""
         if self._input is None:
             return
         current = torch.cuda.current_stream(self._device)

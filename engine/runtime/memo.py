@@ -1,4 +1,4 @@
-"""What was made once is kept for as long as it is asked for with the same things."""
+"""An LRU memo: tensors are keyed by identity, everything else by value."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ T = TypeVar("T")
 
 
 class Memo(Generic[T]):
-    """The last ``most`` results by what they were made of: tensors count by identity, and are never changed in place; all else by value."""
+    """The ``max_entries`` last used results, by their arguments. Tensors among these must not change in place."""
 
-    def __init__(self, most: int = 64) -> None:
-        self._most = most
-        self._kept: OrderedDict[tuple[object, ...], tuple[tuple[object, ...], T]] = OrderedDict()
+    def __init__(self, max_entries: int = 64) -> None:
+        self._max_entries = max_entries
+        self._entries: OrderedDict[tuple[object, ...], tuple[tuple[object, ...], T]] = OrderedDict()
 
-    def get(self, make: Callable[[], T], *of: object) -> T:
-        """What ``make`` gave when it was first asked for with ``of``."""
-        key = tuple((Tensor, id(one)) if isinstance(one, Tensor) else one for one in of)
-        found = self._kept.get(key)
-        if found is None:
-            found = self._kept[key] = (
-                of,
-                make(),
-            )  # ``of`` is held on to: a tensor that is gone leaves its identity to another
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
-        return found[1]
+    def get(self, compute: Callable[[], T], *arguments: object) -> T:
+        """Return the result for ``arguments``, calling ``compute`` the first time."""
+        key = tuple((Tensor, id(one)) if isinstance(one, Tensor) else one for one in arguments)
+        entry = self._entries.get(key)
+        if entry is not None:
+            self._entries.move_to_end(key)
+        else:
+            # The arguments are stored too: a freed tensor's id may be reused by another.
+            entry = self._entries[key] = (arguments, compute())
+            while len(self._entries) > self._max_entries:
+                self._entries.popitem(last=False)
+        return entry[1]

@@ -1,4 +1,4 @@
-"""The algebra of fused layers: nothing but rounding changes."""
+"""Fused layers: nothing but rounding changes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from engine.models import POCKET
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (16, 16)])
-def test_a_doubling_and_a_convolution_are_one_transposed_convolution(size: tuple[int, int]) -> None:
+def test_upsampling_and_a_convolution_are_one_transposed_convolution(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    plain = nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(6, 5, 3, padding=1))
+    model = nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(6, 5, 3, padding=1))
     x = torch.randn(2, 6, *size)
-    expected = plain(x)
-    fuse_upsampling(nn.ModuleList([plain]))
-    assert isinstance(plain[0], UpsampleConv2d)
-    assert torch.allclose(plain(x), expected, atol=1e-5)
+    expected = model(x)
+    fuse_upsampling(nn.ModuleList([model]))
+    assert isinstance(model[0], UpsampleConv2d)
+    assert torch.allclose(model(x), expected, atol=1e-5)
 
 
-def test_a_whole_autoencoder_is_the_same_with_its_doublings_fused() -> None:
+def test_an_autoencoder_is_the_same_with_its_upsampling_fused() -> None:
     torch.manual_seed(0)
     small = AutoencoderKL(
         block_out_channels=(8, 8),
@@ -42,7 +42,7 @@ def test_a_whole_autoencoder_is_the_same_with_its_doublings_fused() -> None:
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
 @pytest.mark.parametrize("cells", [(1, 1), (1, 2), (2, 3), (8, 5)])
-def test_convolutions_in_a_row_are_one_up_to_the_last_pixel_of_the_edges(cells: tuple[int, int], levels: int) -> None:
+def test_adjacent_convolutions_are_one_up_to_the_last_edge_pixel(cells: tuple[int, int], levels: int) -> None:
     torch.manual_seed(0)
     first: list[nn.Module] = [nn.Conv2d(3, 6, 3, padding=1)]
     last: list[nn.Module] = []
@@ -51,25 +51,25 @@ def test_convolutions_in_a_row_are_one_up_to_the_last_pixel_of_the_edges(cells: 
         last += nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(5 + level, 6 + level, 3, padding=1)
     last.append(nn.Conv2d(5 + levels, 3, 3, padding=1))
     for layers, channels, side in ((first, 3, 2**levels), (last, 5, 1)):
-        plain = nn.Sequential(*layers)
+        model = nn.Sequential(*layers)
         x = torch.randn(2, channels, cells[0] * side, cells[1] * side)
-        expected = plain(x)
-        fuse_upsampling(nn.ModuleList([plain]))
-        fuse_adjacent_convolutions(plain)
-        assert [type(layer) for layer in plain if not isinstance(layer, nn.Identity)] == [FusedConvolutions]
-        assert torch.allclose(plain(x), expected, atol=1e-5)
-        fuse_adjacent_convolutions(plain)
-        assert torch.allclose(plain(x), expected, atol=1e-5), "once is enough"
+        expected = model(x)
+        fuse_upsampling(nn.ModuleList([model]))
+        fuse_adjacent_convolutions(model)
+        assert [type(layer) for layer in model if not isinstance(layer, nn.Identity)] == [FusedConvolutions]
+        assert torch.allclose(model(x), expected, atol=1e-5)
+        fuse_adjacent_convolutions(model)
+        assert torch.allclose(model(x), expected, atol=1e-5), "a second pass changes nothing"
     between = nn.Sequential(first[0], nn.ReLU(), first[1])
     fuse_adjacent_convolutions(between)
-    assert isinstance(between[0], nn.Conv2d), "what has something between stays"
+    assert isinstance(between[0], nn.Conv2d), "layers with something between them stay"
 
 
-def test_of_four_halvings_three_become_one_with_the_convolution_before_them() -> None:
+def test_of_four_downsampling_layers_three_are_fused_with_the_convolution_before() -> None:
     torch.manual_seed(0)
-    plain = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), *(nn.Conv2d(6, 6, 3, stride=2, padding=1) for _ in range(4)))
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), *(nn.Conv2d(6, 6, 3, stride=2, padding=1) for _ in range(4)))
     x = torch.randn(1, 3, 16, 48)
-    expected = plain(x)
-    fuse_adjacent_convolutions(plain)
-    assert [type(layer) for layer in plain] == [FusedConvolutions, nn.Identity, nn.Identity, nn.Identity, nn.Conv2d]
-    assert torch.allclose(plain(x), expected, atol=1e-5)
+    expected = model(x)
+    fuse_adjacent_convolutions(model)
+    assert [type(layer) for layer in model] == [FusedConvolutions, nn.Identity, nn.Identity, nn.Identity, nn.Conv2d]
+    assert torch.allclose(model(x), expected, atol=1e-5)

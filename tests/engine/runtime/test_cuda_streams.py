@@ -1,4 +1,4 @@
-"""Ticks that overlap, as they do on a GPU: the same frames come out, and what depends on something waits for it."""
+"""Overlapping ticks, as on a GPU: the same frames come out, and each CUDA stream waits for what it depends on."""
 
 from __future__ import annotations
 
@@ -35,62 +35,62 @@ FRAMES = [Frame(RNG.integers(0, 256, (64, 64, 4), dtype=np.uint8), i) for i in r
         {"/steps": 2, "/mask": "alpha", "/smoothing": 0.5},
         {"/mode": "text"},
     ],
-    ids=["plain", "feedback", "mask", "text"],
+    ids=["default", "feedback", "mask", "text"],
 )
-def test_a_tick_may_begin_before_the_one_before_is_out(device: str, values: dict[str, Any]) -> None:
+def test_a_tick_may_begin_before_the_previous_output_is_done(device: str, values: dict[str, Any]) -> None:
     model = load("pocket", torch.device(device), torch.float32)
     streams = [Stream(model, 64, 64) for _ in range(2)]
     for stream in streams:
         stream.apply(Snapshot({"/size": "64x64", **values}), wait=True)
-    begun = [streams[0].begin([frame]) for frame in FRAMES]
-    overlapped = [frame for one in begun if one is not None for frame in one.result()]
-    after_another = [frame for frame in FRAMES for frame in streams[1].step([frame]) or []]
+    outputs = [streams[0].begin([frame]) for frame in FRAMES]
+    overlapped = [frame for output in outputs if output is not None for frame in output.result()]
+    sequential = [frame for frame in FRAMES for frame in streams[1].step([frame]) or []]
     assert len(overlapped) >= len(FRAMES) - 3
-    for one, other in zip(overlapped, after_another, strict=True):
+    for one, other in zip(overlapped, sequential, strict=True):
         assert (one.sequence, one.snapshot) == (other.sequence, other.snapshot)
         assert np.abs(one.pixels.astype(int) - other.pixels).max() <= (0 if device == "cpu" else 3)
 
 
-class Told(CudaStreams):
-    """Lanes that say what is asked of them."""
+class RecordedStreams(CudaStreams):
+    """CUDA streams that record the calls to them."""
 
     def __init__(self) -> None:
         super().__init__(torch.device("cpu"))
-        self.said: list[str] = []
+        self.calls: list[str] = []
 
     def input_stream(self, after_main: bool = False, after_output: bool = False) -> AbstractContextManager[object]:
-        self.said.append("in" + " after all" * after_main + " after output" * after_output)
+        self.calls.append("in" + " after all" * after_main + " after output" * after_output)
         return nullcontext()
 
     def sync_input(self, *_tensors: torch.Tensor | None) -> None:
-        self.said.append("main after in")
+        self.calls.append("main after in")
 
     def output_stream(self) -> AbstractContextManager[object]:
-        self.said.append("out after main")
+        self.calls.append("out after main")
         return nullcontext()
 
 
-def test_what_waits_for_what() -> None:
+def test_the_input_waits_for_what_it_depends_on() -> None:
     stream = Stream(load("pocket", torch.device("cpu"), torch.float32), 64, 64)
-    stream._lanes = lanes = Told()
+    stream._lanes = streams = RecordedStreams()
 
     def tick(**values: float) -> list[str]:
-        lanes.said.clear()
+        streams.calls.clear()
         stream.apply(Snapshot({"/size": "64x64", "/steps": 1, **{f"/{name}": value for name, value in values.items()}}))
         stream.step(FRAMES[:1])
-        return lanes.said
+        return streams.calls
 
-    plain = ["in", "in", "main after in", "main after in", "out after main"]
-    assert tick() == ["in after all", *plain[1:]], "the model has just been loaded"
-    assert tick() == plain
-    assert tick(feedback=0.5) == ["in after output", *plain[1:]]
-    assert tick() == plain
+    usual = ["in", "in", "main after in", "main after in", "out after main"]
+    assert tick() == ["in after all", *usual[1:]], "after a load"
+    assert tick() == usual
+    assert tick(feedback=0.5) == ["in after output", *usual[1:]]
+    assert tick() == usual
     stream.restart()
-    assert tick() == ["in after all", *plain[1:]], "what failed may have been changed"
+    assert tick() == ["in after all", *usual[1:]], "after a failure"
 
 
-def test_lanes_are_streams_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The waits that are asked of CUDA, on streams that only write them down."""
+def test_the_streams_wait_for_each_other_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check the waits queued on CUDA, with streams that only record them."""
     waits: list[tuple[str, str]] = []
     names = iter(("in", "out"))
 
@@ -101,13 +101,13 @@ def test_lanes_are_streams_of_the_device(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cuda, "Stream", lambda _device: Recorder(name=next(names)))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: Recorder(name="main"))
     monkeypatch.setattr(torch.cuda, "stream", nullcontext)
-    lanes = CudaStreams(torch.device("cuda"))
+    streams = CudaStreams(torch.device("cuda"))
     for work, expected in (
-        (lambda: lanes.input_stream(), []),
-        (lambda: lanes.input_stream(after_output=True), [("in", "out")]),
-        (lambda: lanes.input_stream(after_main=True), [("in", "main"), ("in", "out")]),
-        (lambda: lanes.sync_input(None), [("main", "in")]),
-        (lambda: lanes.output_stream(), [("out", "main")]),
+        (lambda: streams.input_stream(), []),
+        (lambda: streams.input_stream(after_output=True), [("in", "out")]),
+        (lambda: streams.input_stream(after_main=True), [("in", "main"), ("in", "out")]),
+        (lambda: streams.sync_input(None), [("main", "in")]),
+        (lambda: streams.output_stream(), [("out", "main")]),
     ):
         waits.clear()
         work()

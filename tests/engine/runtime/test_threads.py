@@ -1,4 +1,4 @@
-"""What computes beside the frame loop leaves it its cores."""
+"""Thread limits: background threads leave the frame loop its cores."""
 
 from __future__ import annotations
 
@@ -27,60 +27,60 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _two_threads() -> Iterator[None]:
-    """The frame loop computes on two."""
+    """Let the frame loop compute on two threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
 
 
-def test_a_thread_that_steps_aside_does_not_move_others() -> None:
-    seen: list[int] = []
+def test_the_limit_of_one_thread_does_not_change_others() -> None:
+    counts: list[int] = []
 
-    def beside() -> None:
+    def background() -> None:
         limit_to_one_thread()
-        seen.append(torch.get_num_threads())
+        counts.append(torch.get_num_threads())
 
-    thread = threading.Thread(target=beside)
+    thread = threading.Thread(target=background)
     thread.start()
     thread.join()
-    assert seen == [1]
+    assert counts == [1]
     assert torch.get_num_threads() == 2
 
 
 def test_a_prompt_is_encoded_on_one_thread() -> None:
-    seen: dict[str, int] = {}
+    counts: dict[str, int] = {}
 
     def encode(text: str) -> Condition:
-        seen[text] = torch.get_num_threads()
+        counts[text] = torch.get_num_threads()
         return Condition(torch.zeros(1, 2, 3), None, None)
 
     conditioner = Conditioner(encode)
     conditioner.update(Snapshot({"/prompt": "first"}), wait=True)
     conditioner.update(Snapshot({"/prompt": "second"}))
-    until(lambda: "second" in seen)
+    until(lambda: "second" in counts)
     conditioner.close()
-    assert seen == {"first": 2, "": 2, "second": 1}
+    assert counts == {"first": 2, "": 2, "second": 1}
     assert torch.get_num_threads() == 2
 
 
-def test_an_adapter_is_made_on_one_thread() -> None:
-    background = AsyncLoader[str, int](lambda _wish: torch.get_num_threads(), "")
-    assert background.poll("wish", wait=True) == 1
-    background.close()
+def test_an_adapter_is_loaded_on_one_thread() -> None:
+    loader = AsyncLoader[str, int](lambda _request: torch.get_num_threads(), "")
+    assert loader.poll("request", wait=True) == 1
+    loader.close()
     assert torch.get_num_threads() == 2
 
 
-def test_a_part_is_built_and_checked_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-    monkeypatch.setattr(Accelerator, "_found", lambda *_: seen.append(torch.get_num_threads()))
+def test_a_component_is_compiled_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+    monkeypatch.setattr(Accelerator, "_load_or_build", lambda *_: counts.append(torch.get_num_threads()))
     accelerator = Accelerator("compile", CPU, tmp_path)
     accelerator.enabled = True
-    part = CompiledModule("denoiser", torch.nn.Identity())
-    part(torch.zeros(1, 2))
-    accelerator.compile_all(lambda: [part])
+    component = CompiledModule("denoiser", torch.nn.Identity())
+    component(torch.zeros(1, 2))
+    accelerator.compile_all(lambda: [component])
     accelerator.close()
-    assert seen == [1]
+    assert counts == [1]
     assert torch.get_num_threads() == 2
 
 
@@ -89,12 +89,12 @@ def test_a_model_is_loaded_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> Non
     snapshot = Snapshot({"/size": "64x64", "/dtype": "float32"})
     running = make_stream(snapshot, CPU, options)
     running.step([Frame(np.zeros((64, 64, 4), np.uint8))])
-    seen: list[int] = []
-    monkeypatch.setattr("engine.worker.reload.make_stream", lambda *_, **__: seen.append(torch.get_num_threads()))
+    counts: list[int] = []
+    monkeypatch.setattr("engine.worker.reload.make_stream", lambda *_, **__: counts.append(torch.get_num_threads()))
     reloader = ModelReloader(CPU, options)
-    wish = Snapshot({"/size": "128x128", "/dtype": "float32"})
-    assert reloader.poll(running, reload_values(snapshot), wish) is None
-    until(lambda: seen)
+    request = Snapshot({"/size": "128x128", "/dtype": "float32"})
+    assert reloader.poll(running, reload_values(snapshot), request) is None
+    until(lambda: counts)
     running.close()
-    assert seen == [1]
+    assert counts == [1]
     assert torch.get_num_threads() == 2

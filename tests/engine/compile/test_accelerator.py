@@ -68,7 +68,10 @@ def test_a_wrong_output_and_a_failed_build_leave_the_module_running(
     expected = model.decode(latents)
     accelerator = Accelerator("compile", CPU, tmp_path / "cache")
     for call, note in (
-        (lambda tensors: tensors[0] * 0 + 0.3, "the decoder runs uncompiled: output error of"),
+        (
+            lambda tensors: torch.full_like(decoder.module(tensors[0]), 0.3),
+            "the decoder runs uncompiled: output error of",
+        ),
         (None, "the decoder runs uncompiled:"),
     ):
         decoder.rejected.clear()

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from bridge.commands.options import engine_options, parameter_values, preset_folders
 from bridge.errors import UserError
-from bridge.images import THUMBNAIL_SIDE, fit, jpeg
+from bridge.images import THUMBNAIL_PIXELS, encode_jpeg, fit
 from bridge.performance.presets import PresetLibrary, format_presets
 from bridge.textures.pattern import draw
 from engine.shared.frame import Frame, Pixels
@@ -54,6 +54,6 @@ def render_thumbnails(options: argparse.Namespace, library: PresetLibrary) -> in
             Frame(fit(pixels, width, height, snapshot.text("/fit")), i, i / 30) for i, pixels in enumerate(images)
         )
         *_, last = render_frames(frames, snapshot, engine_options(options))
-        (folder / f"{preset.name}.jpg").write_bytes(jpeg(last, THUMBNAIL_SIDE))
+        (folder / f"{preset.name}.jpg").write_bytes(encode_jpeg(last, THUMBNAIL_PIXELS))
     print(f"{len(chosen)} thumbnails → {folder}")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from bridge.images import jpeg
+from bridge.images import encode_jpeg
 from bridge.show.show import Show
 from engine.shared.frame import Frame
 
@@ -42,7 +42,7 @@ class Preview:
             start, frame = time.monotonic(), self.frame()
             if frame is not None and frame is not self._frame:
                 self._frame = frame
-                data = await asyncio.to_thread(jpeg, frame)
+                data = await asyncio.to_thread(encode_jpeg, frame)
                 self.encoded += 1
                 async with self._changed:
                     self._jpeg = data

@@ -14,7 +14,7 @@ from importlib.resources import files
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from bridge.images import jpeg
+from bridge.images import encode_jpeg
 from bridge.network.access import AccessPolicy
 from bridge.osc.oscquery import ATTRIBUTES, build_tree, find_node, host_info
 from bridge.panel.auth import build_middleware
@@ -145,7 +145,7 @@ class PanelServer:
         frame = self._previews[request.match_info["name"]].frame()
         if frame is None:
             return web.Response(status=404, text="no frame yet")
-        data = await asyncio.to_thread(jpeg, frame)
+        data = await asyncio.to_thread(encode_jpeg, frame)
         return web.Response(body=data, content_type="image/jpeg", headers=NO_STORE)
 
     async def _get_video(self, request: web.Request) -> web.StreamResponse:

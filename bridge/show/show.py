@@ -18,7 +18,7 @@ from bridge import release
 from bridge.control.mapping import ControllerMap
 from bridge.control.state import State
 from bridge.engine_process.supervisor import Supervisor
-from bridge.images import THUMBNAIL_SIDE, dim, fit, jpeg, resize
+from bridge.images import THUMBNAIL_PIXELS, dim, encode_jpeg, fit, resize
 from bridge.osc.dispatch import OscControl
 from bridge.performance.automation import Automation
 from bridge.rate_limit import RateLimit
@@ -186,7 +186,7 @@ class Show:
         }  # fmt: skip
 
     def _thumbnail(self) -> bytes | None:
-        return None if self.output is None else jpeg(self.output, THUMBNAIL_SIDE)
+        return None if self.output is None else encode_jpeg(self.output, THUMBNAIL_PIXELS)
 
     def _capture(self) -> None:
         """The present input as a file, and that file as the reference picture."""

@@ -237,11 +237,11 @@ def test_jpegs_are_encoded_once_for_all_viewers(server: PanelServer) -> None:
     while preview.viewers and time.monotonic() < end:
         time.sleep(0.02)
     assert preview.viewers == 0
-    encode_message = preview.encoded
+    encoded = preview.encoded
     time.sleep(0.3)
     show.output = Frame(np.full((64, 64, 4), 7, np.uint8), 99)
     time.sleep(0.3)
-    assert preview.encoded == encode_message, "without viewers nothing is encode_message"
+    assert preview.encoded == encoded, "without viewers nothing is encoded"
 
 
 def test_only_thumbnails_of_presets_are_served(server: PanelServer) -> None:

@@ -10,51 +10,51 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-KINDS = ("peft", "kohya")
+LORA_LAYOUTS = ("peft", "kohya")
 
 
 def save_lora(
     path: Path,
-    parts: dict[str, nn.Module],
-    kind: str = "peft",
+    modules: dict[str, nn.Module],
+    layout: str = "peft",
     rank: int = 4,
     seed: int = 0,
     alpha: float = 2.0,
     scale: float = 1.0,
 ) -> Path:
-    """A LoRA on every attention projection of ``parts`` ("unet", "text_encoder" …), under the names of ``kind``."""
+    """Save a LoRA of the attention projections of ``modules`` ("unet", "text_encoder" …), in one of LORA_LAYOUTS."""
     torch.manual_seed(seed)
     weights: dict[str, torch.Tensor] = {}
-    for part, module in parts.items():
+    for component, module in modules.items():
         for name, layer in module.named_modules():
             if not isinstance(layer, nn.Linear) or not name.endswith(
                 ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "v_proj")
             ):
                 continue
             down, up = torch.randn(rank, layer.in_features) * 0.2, torch.randn(layer.out_features, rank) * 0.2
-            if kind == "peft":
+            if layout == "peft":
                 up = up * scale
-                weights |= {f"{part}.{name}.lora_A.weight": down, f"{part}.{name}.lora_B.weight": up}
+                weights |= {f"{component}.{name}.lora_A.weight": down, f"{component}.{name}.lora_B.weight": up}
             else:
-                within = name if part == "unet" else f"text_model.{name.removeprefix('text_model.')}"
-                start = {"unet": "lora_unet_", "text_encoder": "lora_te_"}[part] + within.replace(".", "_")
+                inner = name if component == "unet" else f"text_model.{name.removeprefix('text_model.')}"
+                prefix = {"unet": "lora_unet_", "text_encoder": "lora_te_"}[component] + inner.replace(".", "_")
                 weights |= {
-                    f"{start}.lora_down.weight": down,
-                    f"{start}.lora_up.weight": up,
-                    f"{start}.alpha": torch.tensor(alpha),
+                    f"{prefix}.lora_down.weight": down,
+                    f"{prefix}.lora_up.weight": up,
+                    f"{prefix}.alpha": torch.tensor(alpha),
                 }
     save_file(weights, path)
     return path
 
 
 def save_controlnet(folder: Path, unet: UNet2DConditionModel, seed: int = 0) -> Path:
-    """A ControlNet for ``unet`` whose zero convolutions are not zero, as after training."""
+    """Save a ControlNet for ``unet`` whose zero convolutions are not zero, as after training."""
     torch.manual_seed(seed)
     net = ControlNetModel.from_unet(
         unet, conditioning_embedding_out_channels=(8, 8, 16, 16), load_weights_from_unet=False
     )
     for parameter in net.parameters():
-        # As strong as what comes in: the control picture must be heard behind eight convolutions.
+        # Keep the variance of the input: the control picture must have an effect after eight convolutions.
         nn.init.normal_(parameter, std=(parameter.shape[0] / parameter.numel()) ** 0.5 if parameter.dim() > 1 else 0.05)
     net.save_pretrained(folder)
     return folder
@@ -63,7 +63,10 @@ def save_controlnet(folder: Path, unet: UNet2DConditionModel, seed: int = 0) -> 
 def save_image_adapter(
     folder: Path, unet: UNet2DConditionModel, seed: int = 0, tokens: int = 4, plus: bool = False
 ) -> tuple[Path, Path]:
-    """An IP-Adapter of the plain or the "plus" kind for ``unet``, in its published layout, and the folder of its image encoder."""
+    """Save an IP-Adapter for ``unet`` in its published layout, basic or "plus", and its image encoder.
+
+    Returns the adapter's file and the encoder's folder.
+    """
     torch.manual_seed(seed)
     encoder = CLIPVisionModelWithProjection(
         CLIPVisionConfig(
@@ -88,18 +91,29 @@ def save_image_adapter(
         "image_proj.norm.bias": torch.zeros(width),
     }
     if plus:
-        inner = 64
+        inner_width = 64
         shapes = {
-            "latents": (1, tokens, inner), "proj_in.weight": (inner, 32), "proj_in.bias": (inner,), "proj_out.weight": (width, inner),
-            "proj_out.bias": (width,), "norm_out.weight": (width,), "norm_out.bias": (width,),
-        }  # fmt: skip
+            "latents": (1, tokens, inner_width),
+            "proj_in.weight": (inner_width, 32),
+            "proj_in.bias": (inner_width,),
+            "proj_out.weight": (width, inner_width),
+            "proj_out.bias": (width,),
+            "norm_out.weight": (width,),
+            "norm_out.bias": (width,),
+        }
         for layer in range(4):
             root = f"layers.{layer}."
-            shapes |= {f"{root}0.to_q.weight": (inner, inner), f"{root}0.to_kv.weight": (2 * inner, inner)}
-            shapes |= {f"{root}0.to_out.weight": (inner, inner), f"{root}1.1.weight": (4 * inner, inner)}
-            shapes |= {f"{root}1.3.weight": (inner, 4 * inner)}
             shapes |= {
-                f"{root}{norm}.{side}": (inner,)
+                f"{root}0.to_q.weight": (inner_width, inner_width),
+                f"{root}0.to_kv.weight": (2 * inner_width, inner_width),
+            }
+            shapes |= {
+                f"{root}0.to_out.weight": (inner_width, inner_width),
+                f"{root}1.1.weight": (4 * inner_width, inner_width),
+            }
+            shapes |= {f"{root}1.3.weight": (inner_width, 4 * inner_width)}
+            shapes |= {
+                f"{root}{norm}.{side}": (inner_width,)
                 for norm in ("0.norm1", "0.norm2", "1.0")
                 for side in ("weight", "bias")
             }

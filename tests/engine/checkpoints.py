@@ -1,4 +1,4 @@
-"""Small checkpoints with random weights, made and saved in the formats of real ones."""
+"""Small U-Net checkpoints with random weights, saved in the formats of real ones."""
 
 from __future__ import annotations
 
@@ -59,21 +59,21 @@ def save_sd(
     tiny: bool = False,
     embedded: bool = True,
 ) -> Path:
-    """A Stable Diffusion folder: one text encoder, a KL autoencoder (or a tiny one), ε- or v-prediction."""
+    """Save a Stable Diffusion folder: one text encoder, a KL autoencoder (or a tiny one), ε- or v-prediction."""
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(POCKET / "tokenizer")
     tokenizer.save_pretrained(folder / "tokenizer")
     CLIPTextModel(text_config(tokenizer)).save_pretrained(folder / "text_encoder")
     unet(time_cond_proj_dim=16 if scheduler == "LCMScheduler" and embedded else None).save_pretrained(folder / "unet")
     _autoencoder(tiny).save_pretrained(folder / "vae")
-    kind = {
+    scheduler_class = {
         "DDIMScheduler": DDIMScheduler,
         "LCMScheduler": LCMScheduler,
         "EulerDiscreteScheduler": EulerDiscreteScheduler,
     }[scheduler]
-    kind(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction).save_pretrained(
-        folder / "scheduler"
-    )
+    scheduler_class(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction
+    ).save_pretrained(folder / "scheduler")
     index = {
         "_class_name": "StableDiffusionPipeline",
         "scheduler": ["diffusers", scheduler],
@@ -87,7 +87,7 @@ def save_sd(
 
 
 def save_sdxl(folder: Path) -> Path:
-    """An SDXL folder: two text encoders, pooled embeddings and time ids."""
+    """Save an SDXL folder: two text encoders, pooled embeddings and time ids."""
     save_sd(folder, "EulerDiscreteScheduler")
     tokenizer = CLIPTokenizer.from_pretrained(POCKET / "tokenizer")
     tokenizer.save_pretrained(folder / "tokenizer_2")

@@ -1,4 +1,4 @@
-"""Small flow-matching transformers with random weights, in the formats of the real ones: SD3, FLUX, Lumina, SANA-Sprint."""
+"""Small checkpoints of SD3, FLUX, Lumina and SANA-Sprint with random weights, saved in the formats of real ones."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ LANGUAGE = {
 
 
 def language_tokenizer(length: int) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer with a chat template and a padding token, as language models have."""
+    """Return a byte-level tokenizer with a chat template and a padding token, as language models have."""
     pocket = CLIPTokenizer.from_pretrained(POCKET / "tokenizer")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=pocket.backend_tokenizer, model_max_length=length)
     tokenizer.add_special_tokens({"pad_token": "<pad>", "eos_token": "<eos>"})
@@ -60,7 +60,7 @@ def language_tokenizer(length: int) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def kl(channels: int) -> AutoencoderKL:
+def kl_autoencoder(channels: int) -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -74,50 +74,61 @@ def kl(channels: int) -> AutoencoderKL:
     )
 
 
-def save(folder: Path, pipeline: str, parts: dict[str, Any]) -> Path:
-    """Writes each part to its folder, and the index that names their classes."""
+def save_checkpoint(folder: Path, pipeline: str, components: dict[str, Any]) -> Path:
+    """Save each component to its folder, and the index that names their classes."""
     index: dict[str, Any] = {"_class_name": pipeline}
-    for name, part in parts.items():
+    for name, component in components.items():
         if name in ("transformer", "vae"):
-            lively(part)
-        part.save_pretrained(folder / name)
-        library = type(part).__module__.split(".")[0]
-        index[name] = [library, type(part).__name__]
+            randomize(component)
+        component.save_pretrained(folder / name)
+        library = type(component).__module__.split(".")[0]
+        index[name] = [library, type(component).__name__]
     (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     return folder
 
 
-def _clips() -> dict[str, Any]:
+def _clip_encoders() -> dict[str, Any]:
     tokenizer = CLIPTokenizer.from_pretrained(POCKET / "tokenizer")
-    one, two = (
-        CLIPTextModelWithProjection(text_config(tokenizer)),
-        CLIPTextModelWithProjection(text_config(tokenizer, 48)),
-    )
-    return {"tokenizer": tokenizer, "tokenizer_2": tokenizer, "text_encoder": one, "text_encoder_2": two}
+    return {
+        "tokenizer": tokenizer,
+        "tokenizer_2": tokenizer,
+        "text_encoder": CLIPTextModelWithProjection(text_config(tokenizer)),
+        "text_encoder_2": CLIPTextModelWithProjection(text_config(tokenizer, 48)),
+    }
 
 
-def _t5(tokenizer: PreTrainedTokenizerFast, width: int) -> T5EncoderModel:
+def t5_encoder(tokenizer: PreTrainedTokenizerFast, width: int) -> T5EncoderModel:
     return T5EncoderModel(
         T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=16, d_ff=64, num_layers=1, num_heads=2)
     )
 
 
 def save_sd3(folder: Path, t5: bool = True, channels: int = 8, vae: torch.nn.Module | None = None) -> Path:
-    parts = _clips()
-    parts["transformer"] = SD3Transformer2DModel(
-        sample_size=16, patch_size=2, in_channels=channels, out_channels=channels, num_layers=2, attention_head_dim=16,
-        num_attention_heads=2, joint_attention_dim=96, caption_projection_dim=32, pooled_projection_dim=WIDTH + 48, pos_embed_max_size=16,
-        qk_norm="rms_norm", dual_attention_layers=(0,),
-    )  # fmt: skip
+    components = _clip_encoders()
+    components["transformer"] = SD3Transformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=channels,
+        out_channels=channels,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=96,
+        caption_projection_dim=32,
+        pooled_projection_dim=WIDTH + 48,
+        pos_embed_max_size=16,
+        qk_norm="rms_norm",
+        dual_attention_layers=(0,),
+    )
     if t5:
-        parts["tokenizer_3"] = language_tokenizer(64)
-        parts["text_encoder_3"] = _t5(parts["tokenizer_3"], 96)
-    parts |= {"vae": vae or kl(channels), "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0)}
-    return save(folder, "StableDiffusion3Pipeline", parts)
+        components["tokenizer_3"] = language_tokenizer(64)
+        components["text_encoder_3"] = t5_encoder(components["tokenizer_3"], 96)
+    components |= {"vae": vae or kl_autoencoder(channels), "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0)}
+    return save_checkpoint(folder, "StableDiffusion3Pipeline", components)
 
 
 def save_sd3_tiny(folder: Path) -> Path:
-    """With 16 channels and the tiny autoencoder for them, as TAESD3 is."""
+    """Save SD3 with 16 channels and a tiny autoencoder for them, like TAESD3."""
     tiny = AutoencoderTiny(
         encoder_block_out_channels=(16,) * 4, decoder_block_out_channels=(16,) * 4, latent_channels=16, shift_factor=0.0
     )
@@ -128,15 +139,27 @@ def save_flux(folder: Path, dev: bool = False) -> Path:
     clip = CLIPTokenizer.from_pretrained(POCKET / "tokenizer")
     tokenizer = language_tokenizer(512)
     transformer = FluxTransformer2DModel(
-        in_channels=32, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=40,
-        pooled_projection_dim=WIDTH, guidance_embeds=dev, axes_dims_rope=(4, 6, 6),
-    )  # fmt: skip
+        in_channels=32,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=40,
+        pooled_projection_dim=WIDTH,
+        guidance_embeds=dev,
+        axes_dims_rope=(4, 6, 6),
+    )
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=dev, shift=3.0 if dev else 1.0)
-    parts = {
-        "tokenizer": clip, "text_encoder": CLIPTextModel(text_config(clip)), "tokenizer_2": tokenizer,
-        "text_encoder_2": _t5(tokenizer, 40), "transformer": transformer, "vae": kl(8), "scheduler": scheduler,
-    }  # fmt: skip
-    return save(folder, "FluxPipeline", parts)
+    components = {
+        "tokenizer": clip,
+        "text_encoder": CLIPTextModel(text_config(clip)),
+        "tokenizer_2": tokenizer,
+        "text_encoder_2": t5_encoder(tokenizer, 40),
+        "transformer": transformer,
+        "vae": kl_autoencoder(8),
+        "scheduler": scheduler,
+    }
+    return save_checkpoint(folder, "FluxPipeline", components)
 
 
 def save_flux2(folder: Path) -> Path:
@@ -151,83 +174,128 @@ def save_flux2(folder: Path) -> Path:
     vae.bn.running_mean.normal_()
     vae.bn.running_var.uniform_(0.5, 2.0)
     transformer = Flux2Transformer2DModel(
-        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=3 * WIDTH, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
-    )  # fmt: skip
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=3 * WIDTH,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    )
     encoder = Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), num_hidden_layers=28, **LANGUAGE))
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-    parts = {
+    components = {
         "tokenizer": tokenizer,
         "text_encoder": encoder,
         "transformer": transformer,
         "vae": vae,
         "scheduler": scheduler,
     }
-    return save(folder, "Flux2KleinPipeline", parts)
+    return save_checkpoint(folder, "Flux2KleinPipeline", components)
 
 
 def save_lumina(folder: Path) -> Path:
     tokenizer = language_tokenizer(256)
     transformer = LuminaNextDiT2DModel(
-        sample_size=16, in_channels=4, hidden_size=32, num_layers=2, num_attention_heads=2, num_kv_heads=1, multiple_of=16,
-        cross_attention_dim=WIDTH, learn_sigma=True,
-    )  # fmt: skip
+        sample_size=16,
+        in_channels=4,
+        hidden_size=32,
+        num_layers=2,
+        num_attention_heads=2,
+        num_kv_heads=1,
+        multiple_of=16,
+        cross_attention_dim=WIDTH,
+        learn_sigma=True,
+    )
     encoder = GemmaModel(GemmaConfig(vocab_size=len(tokenizer), num_hidden_layers=2, **LANGUAGE))
-    parts = {"tokenizer": tokenizer, "text_encoder": encoder, "transformer": transformer, "vae": kl(4)}
-    parts["vae"].register_to_config(shift_factor=None)
-    return save(folder, "LuminaPipeline", parts | {"scheduler": FlowMatchEulerDiscreteScheduler()})
+    components = {"tokenizer": tokenizer, "text_encoder": encoder, "transformer": transformer, "vae": kl_autoencoder(4)}
+    components["vae"].register_to_config(shift_factor=None)
+    return save_checkpoint(folder, "LuminaPipeline", components | {"scheduler": FlowMatchEulerDiscreteScheduler()})
 
 
 def save_lumina2(folder: Path) -> Path:
     tokenizer = language_tokenizer(256)
     transformer = Lumina2Transformer2DModel(
-        sample_size=16, in_channels=8, hidden_size=48, num_layers=2, num_refiner_layers=1, num_attention_heads=2, num_kv_heads=1,
-        multiple_of=16, axes_dim_rope=(8, 8, 8), axes_lens=(300, 64, 64), cap_feat_dim=WIDTH,
-    )  # fmt: skip
+        sample_size=16,
+        in_channels=8,
+        hidden_size=48,
+        num_layers=2,
+        num_refiner_layers=1,
+        num_attention_heads=2,
+        num_kv_heads=1,
+        multiple_of=16,
+        axes_dim_rope=(8, 8, 8),
+        axes_lens=(300, 64, 64),
+        cap_feat_dim=WIDTH,
+    )
     encoder = Gemma2Model(Gemma2Config(vocab_size=len(tokenizer), num_hidden_layers=2, **LANGUAGE))
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-    parts = {
+    components = {
         "tokenizer": tokenizer,
         "text_encoder": encoder,
         "transformer": transformer,
-        "vae": kl(8),
+        "vae": kl_autoencoder(8),
         "scheduler": scheduler,
     }
-    return save(folder, "Lumina2Pipeline", parts)
+    return save_checkpoint(folder, "Lumina2Pipeline", components)
 
 
 def save_sana(folder: Path) -> Path:
     tokenizer = language_tokenizer(300)
     vae = AutoencoderDC(
-        latent_channels=8, attention_head_dim=2, encoder_block_types="ResBlock", decoder_block_types="ResBlock",
-        encoder_block_out_channels=(8,) * 6, decoder_block_out_channels=(8,) * 6, encoder_layers_per_block=(1,) * 6,
-        decoder_layers_per_block=(1,) * 6, encoder_qkv_multiscales=((),) * 6, decoder_qkv_multiscales=((),) * 6,
-        upsample_block_type="interpolate", downsample_block_type="Conv", scaling_factor=0.41407,
-    )  # fmt: skip
+        latent_channels=8,
+        attention_head_dim=2,
+        encoder_block_types="ResBlock",
+        decoder_block_types="ResBlock",
+        encoder_block_out_channels=(8,) * 6,
+        decoder_block_out_channels=(8,) * 6,
+        encoder_layers_per_block=(1,) * 6,
+        decoder_layers_per_block=(1,) * 6,
+        encoder_qkv_multiscales=((),) * 6,
+        decoder_qkv_multiscales=((),) * 6,
+        upsample_block_type="interpolate",
+        downsample_block_type="Conv",
+        scaling_factor=0.41407,
+    )
     transformer = SanaTransformer2DModel(
-        in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=8, num_layers=2, num_cross_attention_heads=2,
-        cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=WIDTH, sample_size=4, guidance_embeds=True,
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=WIDTH,
+        sample_size=4,
+        guidance_embeds=True,
         qk_norm="rms_norm_across_heads",
-    )  # fmt: skip
+    )
     encoder = Gemma2Model(Gemma2Config(vocab_size=len(tokenizer), num_hidden_layers=2, **LANGUAGE))
-    parts = {
+    components = {
         "tokenizer": tokenizer,
         "text_encoder": encoder,
         "transformer": transformer,
         "vae": vae,
         "scheduler": SCMScheduler(),
     }
-    return save(folder, "SanaSprintPipeline", parts)
+    return save_checkpoint(folder, "SanaSprintPipeline", components)
 
 
-def lively(module: torch.nn.Module) -> None:
-    """Fresh random weights everywhere: layers that training starts at zero would hide what goes through them."""
+def randomize(module: torch.nn.Module) -> None:
+    """Draw all weights at random: layers that training starts at zero would hide what passes through them."""
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.05 if parameter.dim() > 1 else 0.2)
 
 
-#: Family → how its folder is saved.
+#: Architecture → function that saves its folder.
 FLOWS: dict[str, Callable[[Path], Path]] = {
-    "sd3": save_sd3, "sd3-tiny": save_sd3_tiny,
-    "flux": save_flux, "flux2": save_flux2, "lumina": save_lumina, "lumina2": save_lumina2, "sana": save_sana,
-}  # fmt: skip
+    "sd3": save_sd3,
+    "sd3-tiny": save_sd3_tiny,
+    "flux": save_flux,
+    "flux2": save_flux2,
+    "lumina": save_lumina,
+    "lumina2": save_lumina2,
+    "sana": save_sana,
+}

@@ -31,7 +31,7 @@ from engine.shared.snapshot import Snapshot
 from tests.engine.adapter_files import save_controlnet, save_image_adapter, save_lora
 from tests.engine.checkpoints import save_sd, save_sdxl
 from tests.engine.flows import save_flux
-from tests.engine.models.test_architectures import NEGATIVE, PROMPT, TRAILING, close, ours, picture, theirs  # noqa: F401
+from tests.engine.models.pipelines import NEGATIVE, TRAILING, is_close, picture, run_pipeline, stream_latent
 
 CPU = torch.device("cpu")
 
@@ -48,7 +48,9 @@ def map_image(name: str, size: int = 64) -> Image.Image:
 
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("kind", ["StableDiffusion", "StableDiffusionXL"])
-def test_two_controlnets_are_what_diffusers_makes_of_them(kind: str, guided: bool, tmp_path: Path, theirs: Any) -> None:  # noqa: F811
+def test_two_controlnets_are_what_diffusers_makes_of_them(
+    kind: str, guided: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, model = saved(kind, tmp_path / "model")
     nets = [save_controlnet(tmp_path / f"net{i}", model.denoiser, i) for i in range(2)]
     pipeline = getattr(diffusers, kind + "ControlNetImg2ImgPipeline").from_pretrained(
@@ -61,7 +63,7 @@ def test_two_controlnets_are_what_diffusers_makes_of_them(kind: str, guided: boo
     arguments: dict[str, Any] = (
         {"guidance_scale": 2.0, "negative_prompt": NEGATIVE} if guided else {"guidance_scale": 1.0}
     )
-    expected, timesteps = theirs(
+    expected, timesteps = run_pipeline(monkeypatch,
         pipeline, model, 64,
         image=Image.fromarray(picture(64)[..., :3]), control_image=[map_image("luminance"), map_image("canny")], strength=0.7,
         num_inference_steps=4, controlnet_conditioning_scale=[0.8, 0.5], control_guidance_start=[0.0, 0.5], control_guidance_end=[1.0, 1.0],
@@ -72,11 +74,13 @@ def test_two_controlnets_are_what_diffusers_makes_of_them(kind: str, guided: boo
         "/control/2": str(nets[1]), "/control/2/from": "canny", "/control/2/weight": 0.5, "/control/2/start": 0.5,
     }  # fmt: skip
     values |= {"/guidance": 2.0, "/guidance/mode": "full"} if guided else {}
-    found = ours(model, 64, timesteps, **{"/eta": 0.0, **values})
-    assert close(found, expected)
-    without = ours(model, 64, timesteps, **{"/eta": 0.0, **values, "/control/1/weight": 0.0, "/control/2/on": False})
+    found = stream_latent(model, 64, timesteps, **{"/eta": 0.0, **values})
+    assert is_close(found, expected)
+    without = stream_latent(
+        model, 64, timesteps, **{"/eta": 0.0, **values, "/control/1/weight": 0.0, "/control/2/on": False}
+    )
     assert torch.equal(
-        without, ours(model, 64, timesteps, **{"/eta": 0.0, **values, "/control/1": "", "/control/2": ""})
+        without, stream_latent(model, 64, timesteps, **{"/eta": 0.0, **values, "/control/1": "", "/control/2": ""})
     )
     assert (without - found).abs().max() > 1e-2
 
@@ -90,7 +94,7 @@ def test_an_image_prompt_is_what_diffusers_makes_of_it(
     plus: bool,
     guided: bool,
     tmp_path: Path,
-    theirs: Any,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder, model = saved(kind, tmp_path / "model")
     adapter, encoder = save_image_adapter(tmp_path, model.denoiser, plus=plus)
@@ -117,12 +121,12 @@ def test_an_image_prompt_is_what_diffusers_makes_of_it(
     values |= {"/reference/encoder": str(encoder)} | ({"/guidance": 2.0, "/guidance/mode": "full"} if guided else {})
     for weight in (0.7, 1.0):
         pipeline.set_ip_adapter_scale(weight)
-        expected, timesteps = theirs(pipeline, model, 64, **arguments)
-        found = ours(model, 64, timesteps, **values, **{"/reference/weight": weight})
-        assert close(found, expected)
-    none = ours(model, 64, timesteps, **values | {"/reference": ""})
-    assert torch.equal(none, ours(model, 64, timesteps, **values, **{"/reference/weight": 0.0}))
-    assert torch.equal(none, ours(model, 64, timesteps, **values, **{"/reference/on": False}))
+        expected, timesteps = run_pipeline(monkeypatch, pipeline, model, 64, **arguments)
+        found = stream_latent(model, 64, timesteps, **values, **{"/reference/weight": weight})
+        assert is_close(found, expected)
+    none = stream_latent(model, 64, timesteps, **values | {"/reference": ""})
+    assert torch.equal(none, stream_latent(model, 64, timesteps, **values, **{"/reference/weight": 0.0}))
+    assert torch.equal(none, stream_latent(model, 64, timesteps, **values, **{"/reference/on": False}))
     assert (none - found).abs().max() > 1e-2
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from engine.adapters.lora import Loras, read
 from engine.models import Model, load
 from engine.shared.parameter import InvalidValue
-from tests.engine.adapter_files import KINDS, save_lora
+from tests.engine.adapter_files import LORA_LAYOUTS, save_lora
 from tests.engine.checkpoints import save_sd, save_sdxl
 from tests.engine.flows import save_flux, save_flux2, save_lumina2, save_sana, save_sd3
 
@@ -36,7 +36,7 @@ def answer(model: Model, text: str = "green spiral") -> torch.Tensor:
         return model.denoise(x, torch.tensor([700.0, 300.0]), model.encode_prompt(text))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LORA_LAYOUTS)
 def test_a_stack_of_loras_is_what_diffusers_makes_of_them(
     kind: str, folder: Path, model: Model, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""Loading: the pocket model, SD, LCM and SDXL folders made here, and every way of being wrong."""
+"""Loading: the pocket model, small SD, LCM, SDXL and SD3 checkpoints, and everything that can be wrong with one."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from engine.shared.options import EngineOptions
 from engine.shared.snapshot import Snapshot
 from tests.engine.checkpoints import save_sd, save_sdxl
 from tests.engine.flows import save_sd3
-from tests.engine.single_file import as_one_file
+from tests.engine.single_file import save_single_file
 
 CPU = torch.device("cpu")
 
 
-def save_plain_sd3(folder: Path) -> Path:
-    """SD3 as its single files have it: the first text encoder's projection is the identity."""
+def save_sd3_for_single_file(folder: Path) -> Path:
+    """Save SD3 as its single files have it: the first text encoder's projection is the identity."""
     save_sd3(folder)
     path = folder / "text_encoder" / "model.safetensors"
     weights = load_file(path)
@@ -91,61 +91,64 @@ def test_a_kl_autoencoder_is_encoded_by_its_mean(tmp_path: Path) -> None:
         assert torch.equal(model.encode(plain), model.encode(plain))
 
 
-def truncated(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def reindexed(folder: Path, **parts: list[str]) -> None:
+def edit_index(folder: Path, **components: list[str]) -> None:
     index = folder / "model_index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | parts))
+    index.write_text(json.dumps(json.loads(index.read_text()) | components))
 
 
-def spoilt(path: Path) -> None:
+def write_nan(path: Path) -> None:
     weights = load_file(path)
     weights["conv_in.weight"][0, 0, 0, 0] = float("nan")
     save_file(weights, path)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("damage", "message"),
     [
         (lambda f: (f / "model_index.json").unlink(), "model_index.json"),
         (lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"no"), "cannot be loaded"),
         (lambda f: (f / "scheduler" / "scheduler_config.json").write_text("{"), "cannot be loaded"),
         (lambda f: (f / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"})), "has no unet"),
         (lambda f: shutil.rmtree(f / "text_encoder"), "text_encoder has no weights; download the model again"),
-        (lambda f: truncated(f / "unet" / "diffusion_pytorch_model.safetensors"), "cannot be loaded"),
-        (lambda f: reindexed(f, unet=["diffusers", "UNet1DModel"]), "cannot be loaded|not supported"),
+        (lambda f: truncate(f / "unet" / "diffusion_pytorch_model.safetensors"), "cannot be loaded"),
+        (lambda f: edit_index(f, unet=["diffusers", "UNet1DModel"]), "cannot be loaded|not supported"),
         (
-            lambda f: reindexed(f, unet=["diffusers", "NoSuchModel"]),
+            lambda f: edit_index(f, unet=["diffusers", "NoSuchModel"]),
             "NoSuchModel, which diffusers .* does not have",
         ),
         (
-            lambda f: spoilt(f / "unet" / "diffusion_pytorch_model.safetensors"),
+            lambda f: write_nan(f / "unet" / "diffusion_pytorch_model.safetensors"),
             "unet holds NaN or infinity in conv_in.weight",
         ),
     ],
 )
-def test_a_broken_folder_is_one_clear_line(tmp_path: Path, spoil: object, told: str) -> None:
+def test_a_damaged_folder_is_reported_in_one_line(
+    tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
     save_sd(tmp_path)
-    spoil(tmp_path)  # type: ignore[operator]
-    with pytest.raises(ModelError, match=told) as caught:
+    damage(tmp_path)
+    with pytest.raises(ModelError, match=message) as caught:
         load(str(tmp_path), CPU, torch.float32)
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_that_does_not_fit_is_refused_with_the_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_does_not_fit_is_rejected_with_the_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_sd(tmp_path)
     needed = required_memory_bytes(tmp_path, torch.float32)
-    parts = load(str(tmp_path), CPU, torch.float32).architecture.components
-    count = sum(p.numel() for part in COMPONENTS if part in parts for p in parts[part].parameters())
+    components = load(str(tmp_path), CPU, torch.float32).architecture.components
+    modules = [components[name] for name in COMPONENTS if name in components]
+    count = sum(parameter.numel() for module in modules for parameter in module.parameters())
     assert needed == pytest.approx(count * 4, rel=0.01)
     monkeypatch.setattr("engine.models.loading.free_memory_bytes", lambda _device: needed)
     with pytest.raises(ModelError, match=r"needs 0\.0 GiB, but 0\.0 GiB are free on cpu"):
         load(str(tmp_path), CPU, torch.float32)
 
 
-def test_pickles_are_refused_unless_allowed(tmp_path: Path) -> None:
+def test_pickles_are_rejected_unless_allowed(tmp_path: Path) -> None:
     save_sd(tmp_path)
     weights = load_file(tmp_path / "text_encoder" / "model.safetensors")
     (tmp_path / "text_encoder" / "model.safetensors").unlink()
@@ -156,14 +159,14 @@ def test_pickles_are_refused_unless_allowed(tmp_path: Path) -> None:
     assert one_frame(Stream(model, 64, 64)).pixels.shape == (64, 64, 4)
 
 
-def test_half_precision_files_serve_where_there_are_no_others(tmp_path: Path) -> None:
+def test_half_precision_files_are_used_if_there_are_no_others(tmp_path: Path) -> None:
     save_sd(tmp_path)
-    for part, name in (
+    for component, name in (
         ("unet", "diffusion_pytorch_model"),
         ("vae", "diffusion_pytorch_model"),
         ("text_encoder", "model"),
     ):
-        (tmp_path / part / f"{name}.safetensors").rename(tmp_path / part / f"{name}.fp16.safetensors")
+        (tmp_path / component / f"{name}.safetensors").rename(tmp_path / component / f"{name}.fp16.safetensors")
     assert load(str(tmp_path), CPU, torch.float32).noise_schedule.prediction == "epsilon"
 
 
@@ -171,15 +174,15 @@ def test_a_hub_name_comes_from_the_cache_when_offline(tmp_path: Path, monkeypatc
     with pytest.raises(ModelError, match=r"someone/something.*--offline"):
         load("someone/something", CPU, torch.float32, EngineOptions(offline=True))
     # The cache's layout: refs/main names the commit whose snapshot is the repository.
-    cached = tmp_path / "models--someone--something"
-    save_sd(cached / "snapshots" / "c0ffee")
-    (cached / "refs").mkdir()
-    (cached / "refs" / "main").write_text("c0ffee")
+    repository = tmp_path / "models--someone--something"
+    save_sd(repository / "snapshots" / "c0ffee")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("c0ffee")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert resolve("someone/something", EngineOptions(offline=True)) == cached / "snapshots" / "c0ffee"
+    assert resolve("someone/something", EngineOptions(offline=True)) == repository / "snapshots" / "c0ffee"
 
 
-def test_a_missing_model_names_itself(tmp_path: Path) -> None:
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="nowhere"):
         load(str(tmp_path / "nowhere"), CPU, torch.float32)
     checkpoint = tmp_path / "old.ckpt"
@@ -208,7 +211,7 @@ def test_the_same_seed_on_the_gpu_gives_nearly_the_same_picture() -> None:
     assert np.abs(pictures[0].astype(int) - pictures[1]).max() <= 3
 
 
-def test_another_autoencoder_takes_the_place_of_the_models_own(tmp_path: Path) -> None:
+def test_another_autoencoder_replaces_the_models(tmp_path: Path) -> None:
     save_sd(tmp_path / "model")
     tiny = AutoencoderTiny(
         encoder_block_out_channels=(16,) * 4, decoder_block_out_channels=(16,) * 4, latent_channels=4
@@ -220,21 +223,21 @@ def test_another_autoencoder_takes_the_place_of_the_models_own(tmp_path: Path) -
     with torch.inference_mode():
         assert torch.allclose(model.encode(picture / 2 + 0.5), tiny.encode(picture).latents, atol=1e-5)
     AutoencoderTiny(latent_channels=16).save_pretrained(tmp_path / "wide")
-    for name, told in (
+    for name, message in (
         ("wide", "16 channels at 1/8, this model 4 at 1/8"),
         ("model", "no config.json"),
         ("gone", "no such folder"),
     ):
-        with pytest.raises(ModelError, match=told):
+        with pytest.raises(ModelError, match=message):
             load(str(tmp_path / "model"), CPU, torch.float32, autoencoder=str(tmp_path / name))
     with pytest.raises(ModelError, match=r"taesd.*is not downloaded"):
         load(str(tmp_path / "model"), CPU, torch.float32, EngineOptions(offline=True), autoencoder="tiny")
 
 
-@pytest.mark.parametrize("save", [save_sd, save_sdxl, save_plain_sd3])
-def test_one_original_file_is_the_same_model(tmp_path: Path, save: Callable[[Path], Path]) -> None:
+@pytest.mark.parametrize("save", [save_sd, save_sdxl, save_sd3_for_single_file])
+def test_a_single_file_is_the_same_model_as_its_folder(tmp_path: Path, save: Callable[[Path], Path]) -> None:
     folder = load(str(save(tmp_path / "folder")), CPU, torch.float32)
-    single = load(str(as_one_file(tmp_path / "folder", tmp_path / "single.safetensors")), CPU, torch.float32)
+    single = load(str(save_single_file(tmp_path / "folder", tmp_path / "single.safetensors")), CPU, torch.float32)
     assert single.architecture.title == folder.architecture.title
     x, t = torch.randn(1, folder.latent_channels, 8, 8), torch.tensor([500.0])
     picture = torch.rand(1, 3, 64, 64) * 2 - 1
@@ -246,15 +249,15 @@ def test_one_original_file_is_the_same_model(tmp_path: Path, save: Callable[[Pat
         assert not torch.allclose(single.denoise(x, t, single.encode_prompt("fire")), expected, atol=1e-4)
 
 
-def test_one_file_that_is_no_whole_model_is_one_line(tmp_path: Path) -> None:
+def test_an_incomplete_single_file_is_reported_in_one_line(tmp_path: Path) -> None:
     foreign = tmp_path / "foreign.safetensors"
     save_file({"some.weight": torch.zeros(2)}, foreign)
     with pytest.raises(
         ModelError, match="not recognized as a checkpoint of Stable Diffusion 3, Stable Diffusion, SDXL"
     ):
         load(str(foreign), CPU, torch.float32)
-    # SD3.5 is passed around without its text encoders.
-    path = as_one_file(save_plain_sd3(tmp_path / "folder"), tmp_path / "single.safetensors")
+    # SD3.5 is commonly shared without its text encoders.
+    path = save_single_file(save_sd3_for_single_file(tmp_path / "folder"), tmp_path / "single.safetensors")
     save_file({key: tensor for key, tensor in load_file(path).items() if not key.startswith("text_encoders.")}, path)
     with pytest.raises(ModelError, match="text_encoder") as caught:
         load(str(path), CPU, torch.float32)

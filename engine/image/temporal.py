@@ -23,7 +23,7 @@ FLOW_SIDE = 256
 LUMINANCE_TOLERANCE = 0.15
 #: Round-trip error of the flow at which the motion is no longer trusted, in pixels of the small picture.
 ROUND_TRIP_TOLERANCE = 8.0
-#: The same two tolerances for a close match, which tells a moving picture from a cut.
+#: The same two tolerances for a close match, which distinguishes motion from a cut.
 CLOSE_LUMINANCE_TOLERANCE, CLOSE_ROUND_TRIP_TOLERANCE = 0.06, 2.0
 #: Share of the picture that must match closely; below it the input was cut, and nothing is accumulated.
 MIN_CLOSE_MATCH = 0.4

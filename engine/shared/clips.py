@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 def read_square_frames(path: Path, side: int, count: int, spread: bool = False) -> list[NDArray[np.uint8]]:
     """Return up to ``count`` frames of a video, RGB uint8 (side, side, 3): the first ones, or ``spread`` over the clip.
 
-    Raises OSError where the file cannot be opened, ``av.FFmpegError`` where it cannot be decoded.
+    Raises OSError if the file cannot be opened, ``av.FFmpegError`` if it cannot be decoded.
     """
     import av
 

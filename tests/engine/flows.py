@@ -40,7 +40,6 @@ from transformers import (
 from engine.models import POCKET
 from tests.engine.checkpoints import WIDTH, text_config
 
-TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 LANGUAGE = {
     "hidden_size": WIDTH,
     "intermediate_size": 48,
@@ -56,7 +55,7 @@ def language_tokenizer(length: int) -> PreTrainedTokenizerFast:
     pocket = CLIPTokenizer.from_pretrained(POCKET / "tokenizer")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=pocket.backend_tokenizer, model_max_length=length)
     tokenizer.add_special_tokens({"pad_token": "<pad>", "eos_token": "<eos>"})
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     return tokenizer
 
 

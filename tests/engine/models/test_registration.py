@@ -1,4 +1,4 @@
-"""Registration: an architecture in a module of its folder is found and loaded, and nothing else needs to know it."""
+"""Registration: an architecture in a module of its folder is discovered and loaded without any other edit."""
 
 from __future__ import annotations
 

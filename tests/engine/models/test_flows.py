@@ -160,7 +160,7 @@ def test_a_batch_of_frames_equals_one_at_a_time(name: str, mode: str, tmp_path: 
 def flow_latent(name: str, model: Model, size: int, timesteps: list[float], mode: str) -> torch.Tensor:
     """Return the stream's latent at the pipeline's timesteps.
 
-    SANA's timesteps are angles, and its noise is renewed between steps. The other flows reuse one noise.
+    SANA's timesteps are angles, and its noise is renewed between steps. The other flows keep the noise.
     """
     if name == "sana":
         timesteps = [min(t / (np.pi / 2), 1.0) * 1000 for t in timesteps]

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "bridge" / "guides" / "contributing"
 #: What a page may change. Weights are linked: no page touches them.
 TREES = ("bridge", "engine", "presets", "touchdesigner", "tests")
+FILES = ("pyproject.toml", "README.md")
 _BLOCK = re.compile(
     r"^(?P<how>New file|In) `(?P<path>[^`]+)`(?:, below `(?P<anchor>[^`]+)`)?:\n\n```\w+\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
@@ -59,6 +60,8 @@ def follow(page: str, root: Path) -> Path:
         shutil.copytree(
             ROOT / tree, root / tree, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors", "*.png", "*.svg")
         )
+    for name in FILES:
+        shutil.copy(ROOT / name, root / name)
     for weights in (ROOT / "engine" / "pocket").rglob("*.safetensors"):
         link = root / weights.relative_to(ROOT)
         try:

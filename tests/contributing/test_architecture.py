@@ -8,6 +8,8 @@ import pytest
 
 from tests.contributing.pages import follow, run_python
 
+pytestmark = pytest.mark.slow
+
 TEST = "tests/engine/models/test_auraflow.py"
 #: Streams two frames through the checkpoint that the page's test saves.
 STREAM = """

@@ -14,6 +14,8 @@ import pytest
 
 from tests.show.stage import Stage
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "bridge" / "guides" / "examples"
 MAX_LINES = 40

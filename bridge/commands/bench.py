@@ -19,7 +19,7 @@ import numpy as np
 
 from bridge.commands.clip_reader import ClipReader
 from bridge.commands.options import engine_options, parameter_values
-from bridge.engine_process.tcmalloc import begin_again, installed, kept_to_itself
+from bridge.engine_process.tcmalloc import find_library, forget_preload, restart_with
 from bridge.errors import UserError
 from bridge.images import fit, resize
 from bridge.textures import open_source
@@ -46,8 +46,8 @@ TABLES = (
 def bench(options: argparse.Namespace) -> int:
     """Measures, prints each table as it comes, and writes DIR/bench.json and a picture of each comparison."""
     values = parameter_values(options)
-    begin_again(installed())  # what it measures is to have what the engine's process has
-    kept_to_itself()
+    restart_with(find_library())  # what it measures is to have what the engine's process has
+    forget_preload()
     folder = Path(options.output).expanduser()
     if not folder.parent.is_dir():
         raise UserError(f"there is no folder {folder.parent}")
@@ -115,8 +115,8 @@ def latency(subject: Any, count: int) -> Iterator[Row]:
     """From texture in to texture out, stage by stage, at one step: what each costs one frame, in milliseconds."""
     from engine.bench.model import Stages
 
-    stream = subject.stream(steps=1)
-    stages = Stages(stream)
+    stages = Stages(subject.model)
+    stream = subject.stream(stages.model, steps=1)
     context = multiprocessing.get_context("spawn")
     inbox, outbox = Mailbox(context), Mailbox(context)
     taken: dict[str, list[float]] = {

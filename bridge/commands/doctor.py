@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
-from bridge.engine_process.tcmalloc import installed
+from bridge.engine_process.tcmalloc import find_library
 from bridge.textures import Transport, default_sinks, default_source, transports
 
 PACKAGES = ("torch", "diffusers", "transformers", "python-osc", "av", "numpy")
@@ -43,7 +43,7 @@ def doctor(_options: argparse.Namespace | None = None) -> int:
             check(False, package, f"missing: pip install {package}", required=True)
     _check_engine(check)
     if sys.platform.startswith("linux"):
-        library = installed()
+        library = find_library()
         hint = "optional, for speed on a CPU: apt install libtcmalloc-minimal4"
         check(library is not None, "tcmalloc", str(library or hint))
     try:

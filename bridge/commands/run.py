@@ -104,9 +104,9 @@ def _loop(
     """Update the status line and the log until the show ends. Raises UserError where the engine refuses to start."""
     next_entry = started + LOG_STATUS_SECONDS
     while not stop.wait(0.1):
-        if show.supervisor.refused:
+        if show.supervisor.rejected:
             hint = "; --no-resume starts without the resumed values" if resumed else ""
-            raise UserError(show.supervisor.refused + hint)
+            raise UserError(show.supervisor.rejected + hint)
         if show.first_frame_at is not None and not status_line.first_frame_shown:
             status_line.show_first_frame(show.first_frame_at - started)
         status_line.update(show)
@@ -227,10 +227,10 @@ def _print_addresses(
     """Print where textures, OSC and the panel are; return the panel's URL on this machine."""
     every_network = options.host == "0.0.0.0"
     page = f"http://{'127.0.0.1' if every_network else options.host}:{http_port}/"
-    say(f"source   {show.source.url}")
+    say(f"source   {show.source.source.url}")
     if show.second is not None:
-        say(f"control  {show.second.url}")
-    say(f"sinks    {', '.join(feed.sink.url for feed in show.feeds)}")
+        say(f"control  {show.second.source.url}")
+    say(f"sinks    {', '.join(thread.sink.url for thread in show.sinks)}")
     say(f"OSC      udp {options.host}:{osc_port} and tcp, addresses {ROOT}/…")
     say(f"panel    {page}")
     if access.exposed:

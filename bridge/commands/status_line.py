@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import psutil
 
 from bridge.show.show import Show
+from bridge.show.status import ShowStatus
 
 #: Seconds between two status lines, on a terminal and elsewhere.
 TERMINAL_SECONDS, PIPE_SECONDS = 0.5, 5.0
@@ -53,22 +53,22 @@ class StatusLine:
 
 def status_facts(show: Show) -> dict[str, Any]:
     """Return the part of the status that the log records, and this process's memory."""
-    status = show.status()
+    status = show.status().as_dict()
     memory = round(psutil.Process().memory_info().rss / 2**20, 1)
     return {name: status[name] for name in LOGGED_FACTS} | {"memory_mib": memory}
 
 
-def format_status(status: Mapping[str, Any]) -> str:
+def format_status(status: ShowStatus) -> str:
     """Return the status as ``14.9 fps  92 ms  frames 120  skipped 0  dropped 3  refused 0``."""
-    engine = status["engine"]
-    if not engine:
+    engine = status.engine
+    if engine is None:
         return "the engine is starting …"
-    line = f"{status['fps']:5.1f} fps  {status['latency_ms']:4.0f} ms  frames {status['frames']}"
-    line += f"  skipped {engine['skipped']}  dropped {engine['dropped']}  refused {status['refused']}"
-    if not status["engine_ready"]:
+    line = f"{status.fps:5.1f} fps  {status.latency_ms:4.0f} ms  frames {status.frames}"
+    line += f"  skipped {engine.skipped}  dropped {engine.dropped}  refused {status.rejected}"
+    if not status.engine_ready:
         line += "  engine restarting, output held"
-    elif engine["loading"]:
+    elif engine.loading:
         line += "  loading …"
-    elif engine["accelerator"].startswith("compiling"):
-        line += f"  {engine['accelerator']} …"
+    elif engine.compiling:
+        line += f"  {engine.accelerator} …"
     return line

@@ -1,7 +1,7 @@
-"""The files that the engine imports, read from the disk ahead of it: after a boot it would wait for each of thousands in turn.
+"""Reads the files that the engine imports ahead of it: after a boot it would wait for thousands of them in turn.
 
-The reserve notes them once it has imported everything; the next start has the system read them on a thread of the bridge's, while the
-engine is still busy with the first. Where there is no posix_fadvise, as on Windows and macOS, nothing is done.
+A standby records them once it has imported everything. At the next start a thread of the bridge has the system read
+them, while the engine is busy with the first ones. Systems without posix_fadvise, such as Windows and macOS, do nothing.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-#: Larger ones, in bytes, are libraries, of which only parts are needed and which the system reads ahead by itself.
-LARGEST = 2_000_000
+from engine.shared.files import write_atomically
+
+#: Larger files are libraries: only parts of them are needed, and the system reads those ahead by itself.
+MAX_FILE_BYTES = 2_000_000
 
 
-def kept() -> Path:
-    """Where the files of this installation are noted."""
+def list_path() -> Path:
+    """Return the file that lists the imports of this installation."""
     name = hashlib.sha256(sys.prefix.encode()).hexdigest()[:12]
     return user_cache_path("phosphene", appauthor=False) / f"imported-{name}.txt"
 
 
-def note(files: Iterable[Path]) -> None:
-    """Notes the ``files``, in the order in which they are needed. Where that cannot be written nothing is noted."""
-    if not _able():
+def record(files: Iterable[Path]) -> None:
+    """Record ``files`` in the order in which they are imported; where the list cannot be written nothing is recorded."""
+    if not _is_supported():
         return
-    path = kept()
-    unfinished = path.with_suffix(f".{os.getpid()}")
+    path = list_path()
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text("\n".join(map(str, files)), encoding="utf-8")
-        unfinished.replace(path)
+        write_atomically(path, "\n".join(map(str, files)))
 
 
-def begin() -> threading.Thread | None:
-    """Has the system read what was noted; None where nothing was."""
-    if not _able() or not kept().exists():
+def start() -> threading.Thread | None:
+    """Start reading what was recorded; return the thread, None where nothing was."""
+    if not _is_supported() or not list_path().exists():
         return None
-    thread = threading.Thread(target=_read, name="readahead", daemon=True)
+    thread = threading.Thread(target=_prefetch, name="import-prefetch", daemon=True)
     thread.start()
     return thread
 
 
-def _able() -> bool:
+def _is_supported() -> bool:
     return hasattr(os, "posix_fadvise")
 
 
-def _read() -> None:
+def _prefetch() -> None:
     with contextlib.suppress(OSError, UnicodeError):
-        for path in kept().read_text(encoding="utf-8").splitlines():
+        for path in list_path().read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
-                if os.fstat(file.fileno()).st_size <= LARGEST:
+                if os.fstat(file.fileno()).st_size <= MAX_FILE_BYTES:
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)

@@ -1,4 +1,4 @@
-"""One life of the engine process: spawned, made ready to begin, begun with the values of the moment, ended."""
+"""One engine process: spawned, prepared, begun with a snapshot, ended."""
 
 from __future__ import annotations
 
@@ -8,105 +8,128 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
-from typing import Any
 
-from bridge.engine_process import import_prefetch as readahead
-from bridge.engine_process.tcmalloc import installed, kept_to_itself, preloaded
+from bridge.engine_process import import_prefetch, tcmalloc
 from engine.shared.mailbox import Mailboxes
+from engine.shared.messages import EngineStatus, Stop, Waiting
 from engine.shared.options import EngineOptions
 from engine.shared.snapshot import Snapshot
 
-#: Seconds of silence after which a running engine counts as hung, at least; and while it loads, which may hold it up.
-HUNG, HUNG_LOADING = 2.5, 15.0
-#: Ticks that a single one may take as long as; and while values that it was sent may have made it heavier, by steps and by guidance.
-TICKS, TICKS_CHANGED = 10, 20
-#: How far a reserve steps back for the stream while it is made ready, as a nice value: the stream loses little, the reserve takes longer.
-NICE = 7
+#: Shortest silence, in seconds, after which a running engine counts as hung; and while it loads, which may hold it up.
+HANG_SECONDS, HANG_SECONDS_LOADING = 2.5, 15.0
+#: Hang timeout in median tick times: normally, and after a change of values that may have made ticks slower.
+HANG_TICKS, HANG_TICKS_AFTER_CHANGE = 10, 20
+#: Nice value added to a standby's threads while it prepares: the stream loses little, the standby takes longer.
+PREPARE_NICE = 7
 
 
-def _engine_process(pipe: Connection, boxes: Mailboxes, options: EngineOptions, reserve: bool) -> None:
-    """The spawned process's first lines: the engine is imported there, by name, never here. It begins with the snapshot that it is sent."""
+def _engine_process(pipe: Connection, boxes: Mailboxes, options: EngineOptions, standby: bool) -> None:
+    """Run the spawned process: the engine is imported here, by name, and begins with the snapshot that it is sent."""
     logging.basicConfig(level=logging.INFO, format="engine: %(message)s")
-    kept_to_itself()
-    gc.disable()  # until it runs: what is imported and loaded stays, and looking it through for garbage over and over takes long
+    tcmalloc.forget_preload()
+    gc.disable()  # until it runs: imports and weights stay, and collecting over them again and again takes long
     try:
-        if reserve:
-            stepping_back(_prepare)
-        worker = importlib.import_module("engine.worker.process")
-        pipe.send(("waiting", None))
+        if standby:
+            run_with_low_priority(_prepare)
+        process = importlib.import_module("engine.worker.process")
+        pipe.send(Waiting())
         snapshot = pipe.recv()
-        if snapshot != "stop":
-            worker.run(pipe, boxes, options, snapshot)
+        if not isinstance(snapshot, Stop):
+            process.run(pipe, boxes, options, snapshot)
     except (EOFError, OSError, KeyboardInterrupt):
-        pass  # nobody is there to begin for
+        pass  # the bridge is gone
 
 
 def _prepare() -> None:
     importlib.import_module("engine.worker.process").prepare()
-    readahead.note(importlib.import_module("engine.models.hf_imports").imported_files())
+    import_prefetch.record(importlib.import_module("engine.models.hf_imports").imported_files())
 
 
-def stepping_back(work: Callable[[], None]) -> None:
-    """Does ``work``, on Linux on a thread of lower priority: a process that once has a lower one does not get it back, a thread ends."""
+def run_with_low_priority(work: Callable[[], None]) -> None:
+    """Run ``work``, on Linux on a thread of lower priority.
 
-    def step_back() -> None:
-        if sys.platform.startswith("linux"):  # elsewhere it is asked for otherwise: not written, never run there
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICE)
+    A process that has lowered its priority cannot raise it again; a thread ends.
+    """
 
-    with ThreadPoolExecutor(1, initializer=step_back) as pool:
+    def lower_priority() -> None:
+        if sys.platform.startswith("linux"):  # other systems have other calls: not written, never run there
+            priority = os.getpriority(os.PRIO_PROCESS, 0) + PREPARE_NICE
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), priority)
+
+    with ThreadPoolExecutor(1, initializer=lower_priority) as pool:
         pool.submit(work).result()
 
 
 class EngineProcess:
-    """An engine process, which waits until ``begin``; as a ``reserve`` with everything imported. Raises OSError where none can be had."""
+    """An engine process that waits until ``begin``; a ``standby`` imports everything meanwhile.
 
-    def __init__(self, context: SpawnContext, boxes: Mailboxes, options: EngineOptions, reserve: bool = False) -> None:
-        if not reserve:
-            readahead.begin()
-        self.pipe, theirs = context.Pipe()
+    Raises OSError where no process can be started.
+    """
+
+    def __init__(self, context: SpawnContext, boxes: Mailboxes, options: EngineOptions, standby: bool = False) -> None:
+        if not standby:
+            import_prefetch.start()
+        self.pipe, engine_pipe = context.Pipe()
         self.process = context.Process(
-            target=_engine_process, args=(theirs, boxes, options, reserve), name="phosphene-engine", daemon=True
+            target=_engine_process, args=(engine_pipe, boxes, options, standby), name="phosphene-engine", daemon=True
         )
         try:
-            with preloaded(installed()):
+            with tcmalloc.preload(tcmalloc.find_library()):
                 self.process.start()
         except BaseException:
             self.pipe.close()
             raise
         finally:
-            theirs.close()
+            engine_pipe.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The process number, None once it has ended."""
+        return self.process.pid if self.alive else None
 
     @property
     def alive(self) -> bool:
+        """Whether the process runs."""
         return self.process.is_alive()
 
     @property
-    def waits(self) -> bool:
-        """Whether it has imported everything and waits to begin; to be asked only before."""
+    def sentinel(self) -> int:
+        """A handle that becomes ready when the process ends, for ``multiprocessing.connection.wait``."""
+        return self.process.sentinel
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether everything is imported and ``begin`` may be called; only meaningful before that."""
         return self.alive and self.pipe.poll()
 
     def begin(self, snapshot: Snapshot) -> None:
-        """Lets it run with ``snapshot``."""
+        """Let the engine run with ``snapshot``."""
         self.pipe.send(snapshot)
 
-    def end(self, hang_timeout: float) -> None:
-        """Asks it to stop, and makes it stop after ``patience`` seconds."""
+    def end(self, grace_seconds: float) -> None:
+        """Ask the process to stop, and kill it after ``grace_seconds``; 0 kills it at once."""
         try:
-            self.pipe.send("stop")
+            self.pipe.send(Stop())
         except OSError:
-            pass  # it is gone already
-        self.process.join(hang_timeout)
+            pass  # it has ended
+        self.process.join(grace_seconds)
         if self.process.is_alive():
             self.process.kill()
             self.process.join(2)
         self.pipe.close()
 
 
-def hang_timeout(status: Mapping[str, Any], sent: int) -> float:
-    """How long an engine that reported ``status``, and was last sent the snapshot numbered ``sent``, may be silent, in seconds."""
-    ticks = TICKS if status.get("snapshot") == sent else TICKS_CHANGED
-    return max(HUNG_LOADING if status.get("loading") else HUNG, ticks * float(status.get("tick_ms") or 0.0) / 1000)
+def hang_timeout(status: EngineStatus | None, sent: int) -> float:
+    """Return how long an engine may be silent, in seconds.
+
+    ``status`` is its last report, ``sent`` the number of the last snapshot that it was sent.
+    """
+    if status is None:
+        return HANG_SECONDS
+    ticks = HANG_TICKS if status.snapshot == sent else HANG_TICKS_AFTER_CHANGE
+    shortest = HANG_SECONDS_LOADING if status.loading else HANG_SECONDS
+    return max(shortest, ticks * status.tick_ms / 1000)

@@ -1,4 +1,4 @@
-"""Starts, watches and restarts the engine process, and carries snapshots in and metrics out."""
+"""Starts, watches and restarts the engine process; carries snapshots in and reports out."""
 
 from __future__ import annotations
 
@@ -7,86 +7,83 @@ import math
 import multiprocessing
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any
+from multiprocessing.connection import wait
 
 from bridge.control.state import State
+from bridge.engine_process.model_fallback import ModelFallback
 from bridge.engine_process.process import EngineProcess, hang_timeout
-from engine.shared.mailbox import Mailboxes, Mailbox
+from bridge.engine_process.standby import Standby
+from bridge.engine_process.wakeup import Wakeup
+from engine.shared.errors import first_line
+from engine.shared.mailbox import Mailbox, Mailboxes
+from engine.shared.messages import (
+    EngineError,
+    EngineStatus,
+    FromEngine,
+    ModelRejected,
+    Note,
+    Ready,
+    Reloaded,
+    Reverted,
+    Waiting,
+)
 from engine.shared.options import EngineOptions
-from engine.shared.parameter import Value
-from engine.shared.table import TABLE
+from engine.shared.table import RELOAD_PARAMETERS
 
 log = logging.getLogger(__name__)
-#: Pause before a restart, doubled while the engine dies young, in seconds.
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
-#: A life that gave pictures for this long went well, in seconds; deaths in a row, without one that did, that a model is given.
-SETTLED, DEATHS = 5.0, 3
-#: Seconds after the engine is ready until the next one is made ready beside it, doubled while those die before they are, up to the other.
-SPARE, LONGEST_SPARE = 2.0, 600.0
-#: The same while it compiles, which starting another engine beside would hold up.
-SPARE_BUSY = 90.0
-#: What a new engine is needed for, or a reload: the model and how it is run.
-MODEL = tuple(name for name, parameter in TABLE.items() if not parameter.live)
+#: Pause before a restart, doubled while engines die early, up to the maximum, in seconds.
+RESTART_SECONDS, MAX_RESTART_SECONDS = 0.1, 10.0
+#: An engine that has run for this long ran well, in seconds.
+SUCCESS_SECONDS = 5.0
+#: Longest time between two looks at the engine's life, in seconds.
+WATCH_SECONDS = 0.1
+#: A longer time between two looks means that this process itself was held up, in seconds.
+HELD_UP_SECONDS = 0.5
 
 
 class Supervisor:
-    """The life of the engine process. One thread watches; it alone talks through the pipe.
+    """The life of the engine process. One thread watches it and alone uses the pipe.
 
-    ``status`` is the engine's last report, ``refused`` the reason why its very first start failed. With ``spare`` a second process waits,
-    everything imported, and takes over when the first dies.
+    ``status`` is the engine's last report, ``rejected`` the reason why its very first start failed. With ``standby`` a
+    second process waits, everything imported, and takes over when the first one ends.
     """
 
-    def __init__(self, state: State, options: EngineOptions, spare: bool = True) -> None:
+    def __init__(self, state: State, options: EngineOptions, standby: bool = True) -> None:
         context = multiprocessing.get_context("spawn")
         self._context, self._state, self._options = context, state, options
         self.boxes = Mailboxes(Mailbox(context), Mailbox(context), Mailbox(context))
-        self.status: Mapping[str, Any] = {}
+        self.standby = Standby(lambda: self._start_process(standby=True), standby)
+        self.fallback = ModelFallback()
+        self.status: EngineStatus | None = None
         self.errors = self.starts = 0
-        self.last_error = self.refused = ""
+        self.last_error = self.rejected = ""
         self.ready = threading.Event()
+        self.process: EngineProcess | None = None
+        self._last_message = self._ready_since = 0.0
         self._stop = threading.Event()
-        self._changed = threading.Event()
-        self._life: EngineProcess | None = None
-        self._spare: EngineProcess | None = None
-        self._spares, self._spare_at, self._spare_pause = spare, 0.0, SPARE
-        self._heard_at = self._ready_at = 0.0
-        self._good: dict[str, Value] = {}
-        self._deaths = 0
-        self._unwilling = False
-        state.on_change(self._changed.set)
+        self._wakeup = Wakeup(context)
+        state.on_change(self._wakeup.set)
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
 
     def start(self) -> None:
-        """Starts the engine and the watch over it."""
+        """Start the engine and the thread that watches it."""
         self._thread.start()
 
     @property
     def pid(self) -> int | None:
-        """The engine's process number, None between two lives."""
-        life = self._life
-        return life.process.pid if life is not None and life.alive else None
-
-    @property
-    def reserve(self) -> int | None:
-        """The number of the process that waits, ready to take over; None where there is none, or it is not ready."""
-        spare = self._spare
-        return spare.process.pid if spare is not None and spare.waits else None
-
-    @property
-    def compiling(self) -> bool:
-        """Whether the engine last said that parts of its model are being compiled."""
-        return str(self.status.get("accelerator", "")).startswith("compiling")
+        """The engine's process number, None between two processes."""
+        process = self.process
+        return process.pid if process is not None else None
 
     @property
     def silence(self) -> float:
-        """Seconds since a running engine last said something; endless where none ever did."""
-        return time.monotonic() - self._heard_at if self._heard_at else math.inf
+        """Seconds since the last message of a running engine; infinite before the first one."""
+        return time.monotonic() - self._last_message if self._last_message else math.inf
 
     def close(self) -> None:
-        """Stops the engine, by force after 3 s, and frees the shared memory."""
+        """Stop the engine, by force after 3 s, and free the shared memory."""
         self._stop.set()
-        self._changed.set()
+        self._wakeup.set()
         if self._thread.is_alive():
             self._thread.join(6)
         for box in self.boxes:
@@ -95,132 +92,113 @@ class Supervisor:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                reason = self._live()
-            except Exception as error:  # no memory for a process, no handle left: it may be otherwise in a moment
-                lines = str(error).strip().splitlines() or [type(error).__name__]
-                reason = f"the engine could not be started: {lines[0]}"
-            if self.refused or self._stop.is_set():
+                reason = self._run_engine()
+            except Exception as error:  # no memory or no handle left: that may pass
+                reason = f"the engine could not be started: {first_line(error)}"
+            if self.rejected or self._stop.is_set():
                 break
-            self._error(f"{reason}; the output holds")
-            self._deaths += 1
-            pause = min(FIRST_PAUSE * 2 ** (self._deaths - 1), LONGEST_PAUSE)
-            self._retreat()
+            self._log_error(f"{reason}; the output holds")
+            self.fallback.record_death()
+            pause = min(RESTART_SECONDS * 2 ** (self.fallback.deaths - 1), MAX_RESTART_SECONDS)
+            self._fall_back()
             self._stop.wait(pause)
-        if self._spare is not None:
-            self._spare.end(0.5)
+        self.standby.close()
 
-    def _live(self) -> str:
-        """One life of the engine, from its start to its end; how it ended."""
-        spare, self._spare = self._spare, None
-        if spare is not None and not spare.alive:
-            spare.end(0.0)
-            spare = None
-        life = self._life = spare or EngineProcess(self._context, self.boxes, self._options)
-        snapshot = self._state.effective()
+    def _run_engine(self) -> str:
+        """Run one engine process from its start to its end; return how it ended."""
+        process = self.process = self.standby.take() or self._start_process()
         self.starts += 1
-        looked = time.monotonic()
-        sent, silent = snapshot.number, 0.0
+        hung = False
         try:
-            life.begin(snapshot)
-            while not self._stop.is_set() and not silent:
-                if self._state.number != sent and self.ready.is_set():
-                    current = self._state.effective()
-                    life.pipe.send(current)
-                    sent = current.number
-                if life.pipe.poll(0.005 if self._changed.is_set() else 0.02):
-                    self._heard(*life.pipe.recv())
-                    self._heard_at = time.monotonic() if self.ready.is_set() else self._heard_at
-                elif not life.alive:
-                    break
-                self._changed.clear()
-                now = time.monotonic()
-                if now - looked > 0.5:  # this process was held up itself, or the machine slept: nobody was silent
-                    self._heard_at = min(now, self._heard_at + now - looked)
-                looked = now
-                if self.ready.is_set() and self.silence > hang_timeout(self.status, sent):
-                    silent = self.silence
-                self._settle(now)
+            hung = self._watch(process)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             pass
         finally:
+            silence = self.silence
             self.ready.clear()
-            life.end(3 if self._stop.is_set() else 0.0 if silent else 0.5)
-        if silent:
-            return f"the engine hangs: it has said nothing for {silent:.1f} s; another takes over"
-        return f"the engine died (exit code {life.process.exitcode}); another takes over"
+            process.end(3 if self._stop.is_set() else 0.0 if hung else 0.5)
+        if hung:
+            return f"the engine hangs: no message for {silence:.1f} s; restarting it"
+        return f"the engine died (exit code {process.process.exitcode}); restarting it"
 
-    def _settle(self, now: float) -> None:
-        """What a life that goes well is good for: its model is one to go back to, and the next engine is made ready beside it."""
-        if not self.ready.is_set() or self.status.get("loading"):
+    def _watch(self, process: EngineProcess) -> bool:
+        """Send every change and handle every message until the process ends; return True where it hangs."""
+        snapshot = self._state.effective()
+        sent, last_look = snapshot.number, time.monotonic()
+        process.begin(snapshot)
+        while not self._stop.is_set():
+            wait([process.pipe, process.sentinel, self._wakeup.reader], WATCH_SECONDS)
+            self._wakeup.clear()
+            alive = process.alive  # asked before its last messages are read
+            while process.pipe.poll():
+                self._handle(process.pipe.recv())
+                self._last_message = time.monotonic() if self.ready.is_set() else self._last_message
+            if not alive:
+                break
+            if self.ready.is_set() and self._state.number != sent:
+                snapshot = self._state.effective()
+                process.pipe.send(snapshot)
+                sent = snapshot.number
+            now = time.monotonic()
+            if now - last_look > HELD_UP_SECONDS:  # this process was held up, or the machine slept: not the engine
+                self._last_message = min(now, self._last_message + now - last_look)
+            last_look = now
+            if self.ready.is_set() and self.silence > hang_timeout(self.status, sent):
+                return True
+            self._maintain(now)
+        return False
+
+    def _maintain(self, now: float) -> None:
+        """Prepare a standby beside an engine that runs well, and remember its model as good."""
+        status = self.status
+        if status is None or not self.ready.is_set() or status.loading:
             return
-        calm = SPARE_BUSY if self.compiling else SPARE
-        if self._spares and self._spare is None and now > max(self._ready_at + calm, self._spare_at):
-            try:
-                self._spare = EngineProcess(self._context, self.boxes, self._options, reserve=True)
-            except Exception as error:  # the one that runs must not end because there is no room for another
-                self._spares = False
-                self._error(f"no engine can be kept in reserve: {error}")
-        elif self._spare is not None and not self._spare.alive:
-            self._spare.end(0.0)
-            self._spare, self._spare_at = None, now + self._spare_pause
-            self._spare_pause = min(2 * self._spare_pause, LONGEST_SPARE)
-        elif self._spare is not None and self._spare.waits:
-            self._spare_pause = SPARE
-        if self.status.get("frames", 0) and now - self._ready_at > SETTLED:
-            self._deaths = 0
-            self._good = dict(self.status.get("running") or {})
+        error = self.standby.maintain(now, self._ready_since, status.compiling)
+        if error:
+            self._log_error(error)
+        if status.frames and now - self._ready_since > SUCCESS_SECONDS:
+            self.fallback.record_success(status.running)
 
-    def _retreat(self) -> None:
-        """Back to the model that worked last, where another dies again and again; to the built-in one, where none can be read."""
-        wish = {name: self._state.snapshot()[name] for name in MODEL}
-        if not self._unwilling and self._deaths < DEATHS:
-            return
-        back = self._good
-        if self._unwilling and back in ({}, wish):
-            back = {name: TABLE[name].default for name in MODEL}
-        if back and back != wish:
-            self._error(f"model {wish['/model']} does not work; back to {back['/model']}")
-            self._state.put(back, expected=wish)
-            self._deaths = 0
-        self._unwilling = False
+    def _fall_back(self) -> None:
+        """Go back to a model that works where the requested one does not."""
+        requested = {name: self._state.snapshot()[name] for name in RELOAD_PARAMETERS}
+        values = self.fallback.choose(requested)
+        if values is not None:
+            self._log_error(f"model {requested['/model']} does not work; back to {values['/model']}")
+            self._state.put(values, expected=requested)
 
-    def _heard(self, kind: str, payload: Any) -> None:
-        if kind in ("ready", "status"):
-            self.status = payload
-            if kind == "ready":
-                self._ready_at = time.monotonic()
+    def _handle(self, message: FromEngine) -> None:
+        match message:
+            case Ready(status):
+                self.status, self._ready_since = status, time.monotonic()
                 self.ready.set()
-                log.info(
-                    "engine ready: %s on %s, %s, %s",
-                    payload["model"],
-                    payload["device"],
-                    payload["dtype"],
-                    payload["size"],
-                )
-        elif kind == "refused":
-            if self.starts == 1:
-                self.refused = payload
-            else:
-                self._unwilling = True
-                self._error(payload)
-        elif kind == "waiting":
-            pass  # it said so before it began
-        elif kind == "note":
-            log.info("%s", payload)
-        elif kind == "reloaded":
-            log.info("engine now runs %s", payload)
-            self._ready_at = time.monotonic()
-        elif kind == "kept":
-            reason, running, refused = payload
-            self._error(reason)
-            # What was wished for is taken back, unless something else has been wished for since.
-            self._state.put(
-                {name: running[name] for name in running if running[name] != refused[name]}, expected=refused
-            )
-        else:
-            self._error(payload)
+                log.info("engine ready: %s on %s, %s, %s", status.model, status.device, status.dtype, status.size)
+            case EngineStatus():
+                self.status = message
+            case ModelRejected(reason) if self.starts == 1:
+                self.rejected = reason
+            case ModelRejected(reason):
+                self.fallback.record_rejection()
+                self._log_error(reason)
+            case Note(text):
+                log.info("%s", text)
+            case Reloaded(text):
+                log.info("engine now runs %s", text)
+                self._ready_since = time.monotonic()
+            case Reverted(reason, running, rejected):
+                self._log_error(reason)
+                # Take back what was requested, unless something else has been requested since.
+                values = {name: running[name] for name in running if running[name] != rejected[name]}
+                self._state.put(values, expected=rejected)
+            case EngineError(text):
+                self._log_error(text)
+            case Waiting():
+                pass  # sent before it began
 
-    def _error(self, text: str) -> None:
+    def _start_process(self, standby: bool = False) -> EngineProcess:
+        return EngineProcess(self._context, self.boxes, self._options, standby)
+
+    def _log_error(self, text: str) -> None:
         self.errors += 1
         self.last_error = text
         log.error("%s", text)

@@ -1,7 +1,7 @@
-"""tcmalloc in the engine's process, where Linux has it installed: what oneDNN takes and frees at every operation costs less there.
+"""tcmalloc in the engine process, where Linux has it installed: oneDNN's allocations at every operation cost less there.
 
-For each convolution it makes many small objects that begin at a cache line, which glibc cuts out of larger ones one by one.
-Nothing is done on Windows and macOS, where their own allocators were never compared with it.
+For each convolution oneDNN makes many small objects aligned to cache lines, which glibc cuts out of larger blocks one by
+one. Nothing is done on Windows and macOS, whose allocators were never compared with it.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-#: Where Debian, Ubuntu, Fedora and Arch put it: libtcmalloc-minimal4, gperftools-libs, gperftools.
+#: Where Debian, Ubuntu, Fedora and Arch install it: libtcmalloc-minimal4, gperftools-libs, gperftools.
 FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
 LIBRARY = "libtcmalloc_minimal.so.4"
 _VARIABLE = "LD_PRELOAD"
-#: It reports blocks from this size on, in bytes: of a model's weights nobody wants to read.
+#: Smallest allocation that tcmalloc reports on the terminal, in bytes: larger than any model's weights.
 _REPORTS = {"TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD": str(1 << 40)}
 
 
-def installed(folders: tuple[str, ...] = FOLDERS) -> Path | None:
-    """Where it is; None where it is not, or another allocator has been chosen already."""
+def find_library(folders: tuple[str, ...] = FOLDERS) -> Path | None:
+    """Return the library's path; None where it is missing, or another allocator has been chosen."""
     if not sys.platform.startswith("linux") or "malloc" in os.environ.get(_VARIABLE, ""):
         return None
     return next((path for folder in folders if (path := Path(folder, LIBRARY)).exists()), None)
 
 
 @contextlib.contextmanager
-def preloaded(library: Path | None) -> Iterator[None]:
-    """Processes that are started inside have ``library``, if there is one."""
+def preload(library: Path | None) -> Iterator[None]:
+    """Preload ``library``, if there is one, into the processes that are started inside."""
     before = dict(os.environ)
     if library is not None:
         os.environ.update(_environment(library))
@@ -40,14 +40,14 @@ def preloaded(library: Path | None) -> Iterator[None]:
             _set(name, before.get(name))
 
 
-def kept_to_itself() -> None:
-    """To be called first in such a process: what it starts is as anywhere else."""
+def forget_preload() -> None:
+    """Remove the library from the environment, so that child processes start without it. To be called first."""
     others = [path for path in os.environ.get(_VARIABLE, "").split() if Path(path).name != LIBRARY]
     _set(_VARIABLE, " ".join(others) or None)
 
 
-def begin_again(library: Path | None) -> None:
-    """Starts this very command anew with ``library``, if there is one."""
+def restart_with(library: Path | None) -> None:
+    """Replace this process by the same command with ``library`` preloaded, if there is one."""
     if library is not None:
         sys.stdout.flush()
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | _environment(library))

@@ -11,55 +11,62 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from bridge.show.status import ShowStatus
+
 #: Samples of a metric: label → value. A metric without labels has one sample, with the label "".
 Samples = Mapping[str, float]
 PREFIX = "phosphene_"
 
 
-def metrics(status: Mapping[str, Any]) -> bytes:
+def metrics(status: ShowStatus) -> bytes:
     """Return the status in Prometheus' text format, to be served as ``prometheus_client.CONTENT_TYPE_LATEST``."""
     registry = CollectorRegistry()
     registry.register(StatusCollector(status))
     return generate_latest(registry)
 
 
-def health(status: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
+def health(status: ShowStatus) -> tuple[bool, dict[str, Any]]:
     """Return whether transformed frames come out now, and the report with the reason if not."""
-    engine = status["engine"]
-    reason = "" if status["engine_ready"] else "the engine is starting" if engine else "the engine has not started yet"
-    if not reason and not status["frames"]:
+    reason = ""
+    if not status.engine_ready:
+        reason = "the engine is starting" if status.engine is not None else "the engine has not started yet"
+    elif not status.frames:
         reason = "no frame came out yet"
     return not reason, {
         "healthy": not reason,
         "reason": reason,
-        "fps": round(status["fps"], 2),
-        "last_error": status["last_error"],
+        "fps": round(status.fps, 2),
+        "last_error": status.last_error,
     }
 
 
 class StatusCollector(Collector):
     """Turns one status into metrics."""
 
-    def __init__(self, status: Mapping[str, Any]) -> None:
+    def __init__(self, status: ShowStatus) -> None:
         self._status = status
 
     def collect(self) -> Iterable[Metric]:
         """Return every metric that has a sample."""
-        status, engine = self._status, self._status["engine"] or {}
-        memory, threads, handles = _process_samples(status["engine_pid"])
+        status, engine = self._status, self._status.engine
+        memory, threads, handles = _process_samples(status.engine_pid)
         metrics = (
-            _gauge("frames_per_second", "New frames per second", status["fps"]),
-            _gauge("latency_seconds", "Median latency from texture in to texture out", status["latency_ms"] / 1000),
-            _counter("frames", "New frames put out", status["frames"]),
-            _counter("source_frames", "Frames received", status["source_frames"]),
-            _counter("sink_frames", "Frames sent, by sink", status["sinks"], "sink"),
-            _counter("skipped", "Frames skipped by the similarity filter", engine.get("skipped", 0)),
-            _counter("dropped", "Frames replaced by a newer one before processing", engine.get("dropped", 0)),
-            _gauge("engine_ready", "1 while the engine runs", int(status["engine_ready"])),
-            _counter("engine_starts", "Starts of the engine", status["engine_starts"]),
-            _counter("errors", "Errors of the engine", status["errors"]),
-            _counter("osc_messages", "OSC messages received", status["osc_messages"]),
-            _counter("refused", "OSC messages and parameter values rejected as invalid", status["refused"]),
+            _gauge("frames_per_second", "New frames per second", status.fps),
+            _gauge("latency_seconds", "Median latency from texture in to texture out", status.latency_ms / 1000),
+            _counter("frames", "New frames put out", status.frames),
+            _counter("source_frames", "Frames received", status.source_frames),
+            _counter("sink_frames", "Frames sent, by sink", status.sinks, "sink"),
+            _counter("skipped", "Frames skipped by the similarity filter", engine.skipped if engine is not None else 0),
+            _counter(
+                "dropped",
+                "Frames replaced by a newer one before processing",
+                engine.dropped if engine is not None else 0,
+            ),
+            _gauge("engine_ready", "1 while the engine runs", int(status.engine_ready)),
+            _counter("engine_starts", "Starts of the engine", status.engine_starts),
+            _counter("errors", "Errors of the engine", status.errors),
+            _counter("osc_messages", "OSC messages received", status.osc_messages),
+            _counter("refused", "OSC messages and parameter values rejected as invalid", status.rejected),
             _gauge("resident_memory_bytes", "Resident memory, by process", memory, "process"),
             _gauge("threads", "Threads, by process", threads, "process"),
             _gauge("open_handles", "Open files, sockets or handles, by process", handles, "process"),

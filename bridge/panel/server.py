@@ -130,7 +130,7 @@ class PanelServer:
         return web.json_response({attribute: node[attribute]})
 
     async def _get_status(self, _request: web.Request) -> web.Response:
-        return web.json_response(self._show.status())
+        return web.json_response(self._show.status().as_dict())
 
     async def _get_metrics(self, _request: web.Request) -> web.Response:
         return web.Response(

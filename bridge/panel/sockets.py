@@ -102,7 +102,8 @@ class Sockets:
                 now = asyncio.get_running_loop().time()
                 if now >= next_status and self._panels:
                     next_status = now + STATUS_SECONDS
-                    update["status"] = {k: v for k, v in self._show.status().items() if k != "parameters"}
+                    update["status"] = self._show.status().as_dict()
+                    del update["status"]["parameters"]
                 if update:
                     await _send_all(self._panels, json.dumps(update))
                 for socket, paths in list(self._listeners.items()):

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
-import threading
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 
@@ -18,32 +13,26 @@ from bridge import release
 from bridge.control.mapping import ControllerMap
 from bridge.control.state import State
 from bridge.engine_process.supervisor import Supervisor
-from bridge.images import THUMBNAIL_PIXELS, dim, encode_jpeg, fit, resize
+from bridge.images import THUMBNAIL_SIDE, jpeg
 from bridge.osc.dispatch import OscControl
 from bridge.performance.automation import Automation
-from bridge.rate_limit import RateLimit
-from bridge.show.fallback import Fallback, wanted
-from bridge.show.interpolation import Interpolator
 from bridge.show.meter import FrameRateMeter
+from bridge.show.presenter import Presenter
 from bridge.show.sink_thread import SinkThread
+from bridge.show.source_thread import SourceThread
+from bridge.show.status import ShowStatus
 from bridge.textures import Sink, Source
 from engine.shared.frame import MAX_SIDE, Frame
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import Value, parse_size
 from engine.shared.snapshot import Snapshot
 
-log = logging.getLogger(__name__)
-#: After this many seconds without a new picture the last one is sent again.
-HOLD = 0.08
-#: Without a transformed picture at all, the input is passed through at most this often, in seconds.
-PASS = 1 / 60
-
 
 class Show:
-    """One running show. ``open`` starts everything, ``close`` ends it; in between it needs nobody.
+    """One running show. ``open`` starts everything, ``close`` ends it; in between it runs by itself.
 
-    ``second`` is a source of control pictures and masks, ``presets`` the folders of one's own presets,
-    cue lists and desk maps, ``desks`` the names of those maps that are used. With ``spare`` another engine process waits to take over.
+    ``second`` is a source of control images and masks, ``presets`` are the folders of the user's presets, cue lists and
+    desk maps, ``desks`` the names of the maps in use. With ``standby`` a second engine process waits to take over.
     """
 
     def __init__(
@@ -55,144 +44,123 @@ class Show:
         second: Source | None = None,
         presets: Sequence[Path] | None = None,
         desks: Sequence[str] = (),
-        spare: bool = True,
+        standby: bool = True,
     ) -> None:
-        self.state, self.source, self.second = state, source, second
-        self.supervisor = Supervisor(state, options, spare)
+        self.state = state
+        self.supervisor = Supervisor(state, options, standby)
         self.automation = Automation(state, presets, self._thumbnail)
-        self.desks = ControllerMap(
-            state, desks, self.automation.presets.folders[-1] / "desks" if self.automation.presets.folders else None
-        )
+        folders = self.automation.presets.folders
+        self.desks = ControllerMap(state, desks, folders[-1] / "desks" if folders else None)
         self.osc = OscControl(state, self.heartbeat, self.desks)
-        self.feeds = [SinkThread(sink) for sink in sinks]
-        self.input: Frame | None = None
-        self.output: Frame | None = None
-        self.meter = FrameRateMeter()
-        self.first_frame_at: float | None = None
-        state.on_trigger("/reference/capture", self._capture)
-        self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._take_in, args=(False,), name="source", daemon=True),
-            threading.Thread(target=self._give_out, name="output", daemon=True),
-        ]
+        boxes = self.supervisor.boxes
+        self.source = SourceThread("source", source, state, boxes.inbox, self._working_size)
+        self.second: SourceThread | None = None
         if second is not None:
-            self._threads.append(
-                threading.Thread(target=self._take_in, args=(True,), name="second source", daemon=True)
-            )
+            self.second = SourceThread("second source", second, state, boxes.second, self._working_size)
+        self.sinks = [SinkThread(sink) for sink in sinks]
+        self.presenter = Presenter(
+            state,
+            boxes.outbox,
+            self.sinks,
+            lambda: self.source.newest,
+            lambda: self.supervisor.silence,
+            self._working_size,
+        )
+        state.on_trigger("/reference/capture", self._capture)
+
+    @property
+    def input(self) -> Frame | None:
+        """The newest frame of the source."""
+        return self.source.newest
+
+    @property
+    def output(self) -> Frame | None:
+        """The last picture that was sent to the sinks."""
+        return self.presenter.output
+
+    @property
+    def meter(self) -> FrameRateMeter:
+        """The rates of the transformed frames."""
+        return self.presenter.meter
+
+    @property
+    def first_frame_at(self) -> float | None:
+        """The monotonic time of the first transformed frame."""
+        return self.presenter.first_frame_at
 
     def open(self) -> None:
-        """Starts the engine, the source and the sinks."""
+        """Start the engine, the sources and the sinks."""
         self.supervisor.start()
         self.automation.open()
-        for thread in (*self._threads, *self.feeds):
+        for thread in (*self._sources(), self.presenter, *self.sinks):
             thread.start()
 
     def close(self) -> None:
-        """Ends everything; recordings are finished."""
-        self._stop.set()
+        """End everything; recordings are finished."""
         self.state.on_trigger("/reference/capture", lambda: None)
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join(3)
-        for feed in self.feeds:
-            feed.close()
+        for source in self._sources():
+            source.stop()
+        self.presenter.close()
+        for sink in self.sinks:
+            sink.close()
         self.osc.close()
         self.automation.close()
-        self.source.close()
-        if self.second is not None:
-            self.second.close()
+        for source in self._sources():
+            source.close()
         self.supervisor.close()
 
-    def _take_in(self, second: bool) -> None:
-        """Source, the first or the ``second``, to mailbox: each frame fitted to the working size on the way."""
-        limit = RateLimit()
-        box = self.supervisor.boxes.second if second else self.supervisor.boxes.inbox
-        while not self._stop.is_set():
-            source = self.second if second and self.second is not None else self.source
-            try:
-                frame = source.read(0.1)
-                if frame is None:
-                    continue
-                if not second:
-                    self.input = frame
-                snapshot = self.state.effective()
-                pixels = fit(frame.pixels, *self._working_size(snapshot), snapshot.text("/fit"))
-                box.write(Frame(pixels, frame.sequence, frame.captured_at))
-            except Exception as error:  # a transport may fail in any way; the show goes on
-                if limit.passes()[0]:
-                    log.error("%s: %s", source.url, error)
-                self._stop.wait(0.1)
-
-    def _give_out(self) -> None:
-        """Output mailbox to sinks: a new picture at once, the last one again where none comes; or at a steady rate, with frames between."""
-        newest: Frame | None = None
-        between, fallback = Interpolator(), Fallback(self.state)
-        due = 0.0
-        while not self._stop.is_set():
-            snapshot = self.state.effective()
-            direct = snapshot.flag("/bypass") or newest is None
-            rate, way = snapshot.whole("/output/rate"), snapshot.text("/output/between")
-            now = time.monotonic()
-            waited = now - self.input.captured_at if self.input is not None else 0.0
-            lost = fallback.step(now, wanted(snapshot, self.supervisor.silence, waited))
-            wait = max(0.0, due - time.monotonic()) if rate else PASS if direct or lost else HOLD
-            frame = self.supervisor.boxes.outbox.read(wait)
-            now = time.monotonic()
-            if frame is not None:
-                self.first_frame_at = self.first_frame_at or now
-                self.meter.new(frame)
-                if not snapshot.flag("/freeze") or newest is None:
-                    newest = frame
-                    between.push(frame, now, way if rate else "none")
-            if rate and now < due:
-                continue
-            due = max(due + 1 / rate, now - 1 / rate) if rate else 0.0
-            picture = self.input if direct else between.at(now, way) if rate else newest
-            if picture is not None:
-                if lost and not direct:
-                    picture = replace(picture, pixels=fallback.mixed(picture.pixels, snapshot, self.input))
-                self.output = self._finished(picture, snapshot, direct)
-                for feed in self.feeds:
-                    feed.put(self.output)
-
-    def _finished(self, frame: Frame, snapshot: Snapshot, direct: bool) -> Frame:
-        """The picture as the audience sees it: output size, master, blackout."""
-        pixels = frame.pixels
-        size = snapshot.text("/output/size")
-        if direct:
-            pixels = fit(pixels, *(parse_size(size) if size else self._working_size(snapshot)), snapshot.text("/fit"))
-        elif size:
-            width, height = parse_size(size)
-            pixels = (
-                pixels
-                if frame.size == (width, height)
-                else resize(pixels, width, height, snapshot.real("/output/sharpen"))
-            )
-        level = 0.0 if snapshot.flag("/blackout") else snapshot.real("/master")
-        if level < 1.0:
-            pixels = dim(pixels, level)
-        return Frame(pixels, frame.sequence, frame.captured_at, frame.snapshot)
-
     def heartbeat(self) -> dict[str, Value | tuple[str, ...]]:
-        """What subscribers are told every second; of names, only when they changed."""
-        told, cues = self.meter.report(), self.automation.cues.status()
-        state = (
-            "live" if self.supervisor.ready.is_set() and told["frames"] else "held" if told["frames"] else "starting"
-        )
+        """Return what OSC subscribers receive every second; names only when they have changed."""
+        rates, cues = self.presenter.meter.rates(), self.automation.cues.status()
+        live = self.supervisor.ready.is_set()
+        state = "starting" if not rates.frames else "live" if live else "held"
         return {
-            "fps": told["fps"], "latency": told["latency_ms"], "state": state, "cue": cues["current"], "cue/next": cues["next"],
-            "version": release(), "presets": tuple(preset.name for preset in self.automation.presets.ordered),
+            "fps": rates.fps,
+            "latency": rates.latency_ms,
+            "state": state,
+            "cue": cues["current"],
+            "cue/next": cues["next"],
+            "version": release(),
+            "presets": tuple(preset.name for preset in self.automation.presets.ordered),
             "cues": tuple(f"{cue['number']} {cue['title']}" for cue in cues["cues"]),
-        }  # fmt: skip
+        }
+
+    def status(self) -> ShowStatus:
+        """Return everything that is known of the show."""
+        supervisor, source, second = self.supervisor, self.source.source, self.second
+        return ShowStatus(
+            **self.presenter.meter.rates()._asdict(),
+            engine=supervisor.status,
+            engine_pid=supervisor.pid,
+            engine_ready=supervisor.ready.is_set(),
+            engine_starts=supervisor.starts,
+            errors=supervisor.errors,
+            last_error=supervisor.last_error,
+            source=source.url,
+            source_frames=source.frames,
+            second=second.source.url if second is not None else "",
+            second_frames=second.source.frames if second is not None else 0,
+            sinks={thread.sink.url: thread.sink.frames for thread in self.sinks},
+            osc_messages=self.osc.messages,
+            rejected=self.state.rejected,
+            last_rejection=self.state.last_rejection,
+            snapshot=self.state.number,
+            parameters=dict(self.state.snapshot()),
+            show=self.automation.status()
+            | {"learning": self.desks.learning, "desk_problems": list(self.desks.problems)},
+        )
+
+    def _sources(self) -> list[SourceThread]:
+        return [self.source, *([self.second] if self.second is not None else [])]
 
     def _thumbnail(self) -> bytes | None:
-        return None if self.output is None else encode_jpeg(self.output, THUMBNAIL_PIXELS)
+        return None if self.output is None else jpeg(self.output, THUMBNAIL_SIDE)
 
     def _capture(self) -> None:
-        """The present input as a file, and that file as the reference picture."""
+        """Save the present input to a file and set that file as the reference picture."""
         frame = self.input
         if frame is None:
-            self.state.reject("/reference/capture: there is no input yet", self.source.url)
+            self.state.reject("/reference/capture: there is no input yet", self.source.source.url)
             return
         folder = Path(tempfile.gettempdir()) / "phosphene"
         folder.mkdir(exist_ok=True)
@@ -201,29 +169,7 @@ class Show:
         self.state.put({"/reference": str(path)})
 
     def _working_size(self, snapshot: Snapshot) -> tuple[int, int]:
-        width, height = parse_size(str(self.supervisor.status.get("size") or snapshot.text("/size")))
+        """Return the engine's working size, before it is ready the requested one."""
+        status = self.supervisor.status
+        width, height = parse_size(status.size) if status is not None else snapshot.model.size
         return min(width, MAX_SIDE), min(height, MAX_SIDE)
-
-    def status(self) -> Mapping[str, Any]:
-        """Everything worth telling, for the status line, the panel and tests."""
-        engine = dict(self.supervisor.status)
-        return self.meter.report() | {
-            "engine": engine,
-            "engine_pid": self.supervisor.pid,
-            "engine_ready": self.supervisor.ready.is_set(),
-            "engine_starts": self.supervisor.starts,
-            "errors": self.supervisor.errors,
-            "last_error": self.supervisor.last_error,
-            "source": self.source.url,
-            "source_frames": self.source.frames,
-            "second": self.second.url if self.second is not None else "",
-            "second_frames": self.second.frames if self.second is not None else 0,
-            "sinks": {feed.sink.url: feed.sink.frames for feed in self.feeds},
-            "osc_messages": self.osc.messages,
-            "refused": self.state.rejected,
-            "last_refusal": self.state.last_rejection,
-            "snapshot": self.state.number,
-            "parameters": dict(self.state.snapshot()),
-            "show": self.automation.status()
-            | {"learning": self.desks.learning, "desk_problems": list(self.desks.problems)},
-        }

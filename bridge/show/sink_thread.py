@@ -1,4 +1,4 @@
-"""A sink and its thread: only the newest frame waits."""
+"""A sink and its thread: only the newest frame waits, so a slow sink loses frames and never delays others."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from bridge.textures import Sink, TextureError
 from engine.shared.frame import Frame
 
 log = logging.getLogger(__name__)
+#: Pause after a failed write, and the longest wait for the sink to finish, in seconds.
+RETRY_SECONDS, CLOSE_SECONDS = 0.5, 10
 
 
 class SinkThread(threading.Thread):
-    """A sink and its thread. Only the newest frame waits: a slow sink loses frames, never delays others."""
+    """Writes to ``sink`` until it is closed. ``dropped`` counts the frames that a newer one replaced."""
 
     def __init__(self, sink: Sink) -> None:
         super().__init__(name=f"sink {sink.url}", daemon=True)
@@ -22,37 +24,39 @@ class SinkThread(threading.Thread):
         self.dropped = 0
         self._frame: Frame | None = None
         self._condition = threading.Condition()
-        self._ending = False
+        self._closing = False
 
     def put(self, frame: Frame) -> None:
-        """Hands ``frame`` over; returns at once."""
+        """Hand ``frame`` over; returns at once."""
         with self._condition:
             self.dropped += self._frame is not None
             self._frame = frame
             self._condition.notify()
 
     def close(self) -> None:
-        """Lets the sink finish, and waits for it."""
+        """Let the sink finish, and wait for it."""
         with self._condition:
-            self._ending = True
+            self._closing = True
             self._condition.notify()
         if self.is_alive():
-            self.join(10)
+            self.join(CLOSE_SECONDS)
 
     def run(self) -> None:
+        """Write each frame until ``close``."""
         limit = RateLimit()
-        while True:
-            with self._condition:
-                while self._frame is None and not self._ending:
-                    self._condition.wait()
-                if self._ending:
-                    break
-                frame, self._frame = self._frame, None
+        while (frame := self._take()) is not None:
             try:
-                assert frame is not None
                 self.sink.write(frame)
-            except Exception as error:  # a transport may fail in any way; the show goes on
+            except Exception as error:  # a transport may fail in any way; the show keeps running
                 if limit.passes()[0]:
                     log.error("%s", error if isinstance(error, TextureError) else f"{self.sink.url}: {error}")
-                time.sleep(0.5)
+                time.sleep(RETRY_SECONDS)
         self.sink.close()
+
+    def _take(self) -> Frame | None:
+        """Wait for the next frame; None when the sink closes."""
+        with self._condition:
+            while self._frame is None and not self._closing:
+                self._condition.wait()
+            frame, self._frame = self._frame, None
+            return None if self._closing else frame

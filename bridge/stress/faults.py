@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bridge.engine_process.supervisor import SPARE_BUSY
+from bridge.engine_process.standby import DELAY_SECONDS_COMPILING
 from bridge.errors import UserError
 from bridge.osc.udp import UdpServer
 from bridge.stress.breakable import BreakableCamera, BreakableSink, BreakableSource
@@ -113,7 +113,9 @@ def try_fault(test: StressShow, fault: Fault) -> Outcome:
     """Inject ``fault`` once, after the show is live and a standby engine is ready."""
     supervisor = test.show.supervisor
     test.wait_until(
-        lambda: supervisor.ready.is_set() and supervisor.reserve is not None, "standby engine", 2 * SPARE_BUSY
+        lambda: supervisor.ready.is_set() and supervisor.standby.pid is not None,
+        "standby engine",
+        2 * DELAY_SECONDS_COMPILING,
     )
     time.sleep(random.uniform(0.0, 0.5))
     before, begin = dict(test.state.snapshot()), time.monotonic()
@@ -144,7 +146,7 @@ def _send_signal(name: str) -> Injection:
 
 def _kill_both(test: StressShow) -> None:
     """Kill the standby engine, then the engine: both have to be started from nothing."""
-    standby = test.show.supervisor.reserve
+    standby = test.show.supervisor.standby.pid
     assert standby is not None
     os.kill(standby, getattr(signal, "SIGKILL", signal.SIGTERM))
     _send_signal("SIGKILL")(test)

@@ -100,14 +100,18 @@ def run_soak(
     samples: list[Sample] = []
     with StressShow(engine, values, recording=False) as test:
         supervisor = test.show.supervisor
-        test.wait_until(lambda: not supervisor.compiling, "compiled model", COMPILE_TIMEOUT_SECONDS)
-        test.wait_until(lambda: supervisor.reserve is not None, "standby engine")
+        test.wait_until(
+            lambda: supervisor.status is not None and not supervisor.status.compiling,
+            "compiled model",
+            COMPILE_TIMEOUT_SECONDS,
+        )
+        test.wait_until(lambda: supervisor.standby.pid is not None, "standby engine")
         start, changes = time.monotonic(), draw_changes()
         print(HEADER, flush=True)
         while not samples or time.monotonic() + CYCLE_SECONDS < end:
             if len(samples) % CYCLES_PER_KILL == CYCLES_BEFORE_KILL and supervisor.pid is not None:
                 os.kill(supervisor.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-                test.wait_until(lambda: supervisor.ready.is_set() and supervisor.reserve is not None, "new engine")
+                test.wait_until(lambda: supervisor.ready.is_set() and supervisor.standby.pid is not None, "new engine")
             samples.append(_run_cycle(test, changes, start))
             print(samples[-1], flush=True)
     return check_samples(samples, max_memory, max_latency)

@@ -1,65 +1,77 @@
-"""Work that must not hold a frame up: asked for on the frame loop, done on a thread, fetched at a later frame."""
+"""Loading beside the frame loop: requested at one frame, read on a thread, fetched at a later frame."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
 from engine.models.loading import BUILD_LOCK
 from engine.runtime.threads import limit_to_one_thread
+from engine.shared.errors import first_line
 from engine.shared.parameter import InvalidValue
 
 log = logging.getLogger(__name__)
-Wish = TypeVar("Wish", bound=Hashable)
-Made = TypeVar("Made")
+Request = TypeVar("Request", bound=Hashable)
+Result = TypeVar("Result")
 
 
-class AsyncLoader(Generic[Wish, Made]):
-    """Makes what is wished for, one thing at a time; only the newest wish counts. ``errors`` are told once each, by ``told``."""
+class AsyncLoader(Generic[Request, Result]):
+    """Loads what is requested, one thing at a time; only the newest request counts.
 
-    def __init__(self, make: Callable[[Wish], Made], first: Wish) -> None:
-        self._make, self._asked = make, first
+    ``load`` runs on the loader's thread; the lines that it passes to its second argument are reported to the user.
+    ``blocking`` makes ``poll`` wait for the result, for offline rendering.
+    """
+
+    def __init__(
+        self, load: Callable[[Request, Callable[[str], None]], Result], initial: Request, blocking: bool = False
+    ) -> None:
+        self._load, self._requested, self._blocking = load, initial, blocking
         self._executor = ThreadPoolExecutor(1, "adapters", limit_to_one_thread)
-        self._running: tuple[Wish, Future[Made]] | None = None
+        self._running: tuple[Request, Future[Result]] | None = None
         self._errors: list[str] = []
 
     @property
     def busy(self) -> bool:
-        """Whether something is being made."""
+        """Whether something is being loaded."""
         return self._running is not None
 
-    def poll(self, wish: Wish, wait: bool = False) -> Made | None:
-        """What ``wish`` gave, once, when it is ready; ``wait`` waits for it. None otherwise, also where it failed."""
-        made: Made | None = None
+    def poll(self, request: Request) -> Result | None:
+        """Return the result for ``request`` once, when it is ready; None otherwise, also where loading failed."""
+        result: Result | None = None
         while True:
             if self._running is None:
-                if wish == self._asked:
-                    return made
-                self._asked = wish
-                self._running = (wish, self._executor.submit(self._made, wish))
-            asked, future = self._running
-            if not wait and not future.done():
+                if request == self._requested:
+                    return result
+                self._requested = request
+                self._running = (request, self._executor.submit(self._locked_load, request))
+            running, future = self._running
+            if not self._blocking and not future.done():
                 return None
             self._running = None
             try:
-                result = future.result()
-                made = result if asked == wish else None
+                loaded = future.result()
+                result = loaded if running == request else None
             except InvalidValue as error:
                 self._errors.append(str(error))
             except (RuntimeError, MemoryError, OSError) as error:
-                self._errors.append(f"an adapter could not be loaded: {str(error).splitlines()[0]}")
+                self._errors.append(f"an adapter could not be loaded: {first_line(error)}")
 
-    def _made(self, wish: Wish) -> Made:
-        with BUILD_LOCK:
-            return self._make(wish)
+    def settle(self) -> None:
+        """Wait until nothing is being loaded; the result is fetched by the next ``poll``."""
+        if self._running is not None:
+            wait([self._running[1]])
 
-    def told(self) -> list[str]:
-        """The errors since the last call, one line each."""
+    def take_errors(self) -> list[str]:
+        """Return the errors since the last call, one line each."""
         errors, self._errors = self._errors, []
         return errors
 
     def close(self) -> None:
-        """Ends the thread."""
+        """End the thread; what is being loaded is discarded."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _locked_load(self, request: Request) -> Result:
+        with BUILD_LOCK:
+            return self._load(request, self._errors.append)

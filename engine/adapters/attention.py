@@ -1,8 +1,10 @@
-"""The attention of a U-Net's transformer blocks, with room for image prompts and for the memory of earlier frames.
+"""The attention of a U-Net's transformer blocks, with image prompts and a memory of earlier frames.
 
-Set once when a model is loaded; what it does follows from the state that it reads, so that nothing about the model changes while it runs.
+Installed once when a model is loaded. What it does follows from the state that it reads, so nothing about the model
+changes while it runs.
 
-- Self attention also sees the keys and values of the frames before, at the same step (Liang et al., "Looking Backward", arXiv 2405.15757).
+- Self attention also sees the keys and values of earlier frames at the same step (Liang et al., "Looking Backward",
+  arXiv 2405.15757).
 - Cross attention adds the attention to an image prompt's tokens, weighted (Ye et al., "IP-Adapter", arXiv 2308.06721).
 """
 
@@ -18,59 +20,77 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from engine.shared.settings import MemorySettings
+
 KeysValues = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class ImagePrompt:
-    """Layer → keys and values of a picture's tokens, (1, heads, tokens, d) each, and the same for no picture at all."""
+    """Layer → keys and values of an image's tokens, (1, heads, tokens, d) each, and the same for an empty image."""
 
     positive: dict[str, KeysValues]
     negative: dict[str, KeysValues]
 
 
 class KeyValueMemory:
-    """Keys and values of the frames before, layer by layer: the last ``length`` ones, or their running mean.
+    """Keys and values of earlier frames, layer by layer: the last ``length`` ones, or their running mean.
 
-    ``strength`` s weighs each remembered token against a present one: its logit is raised by log s. 0 is no memory.
+    A ``strength`` s weighs each remembered token against a present one: its logit is raised by log s. 0 is no memory.
     """
 
-    def __init__(self) -> None:
-        self.strength, self.length, self.merge = 0.0, 1, "recent"
-        self._kept: dict[str, list[KeysValues]] = {}
+    def __init__(self, strength: float = 0.0, length: int = 1, merge: str = "recent") -> None:
+        self._strength, self._length, self._merge = strength, length, merge
+        self._layers: dict[str, list[KeysValues]] = {}
         self._rows: Hashable = None
 
-    def begin(self, rows: Hashable) -> None:
-        """A denoiser call with this arrangement of rows begins. Another arrangement than before has no memory: rows would not match."""
-        if rows != self._rows or self.strength == 0.0:
-            self._kept.clear()
+    @property
+    def active(self) -> bool:
+        """Whether earlier frames are attended to."""
+        return self._strength > 0.0
+
+    def configure(self, settings: MemorySettings) -> None:
+        """Take new settings; what is remembered stays."""
+        self._strength, self._length, self._merge = settings.strength, settings.length, settings.merge
+
+    def begin_call(self, rows: Hashable) -> None:
+        """Start a denoiser call with this arrangement of rows. Another one than before clears the memory."""
+        if rows != self._rows or not self.active:
+            self._layers.clear()
         self._rows = rows
 
-    def extended(self, layer: str, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Keys and values with the remembered ones behind them, (rows, heads, tokens, d), and their bias."""
-        if self.strength == 0.0:
+    def reset(self) -> None:
+        """Forget all earlier frames."""
+        self._layers.clear()
+        self._rows = None
+
+    def extend(self, layer: str, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return keys and values (rows, heads, tokens, d) followed by the remembered ones, and the attention bias."""
+        if not self.active:
             return keys, values, None
-        kept = self._kept.get(layer, [])
-        self._kept[layer] = self._merged(kept, keys, values)
-        if not kept:
+        remembered = self._layers.get(layer, [])
+        self._layers[layer] = self._remember(remembered, keys, values)
+        if not remembered:
             return keys, values, None
-        own = keys.shape[2]
-        keys, values = torch.cat([keys, *(k for k, _ in kept)], 2), torch.cat([values, *(v for _, v in kept)], 2)
+        tokens = keys.shape[2]
+        keys = torch.cat([keys, *(k for k, _ in remembered)], 2)
+        values = torch.cat([values, *(v for _, v in remembered)], 2)
         bias = keys.new_zeros(1, 1, 1, keys.shape[2])
-        bias[..., own:] = math.log(self.strength)
+        bias[..., tokens:] = math.log(self._strength)
         return keys, values, bias
 
-    def _merged(self, kept: list[KeysValues], keys: Tensor, values: Tensor) -> list[KeysValues]:
-        if self.merge == "recent" or not kept:
-            return [(keys, values), *kept][: self.length]
-        share = 1.0 / (self.length + 1)
-        return [(torch.lerp(kept[0][0], keys, share), torch.lerp(kept[0][1], values, share))]
+    def _remember(self, remembered: list[KeysValues], keys: Tensor, values: Tensor) -> list[KeysValues]:
+        if self._merge == "recent" or not remembered:
+            return [(keys, values), *remembered][: self._length]
+        share = 1.0 / (self._length + 1)
+        return [(torch.lerp(remembered[0][0], keys, share), torch.lerp(remembered[0][1], values, share))]
 
 
 class AttentionState(threading.local):
-    """What the attention of one model reads in this thread, for two streams of one model may run at once.
+    """What the attention of one model reads on this thread: two streams of one model may run at once.
 
-    ``memory`` of earlier frames, an image ``prompt`` with its ``weight``, and how many of the last rows carry the negative prompt.
+    The ``memory`` of earlier frames, an image ``prompt`` with its ``weight``, and the number of rows at the end that
+    carry the negative prompt.
     """
 
     def __init__(self) -> None:
@@ -79,13 +99,13 @@ class AttentionState(threading.local):
         self.weight = 0.0
         self.negatives = 0
 
-    def plain(self) -> bool:
-        """Whether this attention does now what diffusers' own does."""
-        return self.memory.strength == 0.0 and (self.prompt is None or self.weight == 0.0)
+    def is_plain(self) -> bool:
+        """Return whether this attention now equals diffusers' own."""
+        return not self.memory.active and (self.prompt is None or self.weight == 0.0)
 
 
 class StreamAttention:
-    """diffusers' attention processor for the blocks' ``attn1`` and ``attn2``, equal to its own where the state asks nothing."""
+    """diffusers' attention processor for ``attn1`` and ``attn2``; equal to its own where the state is plain."""
 
     def __init__(self, layer: str, state: AttentionState) -> None:
         self.layer, self.state = layer, state
@@ -102,23 +122,23 @@ class StreamAttention:
         query, keys, values = heads(attn.to_q(hidden_states)), heads(attn.to_k(context)), heads(attn.to_v(context))
         bias: Tensor | None = None
         if encoder_hidden_states is None:
-            keys, values, bias = self.state.memory.extended(self.layer, keys, values)
+            keys, values, bias = self.state.memory.extend(self.layer, keys, values)
         out = scaled_dot_product_attention(query, keys, values, attn_mask=bias)
         prompt = self.state.prompt
         if encoder_hidden_states is not None and prompt is not None and self.state.weight:
-            out = out + self.state.weight * scaled_dot_product_attention(query, *self._image(prompt, rows))
+            out = out + self.state.weight * scaled_dot_product_attention(query, *self._image_tokens(prompt, rows))
         out = out.transpose(1, 2).flatten(2)
         return attn.to_out[1](attn.to_out[0](out))
 
-    def _image(self, prompt: ImagePrompt, rows: int) -> KeysValues:
-        """Keys and values of the picture for the rows, and of no picture for the negative ones at the end."""
+    def _image_tokens(self, prompt: ImagePrompt, rows: int) -> KeysValues:
+        """Return the image's keys and values for the rows, and the empty image's for the negative rows at the end."""
         sides = [(prompt.positive, rows - self.state.negatives), (prompt.negative, self.state.negatives)]
         parts = [tuple(t.expand(count, -1, -1, -1) for t in side[self.layer]) for side, count in sides if count]
         return torch.cat([k for k, _ in parts]), torch.cat([v for _, v in parts])
 
 
 def install_stream_attention(unet: Any) -> AttentionState:
-    """Gives the transformer blocks of a U-Net this attention; returns the state that steers it."""
+    """Install StreamAttention in the transformer blocks of a U-Net; return the state that it reads."""
     state = AttentionState()
     processors = dict(unet.attn_processors)
     for name in processors:

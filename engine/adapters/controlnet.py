@@ -1,38 +1,148 @@
-"""ControlNet: a picture of edges, light or depth steers the layout (Zhang et al., arXiv 2302.05543). Several at once, each live."""
+"""ControlNet: an image of edges, light or depth steers the layout (Zhang et al., arXiv 2302.05543). Several at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.nn import functional as F
 
-from engine.image.ops import luminance
+from engine.adapters.async_loader import AsyncLoader
+from engine.adapters.base import Adapter, resolve
+from engine.adapters.depth import DepthEstimator, read_depth_estimator
+from engine.compile.dispatch import CompiledModule
+from engine.image.control_maps import CONTROL_MAPS
+from engine.models import Model
+from engine.models.controlnet_inputs import ControlNetInputs
+from engine.shared.errors import first_line
+from engine.shared.frame import Frame
 from engine.shared.parameter import InvalidValue
+from engine.shared.settings import AdapterSettings, ControlNetSettings
 
 SLOTS = 3
 
 
+class LoadedNets(NamedTuple):
+    """The ControlNets by their number, 1 to 3, and the depth estimator for their control images."""
+
+    nets: Mapping[int, CompiledModule]
+    depth: DepthEstimator | None = None
+
+
 @dataclass(frozen=True)
-class ControlSetting:
-    """One control as the performer has it: how strong, and over which share of the steps, 0 to 1."""
+class ControlledRows:
+    """What one slot brings to a denoiser call: its control images by number, its step of how many, and its rows."""
 
-    weight: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
-
-    def at(self, position: int, steps: int) -> float:
-        """The weight at step ``position`` of ``steps``, as diffusers counts: on from ``start`` until ``end`` is passed."""
-        return self.weight if position / steps >= self.start and (position + 1) / steps <= self.end else 0.0
+    images: Mapping[int, Tensor]
+    position: int
+    steps: int
+    count: int
 
 
-def read(path: Path, unet: Any) -> Any:
-    """The ControlNet in a diffusers folder or an original-format file. Raises BadValue where it is none, or none for this U-Net."""
+class ControlNetAdapter(Adapter):
+    """The ControlNets of ``/control/1`` to ``/control/3``."""
+
+    loader: AsyncLoader[tuple[str, ...], LoadedNets]
+
+    def __init__(self, model: Model, blocking: bool) -> None:
+        self._model = model
+        self._loaded = LoadedNets({})
+        self._settings: dict[int, ControlNetSettings] = {}
+        self._cache: dict[str, CompiledModule] = {}
+        self.loader = AsyncLoader(self._load, ("",) * (SLOTS + 1), blocking)
+
+    @property
+    def nets(self) -> Mapping[int, CompiledModule]:
+        """The loaded ControlNets by their number, 1 to 3."""
+        return self._loaded.nets
+
+    def update(self, settings: AdapterSettings, reference: Frame | None) -> None:
+        files = tuple(slot.file for slot in settings.controlnets)
+        loaded = self.loader.poll((*files, settings.depth_model))
+        if loaded is not None:
+            self._loaded = loaded
+        self._settings = {number: settings.controlnets[number - 1] for number in self.nets}
+
+    def control_images(self, pictures: Tensor, second: Tensor | None) -> dict[int, Tensor]:
+        """Return the control image of each ControlNet with a weight, (B, 3, H, W) in 0..1.
+
+        They are drawn from the input ``pictures`` (B, 3, H, W) or are the second source's picture (1, 3, H, W).
+        """
+        drawn: dict[str, Tensor] = {}
+        for slot in self._settings.values():
+            if slot.weight != 0.0 and slot.image not in drawn:
+                image = self._control_image(slot.image, pictures, second)
+                if image is not None:
+                    drawn[slot.image] = image
+        return {number: drawn[slot.image] for number, slot in self._settings.items() if slot.image in drawn}
+
+    def controls(self, rows: Sequence[ControlledRows]) -> ControlNetInputs | None:
+        """Return the controls of a denoiser call for the rows in flight; None where no ControlNet has a weight."""
+        weights = [
+            {number: slot.weight_at(row.position, row.steps) for number, slot in self._settings.items()} for row in rows
+        ]
+        return build_controls(self.nets, rows, weights)
+
+    def _control_image(self, name: str, pictures: Tensor, second: Tensor | None) -> Tensor | None:
+        if name == "source":
+            return None if second is None else second.expand(len(pictures), -1, -1, -1)
+        if name == "depth":
+            return None if self._loaded.depth is None else self._loaded.depth(pictures)
+        return CONTROL_MAPS[name](pictures) if name in CONTROL_MAPS else pictures
+
+    def _load(self, names: tuple[str, ...], report: Callable[[str], None]) -> LoadedNets:
+        *files, depth = names
+        nets = {}
+        for number, file in enumerate(files, 1):
+            try:
+                if file:
+                    nets[number] = self._load_one(file)
+            except InvalidValue as error:  # the other slots keep working
+                report(str(error))
+        self._cache = {file: self._cache[file] for file in files if file in self._cache}
+        return LoadedNets(nets, read_depth_estimator(depth, self._model.denoiser) if depth else None)
+
+    def _load_one(self, file: str) -> CompiledModule:
+        architecture = self._model.architecture
+        if not architecture.supports_controlnet:
+            raise InvalidValue(f"ControlNet {file}: not supported for a {architecture.title} model")
+        if file not in self._cache:
+            net = read_controlnet(resolve(file, "controlnets", "ControlNet"), self._model.denoiser)
+            self._cache[file] = CompiledModule("control", net)
+        return self._cache[file]
+
+
+def build_controls(
+    nets: Mapping[int, Any], rows: Sequence[ControlledRows], weights: Sequence[Mapping[int, float]]
+) -> ControlNetInputs | None:
+    """Return the controls of one call: the nets that any row uses, with zeros for rows that do not use them."""
+    used = [
+        n for n in nets if any(by_net.get(n) and n in row.images for row, by_net in zip(rows, weights, strict=True))
+    ]
+    if not used:
+        return None
+    images, scales = [], []
+    for n in used:
+        like = next(row.images[n] for row in rows if n in row.images)
+        images.append(torch.cat([row.images.get(n, like.new_zeros(row.count, *like.shape[1:])) for row in rows]))
+        flat = [
+            by_net.get(n, 0.0) if n in row.images else 0.0
+            for row, by_net in zip(rows, weights, strict=True)
+            for _ in range(row.count)
+        ]
+        scales.append(torch.tensor(flat, dtype=torch.float32).view(-1, 1, 1, 1).to(like.device))
+    return ControlNetInputs(tuple(nets[n] for n in used), tuple(images), tuple(scales))
+
+
+def read_controlnet(path: Path, unet: Any) -> Any:
+    """Load the ControlNet in a diffusers folder or an original-format file.
+
+    Raises InvalidValue where the file is not a ControlNet, or is one for another U-Net.
+    """
     from diffusers import ControlNetModel
 
     try:
@@ -43,100 +153,15 @@ def read(path: Path, unet: Any) -> Any:
         else:
             raise InvalidValue(f"ControlNet {path.name}: give a diffusers folder or a .safetensors file")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise InvalidValue(f"ControlNet {path.name} cannot be read: {str(error).splitlines()[0]}") from None
+        raise InvalidValue(f"ControlNet {path.name} cannot be read: {first_line(error)}") from None
     for name in ("cross_attention_dim", "block_out_channels", "in_channels"):
-        theirs, ours = net.config[name], unet.config[name]
-        if (list(theirs) if isinstance(theirs, list | tuple) else theirs) != (
-            list(ours) if isinstance(ours, list | tuple) else ours
-        ):
+        net_value, model_value = (_as_list(module.config[name]) for module in (net, unet))
+        if net_value != model_value:
             raise InvalidValue(
-                f"ControlNet {path.name} is for another model: its {name} is {theirs}, this model's is {ours}"
+                f"ControlNet {path.name} is for another model: its {name} is {net_value}, this model's is {model_value}"
             )
     return net.to(unet.device, memory_format=torch.channels_last).requires_grad_(False).eval()
 
 
-def _gradients(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Sobel gradients of the smoothed brightness, (B, 1, H, W) each, about 0..1 for a hard edge."""
-    grey = luminance(pictures)[:, :1]
-    taps = grey.new_tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
-    grey = F.conv2d(F.pad(grey, (2, 2, 2, 2), mode="replicate"), (taps[:, None] * taps).view(1, 1, 5, 5))
-    sobel = grey.new_tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 4
-    both = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), torch.stack([sobel, sobel.T])[:, None])
-    return both[:, :1], both[:, 1:]
-
-
-def soft_edge(pictures: Tensor) -> Tensor:
-    """Edges with their strength, white on black, (B, 3, H, W): the size of the gradient, as a stand-in for a trained edge detector."""
-    dx, dy = _gradients(pictures)
-    return (2.0 * torch.hypot(dx, dy)).clamp(0, 1).expand(-1, 3, -1, -1)
-
-
-def canny(pictures: Tensor, low: float = 0.1, high: float = 0.2) -> Tensor:
-    """Thin edges, white on black, (B, 3, H, W): Canny's three stages (1986) on the device, with a fixed number of hysteresis rounds."""
-    dx, dy = _gradients(pictures)
-    size = torch.hypot(dx, dy)
-    # Non-maximum suppression along the nearest of four directions.
-    angle = torch.atan2(dy, dx) * (4 / torch.pi)
-    sector = angle.round().remainder(4)
-    around = F.pad(size, (1, 1, 1, 1))
-    height, width = size.shape[-2:]
-
-    def beside(y: int, x: int) -> Tensor:
-        return around[..., 1 + y : 1 + y + height, 1 + x : 1 + x + width]
-
-    thin = torch.zeros_like(size, dtype=torch.bool)
-    for number, (y, x) in enumerate([(0, 1), (1, 1), (1, 0), (1, -1)]):
-        thin |= (sector == number) & (size >= beside(y, x)) & (size > beside(-y, -x))
-    weak, strong = thin & (size > low), thin & (size > high)
-    for _ in range(8):
-        strong = weak & (F.max_pool2d(strong.to(size.dtype), 3, 1, 1) > 0)
-    return strong.to(size.dtype).expand(-1, 3, -1, -1)
-
-
-def tile(pictures: Tensor) -> Tensor:
-    """The picture without its fine detail, (B, 3, H, W), as tile ControlNets were trained to refine."""
-    height, width = pictures.shape[-2:]
-    small = F.interpolate(pictures, (max(1, height // 8), max(1, width // 8)), mode="area")
-    return F.interpolate(small, (height, width), mode="bicubic").clamp(0, 1)
-
-
-#: What a control picture is made of the input by; "picture" and "source" are taken as they are, "depth" needs a model.
-MAPS: dict[str, Callable[[Tensor], Tensor]] = {
-    "canny": canny,
-    "softedge": soft_edge,
-    "luminance": luminance,
-    "tile": tile,
-}
-
-
-class Depth:
-    """A depth-estimation model: near is bright."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-
-    @torch.inference_mode()
-    def __call__(self, pictures: Tensor) -> Tensor:
-        """(B, 3, H, W) in 0..1 → depth, each picture's stretched over 0..1, (B, 3, H, W)."""
-        mean, deviation = (
-            pictures.new_tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-        )
-        side = 14 * max(1, min(pictures.shape[-2:]) // 14)  # whole patches of the vision transformers
-        scaled = F.interpolate((pictures - mean) / deviation, (side, side), mode="bilinear", antialias=True)
-        depth = self._model(scaled.to(self._model.dtype)).predicted_depth[:, None].float()
-        depth = F.interpolate(depth, pictures.shape[-2:], mode="bicubic")
-        low, high = depth.amin((1, 2, 3), keepdim=True), depth.amax((1, 2, 3), keepdim=True)
-        return ((depth - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).expand(-1, 3, -1, -1)
-
-
-def read_depth(name: str, unet: Any) -> Depth:
-    """The depth model in a transformers folder or under a cached hub name. Raises BadValue."""
-    from transformers import AutoModelForDepthEstimation
-
-    try:
-        model = AutoModelForDepthEstimation.from_pretrained(
-            Path(name).expanduser(), dtype=unet.dtype, use_safetensors=True
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InvalidValue(f"depth model {name} cannot be read: {str(error).splitlines()[0]}") from None
-    return Depth(model.to(unet.device).requires_grad_(False).eval())
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value

@@ -1,27 +1,40 @@
-"""IP-Adapter: a picture as a prompt (Ye et al., arXiv 2308.06721), its keys and values made once for each picture."""
+"""IP-Adapter: an image as a prompt (Ye et al., arXiv 2308.06721), its keys and values computed once per image."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from engine.adapters.async_loader import AsyncLoader
 from engine.adapters.attention import ImagePrompt, KeysValues
+from engine.adapters.base import Adapter, resolve
+from engine.models import Model
+from engine.shared.errors import first_line
+from engine.shared.frame import Frame
 from engine.shared.parameter import InvalidValue
+from engine.shared.settings import AdapterSettings
 
-# What CLIP's image encoders were trained on.
+#: CLIP's training statistics.
 _MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+#: The second source as a reference picture is encoded anew once in this many frames.
+REFERENCE_FRAMES = 15
+#: No image prompt is requested.
+_NO_REQUEST = ("", "", "")
 
 
 @dataclass
-class ImageAdapter:
-    """A loaded IP-Adapter: the image encoder, its projection to tokens, and the key and value weights of each cross-attention layer."""
+class ImageEncoder:
+    """A loaded IP-Adapter: image encoder, projection to tokens, and the key and value weights of each layer."""
 
     encoder: Any
     projection: Any
@@ -29,35 +42,98 @@ class ImageAdapter:
     heads: dict[str, int]
 
     @torch.inference_mode()
-    def prompt(self, picture: Tensor) -> ImagePrompt:
-        """The prompt that ``picture`` (3, H, W) in 0..1 is."""
+    def encode(self, picture: Tensor) -> ImagePrompt:
+        """Return the prompt of ``picture``, (3, H, W) in 0..1."""
         side = int(self.encoder.config.image_size)
         device, dtype = self.encoder.device, self.encoder.dtype
-        pixels = (
-            F.interpolate(picture[None].float(), (side, side), mode="bicubic", antialias=True).clamp(0, 1).to(device)
-        )
+        pixels = F.interpolate(picture[None].float(), (side, side), mode="bicubic", antialias=True)
+        pixels = pixels.clamp(0, 1).to(device)
         mean, deviation = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (_MEAN, _DEVIATION))
         pixels = ((pixels - mean) / deviation).to(dtype)
         if type(self.projection).__name__ == "ImageProjection":
             features = self.encoder(pixels).image_embeds
-            nothing = torch.zeros_like(features)
-        else:  # the "plus" kinds read the penultimate layer, and that of an empty picture
+            empty = torch.zeros_like(features)
+        else:  # the "plus" variants read the penultimate layer, and that of an empty picture
             features = self.encoder(pixels, output_hidden_states=True).hidden_states[-2]
-            nothing = self.encoder(torch.zeros_like(pixels), output_hidden_states=True).hidden_states[-2]
-        return ImagePrompt(self._keys(self.projection(features)), self._keys(self.projection(nothing)))
+            empty = self.encoder(torch.zeros_like(pixels), output_hidden_states=True).hidden_states[-2]
+        return ImagePrompt(self._keys_values(self.projection(features)), self._keys_values(self.projection(empty)))
 
-    def _keys(self, tokens: Tensor) -> dict[str, KeysValues]:
-        def split(x: Tensor, heads: int) -> Tensor:
+    def _keys_values(self, tokens: Tensor) -> dict[str, KeysValues]:
+        def split_heads(x: Tensor, heads: int) -> Tensor:
             return x.view(1, -1, heads, x.shape[-1] // heads).transpose(1, 2)
 
         return {
-            layer: (split(F.linear(tokens, k), self.heads[layer]), split(F.linear(tokens, v), self.heads[layer]))
+            layer: (
+                split_heads(F.linear(tokens, k), self.heads[layer]),
+                split_heads(F.linear(tokens, v), self.heads[layer]),
+            )
             for layer, (k, v) in self.weights.items()
         }
 
 
-def read(path: Path, encoder: Path, unet: Any) -> ImageAdapter:
-    """An IP-Adapter file and a CLIP image encoder's folder, for one U-Net. Raises BadValue where they do not suit each other or it."""
+class ImagePromptAdapter(Adapter):
+    """The image prompt of ``/reference``: a file, or the second source, encoded anew every REFERENCE_FRAMES frames."""
+
+    loader: AsyncLoader[tuple[str, str, str], ImagePrompt | None]
+
+    def __init__(self, model: Model, blocking: bool) -> None:
+        self._model = model
+        self._reference: Frame | None = None
+        self._encoder: tuple[tuple[str, str], ImageEncoder] | None = None
+        self.loader = AsyncLoader(self._load, _NO_REQUEST, blocking)
+        self.prompt: ImagePrompt | None = None
+        self.weight = 0.0
+
+    def update(self, settings: AdapterSettings, reference: Frame | None) -> None:
+        image = settings.image_prompt
+        picture = image.picture
+        if image.follows_source:
+            self._reference = reference
+            picture = f"source {reference.sequence // REFERENCE_FRAMES}" if reference is not None else ""
+        request = (image.model, image.encoder, picture)
+        complete = all(request)
+        prompt = self.loader.poll(request if complete else _NO_REQUEST)
+        if prompt is not None or not complete:
+            self.prompt = prompt
+        self.weight = image.weight
+
+    def _load(self, request: tuple[str, str, str], report: Callable[[str], None]) -> ImagePrompt | None:
+        adapter, encoder, picture = request
+        if not picture:
+            return None
+        architecture = self._model.architecture
+        if not architecture.supports_controlnet:
+            raise InvalidValue(f"image adapter {adapter}: not supported for a {architecture.title} model")
+        if self._encoder is None or self._encoder[0] != (adapter, encoder):
+            paths = (
+                resolve(adapter, "adapters", "image adapter"),
+                resolve(encoder, "adapters", "image encoder"),
+            )
+            self._encoder = ((adapter, encoder), read_ip_adapter(*paths, self._model.denoiser))
+        reference = self._reference
+        if picture.startswith("source ") and reference is not None:
+            pixels = torch.from_numpy(reference.pixels[..., :3]).permute(2, 0, 1).float() / 255
+            return self._encoder[1].encode(pixels)
+        return self._encoder[1].encode(read_image(picture))
+
+
+def read_image(name: str) -> Tensor:
+    """Read an image file as (3, H, W) in 0..1. Raises InvalidValue."""
+    try:
+        data = np.fromfile(Path(name).expanduser(), np.uint8)
+    except OSError as error:
+        raise InvalidValue(f"image {name!r} cannot be read: {error.strerror}") from None
+    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if pixels is None:
+        raise InvalidValue(f"image {name!r} has an unknown format")
+    return torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)).permute(2, 0, 1).float() / 255
+
+
+def read_ip_adapter(path: Path, encoder: Path, unet: Any) -> ImageEncoder:
+    """Load an IP-Adapter file and a CLIP image encoder's folder for one U-Net.
+
+    Raises InvalidValue where they do not fit each other or the U-Net.
+    """
     from transformers import CLIPVisionModelWithProjection
 
     if path.suffix != ".safetensors":
@@ -66,25 +142,25 @@ def read(path: Path, encoder: Path, unet: Any) -> ImageAdapter:
         weights = load_file(path)
         model = CLIPVisionModelWithProjection.from_pretrained(encoder, dtype=unet.dtype, use_safetensors=True)
     except (OSError, ValueError, SafetensorError) as error:
-        raise InvalidValue(f"image adapter {path.name} cannot be read: {str(error).splitlines()[0]}") from None
-    sides = {
-        side: {k.removeprefix(side): v for k, v in weights.items() if k.startswith(side)}
-        for side in ("image_proj.", "ip_adapter.")
-    }
+        raise InvalidValue(f"image adapter {path.name} cannot be read: {first_line(error)}") from None
+    image_proj, ip_adapter = (
+        {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+        for prefix in ("image_proj.", "ip_adapter.")
+    )
     layers = [name.removesuffix(".processor") for name in unet.attn_processors if name.endswith("attn2.processor")]
     pairs, heads = {}, {}
     for number, layer in enumerate(layers):
         # The files number all attention layers, self and cross in turn: the cross ones are 1, 3, 5 …
         keys = [f"{2 * number + 1}.to_{which}_ip.weight" for which in "kv"]
-        if any(key not in sides["ip_adapter."] for key in keys):
+        if any(key not in ip_adapter for key in keys):
             raise InvalidValue(f"image adapter {path.name} is for another model: it has no weights for {layer}")
         attention = unet.get_submodule(layer)
-        k, v = (sides["ip_adapter."][key].to(unet.device, unet.dtype) for key in keys)
+        k, v = (ip_adapter[key].to(unet.device, unet.dtype) for key in keys)
         if k.shape[0] != attention.to_k.out_features:
             raise InvalidValue(
                 f"image adapter {path.name} is for another model: {layer} is {attention.to_k.out_features} wide here"
             )
         pairs[layer], heads[layer] = (k, v), attention.heads
-    projection = unet._convert_ip_adapter_image_proj_to_diffusers(sides["image_proj."])
+    projection = unet._convert_ip_adapter_image_proj_to_diffusers(image_proj)
     projection.to(unet.device, unet.dtype).requires_grad_(False).eval()
-    return ImageAdapter(model.to(unet.device).requires_grad_(False).eval(), projection, pairs, heads)
+    return ImageEncoder(model.to(unet.device).requires_grad_(False).eval(), projection, pairs, heads)

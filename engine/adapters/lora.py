@@ -5,185 +5,153 @@ W' = W + Σᵢ wᵢ·(αᵢ/rᵢ)·Bᵢ·Aᵢ. The adapters of a layer are stack
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import threading
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
+from engine.adapters.async_loader import AsyncLoader
+from engine.adapters.base import Adapter, resolve
+from engine.adapters.lora_file import Layer, LoraUpdates, LowRankUpdate, get_layer, read_lora
+from engine.models import Model
+from engine.shared.frame import Frame
 from engine.shared.parameter import InvalidValue
+from engine.shared.settings import AdapterSettings
 
 SLOTS = 4
-_SIDES = re.compile(
-    r"^(?P<layer>.+?)[._](?P<side>lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up|down|up)(?:\.default)?\.weight$"
-)
+#: Steps per unit of weight in which prompts are encoded anew: each is an encoding, and a fader sends hundreds of values.
+TEXT_WEIGHT_STEPS = 20
+#: What changes how a text is encoded: the files on the text encoders and their weights; () for none.
+TextStyle = tuple[Hashable, ...]
 
 
-_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+class MergedLoras:
+    """LoRAs merged into the weights of ``components``, in place.
 
-
-@dataclass(frozen=True)
-class Pair:
-    """A layer's update B·A, α/r folded into B. A (r, in) or (r, in, k, k), B (out, r) or (out, r, 1, 1)."""
-
-    A: Tensor
-    B: Tensor
-
-
-#: Part and layer, such as ("unet", "mid_block.attentions.0.proj_in"), → its pair.
-Adapter = Mapping[tuple[str, str], Pair]
-
-
-def read(path: Path, mixin: str, targets: Mapping[str, nn.Module], config: Any = None) -> Adapter:
-    """A LoRA file of any common layout, its layers named as the model's. ``mixin`` is the loader class of diffusers that knows them.
-
-    Raises BadValue for what is no LoRA, or none of this model.
-    """
-    if path.suffix != ".safetensors":
-        raise InvalidValue(f"LoRA {path.name}: only .safetensors files are read")
-    try:
-        weights, told, settings = _weights(path, mixin, config)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise InvalidValue(f"LoRA {path.name} cannot be read: {str(error).splitlines()[0]}") from None
-    alphas: dict[tuple[str, str], float] = {}
-    for key, value in told.items():
-        part, _, name = key.partition(".")
-        if part in targets:
-            match = _SIDES.match(name)
-            alphas[part, _own_name(targets[part], match["layer"] if match else name)] = value
-    found: dict[tuple[str, str], dict[str, Tensor]] = {}
-    odd = 0
-    for key, tensor in weights.items():
-        part, _, name = key.partition(".")
-        match = _SIDES.match(name)
-        if match is None or part not in targets:
-            odd += not key.endswith(".alpha")
-            continue
-        side = "A" if match["side"].endswith(("A", "down")) else "B"
-        found.setdefault((part, _own_name(targets[part], match["layer"])), {})[side] = tensor
-    if not found:
-        raise InvalidValue(f"LoRA {path.name} holds no LoRA layers for this model")
-    adapter = {}
-    for (part, layer), sides in found.items():
-        module = _layer(targets[part], layer)
-        if module is None or len(sides) != 2:
-            raise InvalidValue(f"LoRA {path.name} is for another model: it has {part}.{layer}, which this one has not")
-        alpha = next((v for key, v in alphas.items() if key == (part, layer)), settings.get(f"{part}.lora_alpha"))
-        adapter[part, layer] = _pair(path.name, layer, module, sides["A"], sides["B"], alpha)
-    if odd:
-        raise InvalidValue(
-            f"LoRA {path.name} holds {odd} weights that are no plain LoRA (DoRA, LoHa, LoKr …), which is not supported"
-        )
-    return adapter
-
-
-def _weights(path: Path, mixin: str, config: Any) -> tuple[dict[str, Tensor], dict[str, float], dict[str, Any]]:
-    """The file under diffusers' names, the alphas that it gives by layer, and the settings that it carries."""
-    from diffusers.loaders import lora_pipeline
-
-    loader = getattr(lora_pipeline, mixin)
-    options: dict[str, Any] = {"return_lora_metadata": True, "use_safetensors": True, "local_files_only": True}
-    if mixin.startswith("Stable"):
-        options["unet_config"] = config
-    if mixin == "FluxLoraLoaderMixin":
-        options["return_alphas"] = True
-    answer = loader.lora_state_dict(str(path), **options)
-    *rest, metadata = answer if isinstance(answer, tuple) else (answer, None)
-    alphas = {
-        key.removesuffix(".alpha"): float(value)
-        for key, value in (rest[1] if len(rest) > 1 and rest[1] else {}).items()
-    }
-    settings = {key: json.loads(value) if isinstance(value, str) else value for key, value in (metadata or {}).items()}
-    return rest[0], alphas, settings
-
-
-def _own_name(target: nn.Module, layer: str) -> str:
-    """``layer`` as the model calls it: files name an attention's processor, leave out the ``.0`` of its output, or use a U-Net's words in a
-    text encoder, whose own layers may lie in a ``text_model`` or not.
-    """
-    layer = layer.replace(".processor.", ".").removesuffix("_lora").removesuffix(".lora")
-    head, _, last = layer.rpartition(".")
-    names = [layer, f"{layer}.0", f"{head}.{_TEXT.get(last, last)}"]
-    names += [
-        name.removeprefix("text_model.") if name.startswith("text_model.") else f"text_model.{name}" for name in names
-    ]
-    return next((name for name in names if _layer(target, name) is not None), layer)
-
-
-def _layer(target: nn.Module, name: str) -> nn.Linear | nn.Conv2d | None:
-    try:
-        found = target.get_submodule(name)
-    except AttributeError:
-        return None
-    return found if isinstance(found, nn.Linear | nn.Conv2d) else None
-
-
-def _pair(file: str, layer: str, module: nn.Linear | nn.Conv2d, A: Tensor, B: Tensor, alpha: float | None) -> Pair:
-    weight = module.weight
-    if isinstance(module, nn.Linear):
-        A, B = A.flatten(1), B.flatten(1)
-    elif A.dim() == 2:
-        A, B = A[..., None, None], B[..., None, None]
-    if (B.shape[0], *A.shape[1:]) != tuple(weight.shape) or A.shape[0] != B.shape[1]:
-        raise InvalidValue(f"LoRA {file} is for another model: {layer} is {tuple(weight.shape)} here")
-    B = B * ((alpha if alpha is not None else len(A)) / len(A))
-    return Pair(A.to(weight.device, weight.dtype), B.to(weight.device, weight.dtype))
-
-
-class Loras:
-    """The adapters on one model. ``install`` puts a new set on at once; ``weigh`` sets their weights. Both belong to the frame loop.
-    ``changed`` is called after the model's weights became others.
-
-    What is added goes into the layers' own weights, in place: a frame costs what it costs without, and nothing is compiled again.
+    A frame costs what it costs without them, and nothing is compiled again. ``on_change`` is called after the weights
+    changed. All methods belong to one thread.
     """
 
-    def __init__(self, targets: Mapping[str, nn.Module], changed: Callable[[], None] = lambda: None) -> None:
-        self._targets, self._changed = targets, changed
-        self._layers: list[_Merged] = []
+    def __init__(self, components: Mapping[str, nn.Module], on_change: Callable[[], None] = lambda: None) -> None:
+        self._components, self._on_change = components, on_change
+        self._layers: list[_MergedLayer] = []
         self.weights: tuple[float, ...] = ()
 
     @torch.inference_mode()
-    def install(self, adapters: Sequence[Adapter | None]) -> None:
-        """Puts ``adapters`` in the place of those before, all at weight 0; None leaves a slot empty."""
-        for layer in self._layers:
-            layer.restore()
+    def install(self, loras: Sequence[LoraUpdates | None]) -> None:
+        """Replace the LoRAs by ``loras``, all at weight 0; None leaves a slot empty."""
+        for merged in self._layers:
+            merged.restore()
         self._layers, self.weights = [], ()
-        self._changed()
-        for part, name in dict.fromkeys(key for adapter in adapters if adapter for key in adapter):
-            module = _layer(self._targets[part], name)
-            assert module is not None
-            self._layers.append(
-                _Merged(module, {i: a[part, name] for i, a in enumerate(adapters) if a and (part, name) in a})
-            )
+        self._on_change()
+        for component, name in dict.fromkeys(key for lora in loras if lora for key in lora):
+            layer = get_layer(self._components[component], name)
+            assert layer is not None
+            updates = {i: lora[component, name] for i, lora in enumerate(loras) if lora and (component, name) in lora}
+            self._layers.append(_MergedLayer(layer, updates))
 
     @torch.inference_mode()
-    def weigh(self, weights: Sequence[float]) -> None:
-        """Sets the weight of each slot. All at 0 is as if there were none."""
+    def set_weights(self, weights: Sequence[float]) -> None:
+        """Set the weight of each slot. All at 0 restores the model's own weights exactly."""
         if tuple(weights) != self.weights:
-            for layer in self._layers:
-                layer.weigh(weights)
-            self._changed()
+            for merged in self._layers:
+                merged.set_weights(weights)
+            self._on_change()
         self.weights = tuple(weights)
 
 
-class _Merged:
-    """One layer with its pairs stacked along their ranks, and its own weight as it was."""
+class _MergedLayer:
+    """One layer, its updates stacked along their ranks, and its weight without them."""
 
-    def __init__(self, module: nn.Linear | nn.Conv2d, pairs: Mapping[int, Pair]) -> None:
-        self._weight = module.weight
-        self._own = module.weight.detach().flatten(1).clone()
-        self._A = torch.cat([pair.A.flatten(1) for pair in pairs.values()])
-        self._B = torch.cat([pair.B.flatten(1) for pair in pairs.values()], 1)
-        self._slots = [slot for slot, pair in pairs.items() for _ in range(len(pair.A))]
+    def __init__(self, layer: Layer, updates: Mapping[int, LowRankUpdate]) -> None:
+        self._weight = layer.weight
+        self._base = layer.weight.detach().flatten(1).clone()
+        self._A = torch.cat([update.A.flatten(1) for update in updates.values()])
+        self._B = torch.cat([update.B.flatten(1) for update in updates.values()], 1)
+        self._slots = [slot for slot, update in updates.items() for _ in range(len(update.A))]
 
-    def weigh(self, weights: Sequence[float]) -> None:
+    def set_weights(self, weights: Sequence[float]) -> None:
         scales = torch.tensor([weights[slot] for slot in self._slots]).to(self._B)
-        self._weight.copy_(torch.addmm(self._own, self._B * scales, self._A).view(self._weight.shape))
+        self._weight.copy_(torch.addmm(self._base, self._B * scales, self._A).view(self._weight.shape))
 
     def restore(self) -> None:
-        self._weight.copy_(self._own.view(self._weight.shape))
+        self._weight.copy_(self._base.view(self._weight.shape))
+
+
+class LoraAdapter(Adapter):
+    """The LoRAs of ``/lora/1`` to ``/lora/4``, on the denoiser and on the text encoders."""
+
+    loader: AsyncLoader[tuple[str, ...], list[LoraUpdates | None]]
+
+    def __init__(self, model: Model, blocking: bool) -> None:
+        self._model, architecture = model, model.architecture
+        modules = {name: part for name, part in architecture.components.items() if isinstance(part, nn.Module)}
+        self._denoiser = {architecture.denoiser_component: modules[architecture.denoiser_component]}
+        self._text_encoders = {name: part for name, part in modules.items() if name.startswith("text_encoder")}
+        self.merged = MergedLoras(self._denoiser, architecture.compiled_denoiser.mark_weights_changed)
+        self._cache: dict[tuple[str, float], LoraUpdates] = {}
+        self.loader = AsyncLoader(self._load, ("",) * SLOTS, blocking)
+        self._files: tuple[str, ...] = ("",) * SLOTS
+        self._on_text: list[LoraUpdates | None] = []
+        self._text_merged = MergedLoras(self._text_encoders)
+        self._text_files: tuple[str, ...] = ()
+        self._text_lock = threading.Lock()
+
+    def update(self, settings: AdapterSettings, reference: Frame | None) -> None:
+        files = tuple(slot.file for slot in settings.loras)
+        loras = self.loader.poll(files)
+        if loras is not None:
+            self.merged.install(_select(loras, self._denoiser))
+            self._files, self._on_text = files, _select(loras, self._text_encoders)
+        self.merged.set_weights([slot.weight for slot in settings.loras])
+
+    def text_style(self, settings: AdapterSettings) -> TextStyle:
+        """Return what of the LoRAs changes how prompts are read; () where none touches a text encoder."""
+        if not any(self._on_text):
+            return ()
+        weights = (round(slot.weight * TEXT_WEIGHT_STEPS) / TEXT_WEIGHT_STEPS for slot in settings.loras)
+        return (self._files, tuple(weights))
+
+    @contextmanager
+    def text_encoder_loras(self, style: TextStyle) -> Iterator[None]:
+        """Apply the LoRAs of ``style`` to the text encoders, on the thread that encodes; one thread at a time."""
+        files: Any
+        weights: Any
+        files, weights = style or ((), ())
+        with self._text_lock:
+            if files != self._text_files:
+                self._text_merged.install(self._on_text if files else [])
+                self._text_files = files
+            self._text_merged.set_weights(weights)
+            yield
+
+    def _load(self, files: tuple[str, ...], report: Callable[[str], None]) -> list[LoraUpdates | None]:
+        loras: list[LoraUpdates | None] = []
+        for file in files:
+            try:
+                loras.append(self._load_one(file) if file else None)
+            except InvalidValue as error:  # the other slots keep working
+                loras.append(None)
+                report(str(error))
+        # Drop what no slot asks for any more: a long night asks for many.
+        self._cache = {key: lora for key, lora in self._cache.items() if any(lora is used for used in loras)}
+        return loras
+
+    def _load_one(self, file: str) -> LoraUpdates:
+        architecture = self._model.architecture
+        if not architecture.lora_mixin:
+            raise InvalidValue(f"LoRA {file}: a {architecture.title} model takes none")
+        path = resolve(file, "loras", "LoRA")
+        key = (str(path), path.stat().st_mtime)
+        if key not in self._cache:
+            components = self._denoiser | self._text_encoders
+            self._cache[key] = read_lora(path, architecture.lora_mixin, components, self._model.denoiser.config)
+        return self._cache[key]
+
+
+def _select(loras: Sequence[LoraUpdates | None], components: Mapping[str, Any]) -> list[LoraUpdates | None]:
+    """Return the updates of ``components`` alone; None for a slot without any."""
+    return [lora and ({key: update for key, update in lora.items() if key[0] in components} or None) for lora in loras]

@@ -93,8 +93,8 @@ def clip(path: Path, count: int) -> list[Pixels]:
 
 def transformed(model: Model, inputs: Sequence[Pixels], values: Mapping[str, Value]) -> list[Pixels]:
     """Every input through a stream of its own, RGB."""
-    stream = Stream(model, SIZE, SIZE)
-    stream.apply(Snapshot(values), wait=True)
+    stream = Stream(model, SIZE, SIZE, blocking=True)
+    stream.apply(Snapshot(values))
     outputs: list[Frame] = []
     for k, picture in enumerate(inputs):
         outputs += stream.step([Frame(cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA), k, k / 30)]) or []

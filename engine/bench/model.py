@@ -20,7 +20,7 @@ from engine.bench.measure import Row, Times, compared, in_turns, matrix_product
 from engine.bench.random_weights import SIDES, parts
 from engine.compile import Accelerator
 from engine.diffusion.stream import Stream
-from engine.models import pick_device, pick_dtype
+from engine.models import Model, pick_device, pick_dtype
 from engine.models.hf_imports import import_quietly
 from engine.models.loading import build_model
 from engine.runtime.allocator import retain_freed_memory
@@ -50,16 +50,16 @@ class Bench:
         picture = np.asarray(Image.fromarray(coarse).resize((self.side, self.side), Image.Resampling.BICUBIC)).copy()
         self.frame = Frame(picture)
 
-    def stream(self, **values: Value) -> Stream:
+    def stream(self, model: Any = None, **values: Value) -> Stream:
         """A stream that is full and compiled, where it is to be."""
         side = int(values.pop("side", self.side))
-        stream = Stream(self.model, side, side)
+        stream = Stream(model or self.model, side, side, blocking=True)
         names: dict[str, Value] = {"/prompt": PROMPT, "/seed": SEED}
         names |= {"/" + name.replace("_", "/"): value for name, value in values.items()}
-        stream.apply(Snapshot(names), wait=True)
+        stream.apply(Snapshot(names))
         for _ in range(2 * len(stream.plan.steps)):
-            stream.step([self.frame] * stream.snapshot.whole("/buffer"))
-        self.accelerator.compile_all(lambda: [*self.model.compiled_modules, *stream.adapters.parts])
+            stream.step([self.frame] * stream.snapshot.diffusion.buffer)
+        self.accelerator.compile_all(lambda: [*self.model.compiled_modules, *stream.adapters.compiled_modules])
         return stream
 
     def row(self) -> Row:
@@ -120,8 +120,8 @@ class Bench:
                 yield {
                     "steps": n,
                     "mode": mode,
-                    "rows": streams[mode].rows,
-                    "rows_full": streams["full"].rows,
+                    "rows": streams[mode].stats.rows,
+                    "rows_full": streams["full"].stats.rows,
                 } | compared(times[mode], times["full"])
             for stream in streams.values():
                 stream.close()
@@ -163,7 +163,7 @@ class Bench:
         plans += [("prompts", n, {f"prompt_{i}": f"fire {i}" for i in range(2, n + 1)}) for n in (1, 2, 4)]
         for what, value, values in plans:
             stream = self.stream(**{"steps": 1} | values)
-            frames = [self.frame] * stream.snapshot.whole("/buffer")
+            frames = [self.frame] * stream.snapshot.diffusion.buffer
             times = in_turns({"tick": partial(stream.step, frames)}, self.rounds, self.device)["tick"]
             stream.close()
             yield {
@@ -179,7 +179,7 @@ class Bench:
 
         product, operations = matrix_product(self.device, self.dtype)
         stream = self.stream(steps=1)
-        shape, condition = self.model.latent_shape(self.side, self.side), stream.conditioner.condition
+        shape, condition = self.model.latent_shape(self.side, self.side), stream.steering.conditioner.condition
         assert condition is not None
         for n in rows:
             x, t = torch.randn(n, *shape, device=self.device), torch.full((n,), 500.0, device=self.device)
@@ -205,8 +205,8 @@ class Bench:
     def overhead(self) -> Iterator[Row]:
         """What a tick costs beyond encoding, denoising and decoding."""
         for n in (1, 4):
-            stream = self.stream(steps=n)
-            stages = Stages(stream)
+            stages = Stages(self.model)
+            stream = self.stream(stages.model, steps=n)
             whole = []
             for _ in range(self.rounds + 2):
                 start = time.perf_counter()
@@ -226,13 +226,13 @@ class Bench:
 
 
 class Stages:
-    """Takes the time of a stream's three model calls, one entry a tick."""
+    """A copy of ``model`` that takes the time of its three calls, one entry a tick."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, model: Model) -> None:
         self.taken: dict[str, list[float]] = {name: [] for name in ("encode", "denoise", "decode")}
-        stream.model = copy.copy(stream.model)
+        self.model = copy.copy(model)
         for name, times in self.taken.items():
-            setattr(stream.model, name, self._timed(getattr(stream.model, name), times, stream.model.device))
+            setattr(self.model, name, self._timed(getattr(model, name), times, model.device))
 
     def _timed(self, call: Callable[..., Any], times: list[float], device: torch.device) -> Callable[..., Any]:
         def timed(*arguments: Any, **options: Any) -> Any:
@@ -268,7 +268,7 @@ class _Energy:
 
 def _denoising(stream: Stream, frame: Frame) -> Callable[[], object]:
     """The denoiser call of a full batch whose newest frame has just entered, to be made over and over."""
-    stream._enter([frame], stream._taken([frame]))
+    stream._encode([frame], stream._prepare([frame]))
     return stream._denoise
 
 

@@ -1,7 +1,8 @@
-"""What the hot path looks up instead of computing: noises and coefficients, kept on the device for as long as they are asked for."""
+"""Noises and coefficients that the hot path looks up instead of computing, memoised on the device."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,15 +11,15 @@ from torch import Tensor
 from engine.diffusion.schedule import Step, clean_coefficients, noise, slerp
 from engine.models import Model
 from engine.runtime.memo import Memo
-from engine.shared.snapshot import Mixture
 
 
 @dataclass(frozen=True)
 class RowCoefficients:
-    """The rows of one denoiser call: those in flight, and again those that are also denoised under the negative prompt.
+    """Coefficients of one denoiser call, whose rows are those in flight and then those of the negative prompt.
 
-    ``index`` finds them among those in flight. ``t`` (rows,) holds for them, and (rows, 1, 1, 1) what F has ``of_x`` and ``of_output``.
-    ``a``, ``c_skip`` and ``c_out`` hold for those in flight alone, and what D has of both where nothing guides.
+    ``index`` selects the call's rows among those in flight. ``t`` is (rows,); ``of_x`` and ``of_output``, the
+    coefficients of F, are (rows, 1, 1, 1). ``a``, ``c_skip``, ``c_out`` and the unguided coefficients of D hold for the
+    rows in flight alone.
     """
 
     index: Tensor | slice
@@ -33,7 +34,7 @@ class RowCoefficients:
 
 
 class Coefficients:
-    """The tables of one stream."""
+    """The memoised tensors of one stream."""
 
     def __init__(self, model: Model, width: int, height: int) -> None:
         self._device, self._shape = model.device, model.latent_shape(width, height)
@@ -42,7 +43,7 @@ class Coefficients:
         self._rows: Memo[RowCoefficients] = Memo()
 
     def noises(self, seeds: tuple[int, int], mix: float, steps: int) -> Tensor:
-        """ε₁ … εₙ of the seeds, (n, C, h, w) float32, channels last."""
+        """Return ε₁ … εₙ of the seeds, (n, C, h, w) float32, channels last."""
         return self._noises.get(
             lambda: noise(seeds, mix, steps, self._shape).to(self._device, memory_format=torch.channels_last),
             seeds,
@@ -50,28 +51,34 @@ class Coefficients:
             steps,
         )
 
-    def mixed(self, looks: Mixture, steps: int) -> Tensor:
-        """ε₁ … εₙ of several looks in one, spherically by their shares."""
+    def mixed_noises(self, looks: Sequence[tuple[tuple[int, int, float], float]], steps: int) -> Tensor:
+        """Return ε₁ … εₙ of several looks, mixed spherically by their shares.
+
+        A look is given by its two seeds, their mix, and its share.
+        """
         noises, total = None, 0.0
-        for look, share in looks:
-            own = self.noises((int(look["/seed"]), int(look["/seed/2"])), float(look["/seed/mix"]), steps)
+        for (seed, seed_2, seed_mix), share in looks:
+            of_look = self.noises((seed, seed_2), seed_mix, steps)
             total += share
-            noises = own if noises is None or noises is own else slerp(noises, own, share / total, dims=(1, 2, 3))
+            if noises is None or noises is of_look:
+                noises = of_look
+            else:
+                noises = slerp(noises, of_look, share / total, dims=(1, 2, 3))
         assert noises is not None
         return noises
 
     def rows(self, steps: tuple[Step, ...], sizes: tuple[int, ...], negatives: int) -> RowCoefficients:
-        """The rows of a call: the i-th step holds for sizes[i] of them, the last ``negatives`` are denoised once more."""
-        return self._rows.get(lambda: self._made(steps, sizes, negatives), steps, sizes, negatives)
+        """Return the coefficients of a call: ``steps[i]`` for ``sizes[i]`` rows, the last ``negatives`` rows again."""
+        return self._rows.get(lambda: self._build_rows(steps, sizes, negatives), steps, sizes, negatives)
 
-    def _made(self, steps: tuple[Step, ...], sizes: tuple[int, ...], negatives: int) -> RowCoefficients:
+    def _build_rows(self, steps: tuple[Step, ...], sizes: tuple[int, ...], negatives: int) -> RowCoefficients:
         rows = []
         for s, size in zip(steps, sizes, strict=True):
             of_x, of_output = clean_coefficients(self._prediction, s.a, s.b)
-            rows += [
-                (s.t, of_x, of_output, s.a, s.c_skip, s.c_out, s.c_out * of_x + s.c_skip, s.c_out * of_output)
-            ] * size
-        t, x, output, *own = torch.tensor(rows, dtype=torch.float32).T[..., None, None, None].to(self._device).unbind(0)
+            unguided = (s.c_out * of_x + s.c_skip, s.c_out * of_output)
+            rows += [(s.t, of_x, of_output, s.a, s.c_skip, s.c_out, *unguided)] * size
+        columns = torch.tensor(rows, dtype=torch.float32).T[..., None, None, None].to(self._device)
+        t, of_x_all, of_output_all, *in_flight = columns.unbind(0)
         every = torch.arange(len(rows), device=self._device)
         index = torch.cat([every, every[len(rows) - negatives :]]) if negatives else slice(None)
-        return RowCoefficients(index, t[index].flatten(), x[index], output[index], *own)
+        return RowCoefficients(index, t[index].flatten(), of_x_all[index], of_output_all[index], *in_flight)

@@ -14,28 +14,28 @@ from __future__ import annotations
 from torch import Tensor
 
 MODES = ("none", "full", "self", "onetime")
-#: The least a of the residual forms: where almost nothing of the picture is left (Stable Diffusion starts at 0.068) x/a would be all noise.
-LEAST_SIGNAL = 0.05
+#: Smallest a of the residual forms: where almost no signal is left (Stable Diffusion starts at 0.068), x/a is all noise.
+MIN_SIGNAL = 0.05
 
 
 def full(conditional: Tensor, negative: Tensor, gamma: float) -> Tensor:
-    """Plain guidance, F̂ = F_n + γ·(F_c − F_n), the same in clean as in noise space. (rows, C, h, w)."""
+    """Return plain guidance, F̂ = F_n + γ·(F_c − F_n), the same in clean as in noise space. (rows, C, h, w)."""
     return negative + gamma * (conditional - negative)
 
 
 def residual(conditional: Tensor, reference: Tensor, x: Tensor, a: Tensor, gamma: float, delta: float) -> Tensor:
-    """Residual guidance against ``reference`` z̄. (rows, C, h, w); ``a`` (rows, 1, 1, 1).
+    """Return residual guidance against ``reference`` z̄. (rows, C, h, w); ``a`` (rows, 1, 1, 1).
 
     γ = 1 gives ``conditional`` for every δ: the residual noise cancels there.
     """
     guided = gamma * conditional + delta * (1.0 - gamma) * reference
     if delta == 1.0:
         return guided
-    return guided + (1.0 - gamma) * (1.0 - delta) * x / a.clamp(min=LEAST_SIGNAL)
+    return guided + (1.0 - gamma) * (1.0 - delta) * x / a.clamp(min=MIN_SIGNAL)
 
 
 def extra_rows(mode: str, gamma: float) -> str:
-    """Which negative predictions a tick needs: "" none, "first" the entering frames, "all" every frame in flight."""
+    """Return which negative predictions a tick needs: "" none, "first" the entering frames, "all" every frame in flight."""
     if gamma == 1.0:
         return ""
     return {"none": "", "self": "", "onetime": "first", "full": "all"}[mode]

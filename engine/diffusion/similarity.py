@@ -11,56 +11,75 @@ import random
 import torch
 from torch import Tensor
 
+from engine.shared.settings import SimilaritySettings
+
 #: Side of the grid on which ``local`` compares, in cells.
-GRID = 16
+GRID_CELLS = 16
+#: Sensor noise that ``local`` ignores, as a mean absolute difference in 0..1.
+SENSOR_NOISE = 2.0 / 255.0
 
 
 def cosine(one: Tensor, two: Tensor) -> float:
-    """The paper's measure: cosine of the angle between two pictures, (3, h, w) each."""
+    """Return the paper's measure: the cosine of the angle between two pictures, (3, h, w) each."""
     return float(torch.nn.functional.cosine_similarity(one.flatten(), two.flatten(), dim=0))
 
 
 def local(one: Tensor, two: Tensor) -> float:
-    """1 minus the mean absolute difference of the most changed cell, doubled: small motion on a bright picture still counts.
+    """Return 1 minus twice the mean absolute difference of the most changed cell.
 
-    Both pictures (3, h, w) in 0..1. The difference is averaged in 16×16 cells and the largest is taken, less
-    2/255 of sensor noise, so that one moving hand counts as motion and grain does not.
+    Both pictures are (3, h, w) in 0..1. The difference is averaged in 16×16 cells and the largest is taken, less
+    2/255 of sensor noise: one moving hand counts as motion, grain does not.
     """
     difference = (one - two).abs().mean(0, keepdim=True)
-    cells = torch.nn.functional.adaptive_avg_pool2d(difference[None], GRID)
-    return 1.0 - min(1.0, 2.0 * max(0.0, float(cells.max()) - 2.0 / 255.0))
+    cells = torch.nn.functional.adaptive_avg_pool2d(difference[None], GRID_CELLS)
+    return 1.0 - min(1.0, 2.0 * max(0.0, float(cells.max()) - SENSOR_NOISE))
 
 
 MEASURES = {"cosine": cosine, "local": local}
 
 
 def skip_probability(similarity: float, threshold: float) -> float:
-    """P(skip) for S and η; η of 1 or more never skips."""
+    """Return P(skip) for S and η; η of 1 or more never skips."""
     if threshold >= 1.0:
         return 0.0
     return max(0.0, min(1.0, (similarity - threshold) / (1.0 - threshold)))
 
 
 class SimilarityFilter:
-    """Decides which frames to skip. Seeded: the same frames give the same decisions."""
+    """Decides which frames to skip. Seeded: the same frames give the same decisions.
+
+    ``skipped`` counts the skipped frames.
+    """
 
     def __init__(self, seed: int = 0) -> None:
-        self._random = random.Random(seed)
-        self._reference: Tensor | None = None
-        self._in_a_row = 0
-        self.skipped = 0
+        self._seed, self._hold = seed, 0
+        self.reset()
 
-    def skips(self, picture: Tensor, threshold: float, max_skip: int, measure: str) -> bool:
-        """Whether ``picture``, (3, h, w) in 0..1, may be skipped; where not, it becomes the reference."""
-        if self._reference is not None and self._reference.shape == picture.shape and self._in_a_row < max_skip:
-            chance = skip_probability(MEASURES[measure](picture, self._reference), threshold)
-            if chance > 0.0 and self._random.random() < chance:
-                self._in_a_row += 1
-                self.skipped += 1
-                return True
-        self.processed(picture)
+    def reset(self) -> None:
+        """Forget the last frame and the count; frames that are held stay held."""
+        self._random = random.Random(self._seed)
+        self._reference: Tensor | None = None
+        self._in_a_row = self.skipped = 0
+
+    def hold(self, frames: int) -> None:
+        """Skip none of the next ``frames`` frames: a change of the settings is still on its way to the output."""
+        self._hold = frames
+
+    def skips(self, picture: Tensor, settings: SimilaritySettings) -> bool:
+        """Return whether ``picture``, (3, h, w) in 0..1, may be skipped; if not, it becomes the reference."""
+        if self._hold > 0:
+            self._hold -= 1
+        elif self._draw(picture, settings):
+            self._in_a_row += 1
+            self.skipped += 1
+            return True
+        self._reference, self._in_a_row = picture, 0
         return False
 
-    def processed(self, picture: Tensor) -> None:
-        """Takes ``picture`` as the last frame that was processed."""
-        self._reference, self._in_a_row = picture, 0
+    def _draw(self, picture: Tensor, settings: SimilaritySettings) -> bool:
+        """Draw whether to skip; a frame without a reference of its size, or after too many skips, is never skipped."""
+        reference = self._reference
+        if reference is None or reference.shape != picture.shape or self._in_a_row >= settings.max_skip:
+            return False
+        chance = skip_probability(MEASURES[settings.measure](picture, reference), settings.threshold)
+        return chance > 0.0 and self._random.random() < chance

@@ -15,35 +15,47 @@ from engine.shared.frame import Frame
 
 @dataclass(frozen=True)
 class Plan:
-    """What a frame goes through: its steps, and the noise of each, (n, C, h, w) float32."""
+    """The steps of a frame and the noise of each, (n, C, h, w) float32."""
 
     steps: tuple[Step, ...]
     noises: Tensor
 
     @cached_property
-    def start(self) -> Tensor:
-        """What every frame begins with beside its own latent: b·ε₁."""
+    def initial_noise(self) -> Tensor:
+        """The noise share of every frame's first latent: b·ε₁."""
         return self.steps[0].b * self.noises[0]
 
 
 @dataclass
 class Slot:
-    """Frames in flight together (one, or the frame buffer's B): latents (B, C, h, w) float32, and where they are.
+    """Frames in flight together (one, or the frame buffer's B) with everything that is stateful about them.
 
-    ``taken`` is the input they were made of, ``maps`` the control pictures by number, (B, 3, H, W) in 0..1 each. ``number`` is that
-    of the newest snapshot that was wholly in effect when they entered.
+    ``z`` is the clean latent of the input, ``x`` the noised one, ``reference`` that of residual guidance: (B, C, h, w)
+    float32 each. ``control_images`` are those of the ControlNets by number, (B, 3, H, W) in 0..1 each.
+    ``snapshot_number`` is that of the newest snapshot that was wholly in effect when the frames entered.
     """
 
     frames: Sequence[Frame]
-    taken: PreparedInput
+    prepared: PreparedInput
     z: Tensor
     x: Tensor
     reference: Tensor
     plan: Plan
-    number: int
-    maps: Mapping[int, Tensor] = field(default_factory=dict)
+    snapshot_number: int
+    control_images: Mapping[int, Tensor] = field(default_factory=dict)
     position: int = 0
 
     @property
     def step(self) -> Step:
+        """The step at which the slot is denoised next."""
         return self.plan.steps[self.position]
+
+    @property
+    def steps(self) -> int:
+        """The number of steps of its plan."""
+        return len(self.plan.steps)
+
+    @property
+    def is_last_step(self) -> bool:
+        """Whether the next denoiser call finishes the slot."""
+        return self.position + 1 == self.steps

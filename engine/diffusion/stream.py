@@ -1,4 +1,4 @@
-"""The hot path: take, similarity, encode, batch, denoise, advance, decode.
+"""The hot path: prepare, filter, encode, batch, denoise, advance, decode.
 
 Stream batch of StreamDiffusion (arXiv 2312.12491, section 3.1): one denoiser call a tick holds every
 frame in flight, each at its own step. Whatever is stateful about a frame travels in its slot: its own
@@ -9,304 +9,273 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from math import isfinite
 
 import torch
 from torch import Tensor
 
-from engine.adapters.adapters import Adapters, controls
+from engine.adapters import AdapterSet
 from engine.adapters.attention import KeyValueMemory
+from engine.adapters.controlnet import ControlledRows
 from engine.diffusion import guidance
-from engine.diffusion.coefficients import Coefficients
-from engine.diffusion.conditioning import Conditioner
-from engine.diffusion.noise_walk import NoiseWalk
-from engine.diffusion.schedule import advance, plan
+from engine.diffusion.planner import Planner
+from engine.diffusion.schedule import advance
+from engine.diffusion.second_source import SecondSource
 from engine.diffusion.similarity import SimilarityFilter
 from engine.diffusion.slots import Plan, Slot
+from engine.diffusion.smoothing import LatentSmoother
+from engine.diffusion.steering import Steering
 from engine.image.convert import cat_batch, to_alpha, to_picture, to_pixels
 from engine.image.effects import ImageEffects, PreparedInput
 from engine.image.hooks import Hooks
 from engine.models import Model
-from engine.runtime.cuda_streams import NotFinite, PendingOutput, cuda_streams_of
+from engine.runtime.cuda_streams import CudaStreams, NotFinite, PendingOutput, cuda_streams_of
 from engine.shared.frame import Frame
-from engine.shared.parameter import InvalidValue
 from engine.shared.snapshot import Snapshot
 
-#: What a tick gives that finishes no frame.
-NONE = PendingOutput((), torch.empty(0), torch.tensor(0.0))
-#: Mean change of a latent cell, in the denoiser's unit range, that counts as motion.
-STILL = 0.15
+#: The output of a tick that finishes no frame.
+NO_OUTPUT = PendingOutput((), torch.empty(0), torch.tensor(0.0))
+
+
+@dataclass
+class StreamStats:
+    """Denoiser rows of the last tick, and frames that were dropped because a shortened step list overtook them."""
+
+    rows: int = 0
+    superseded: int = 0
 
 
 class Stream:
     """Frames in, transformed frames out, n − 1 ticks later. Not thread-safe: one loop owns it.
 
-    ``width`` and ``height`` are the working size. ``second`` is the newest frame of the second source, for controls and masks.
-    ``rows`` counts the denoiser rows of the last tick, ``superseded`` the frames that a shortened step list left behind.
-    ``adapters`` are those of another stream on the same model, which it goes on steering until this one ``leads``.
+    ``width`` and ``height`` are the working size. A ``blocking`` stream waits for prompts and adapter files, for offline
+    rendering; a live one never does after ``settle``. ``shared_adapters`` are those of another stream on the same model,
+    which keeps steering them until this one takes over.
     """
 
     def __init__(
-        self, model: Model, width: int, height: int, adapters: Adapters | None = None, hooks: Hooks | None = None
+        self,
+        model: Model,
+        width: int,
+        height: int,
+        shared_adapters: AdapterSet | None = None,
+        hooks: Hooks | None = None,
+        blocking: bool = False,
+        cuda_streams: CudaStreams | None = None,
     ) -> None:
         self.model, self.width, self.height = model, width, height
-        self.leads = adapters is None
-        self.adapters = adapters or Adapters(model)
-        self.conditioner = Conditioner(model.encode_prompt, model.architecture.encode_negative, self.adapters.dressed)
+        self.steering = Steering(model, shared_adapters, blocking)
+        self.planner = Planner(model, width, height)
         self.hooks = hooks or Hooks(None)
-        self.similarity, self.effects, self.memory = SimilarityFilter(), ImageEffects(), KeyValueMemory()
+        self.effects, self.similarity = ImageEffects(), SimilarityFilter()
+        self.memory, self.smoother = KeyValueMemory(), LatentSmoother()
+        self.second = SecondSource(self._to_picture)
         self.slots: list[Slot] = []
-        self.second: Frame | None = None
-        self._second: tuple[Frame, Tensor] | None = None
-        self.rows = self.superseded = 0
-        self._lanes, self._fresh = cuda_streams_of(model.device), True
-        self._tables = Coefficients(model, width, height)
-        self._travel = NoiseWalk(self._tables)
-        self._smoothed: tuple[Tensor, Tensor] | None = None
-        self._plan_key: tuple[object, ...] = ()
-        self._settle = self._number = 0
-        self._followed = False
-        self.plan: Plan
-        self.apply(Snapshot(), wait=True)
+        self.stats = StreamStats()
+        self._cuda_streams = cuda_streams or cuda_streams_of(model.device)
+        self._restarted = True
+        self.apply(Snapshot())
 
-    def apply(self, snapshot: Snapshot, wait: bool = False) -> None:
-        """Takes the parameters of ``snapshot`` from the next tick on. Prompts and adapters follow when ready; ``wait`` waits for them.
+    @property
+    def adapters(self) -> AdapterSet:
+        """What is added to the model."""
+        return self.steering.adapters
 
-        Raises BadValue where an explicit schedule does not suit the model: the steps then stay as they are, all else is taken.
+    @property
+    def plan(self) -> Plan:
+        """The plan of the frames that enter next."""
+        return self.planner.plan
+
+    def apply(self, snapshot: Snapshot) -> None:
+        """Follow ``snapshot`` from the next tick on; prompts and adapter files follow when they are ready.
+
+        Raises InvalidValue where an explicit schedule does not suit the model: the steps then stay, all else is applied.
         """
-        wrong: InvalidValue | None = None
-        self.snapshot, self._text = snapshot, snapshot.text("/mode") == "text"
-        strength = 1.0 if self._text else snapshot.real("/strength")
-        steps, eta, explicit = snapshot.whole("/steps"), snapshot.real("/eta"), snapshot.text("/schedule")
-        seeds = tuple((look["/seed"], look["/seed/2"], look["/seed/mix"], share) for look, share in snapshot.looks)
-        key = (steps, strength, eta, explicit, seeds)
-        if key != self._plan_key:
-            self._plan_key = key
-            try:
-                made = plan(
-                    self.model.noise_schedule,
-                    steps,
-                    strength,
-                    explicit,
-                    self.model.token_count(self.width, self.height),
-                    eta,
-                )
-            except InvalidValue as error:
-                made, wrong = self.plan.steps, error
-            self.plan = Plan(made, self._tables.mixed(snapshot.looks, len(made)))
-        self.gamma, self.delta = snapshot.real("/guidance"), snapshot.real("/guidance/delta")
-        self.mode = snapshot.text("/guidance/mode")
-        self.effects.apply(snapshot)
-        self.memory.strength, self.memory.length = snapshot.real("/consistency"), snapshot.whole("/consistency/frames")
-        self.memory.merge = snapshot.text("/consistency/merge")
-        self._wait, self._followed = wait, False
-        self._follow()
-        self._settle = len(self.plan.steps)  # that many ticks until the change is seen: none of them is skipped
-        if wrong is not None:
-            raise wrong
+        self.snapshot = snapshot
+        self.effects.apply(snapshot.effects)
+        self.memory.configure(snapshot.diffusion.memory)
+        self.steering.apply(snapshot, self.second.frame)
+        try:
+            self.planner.update(snapshot.diffusion, snapshot.looks)
+        finally:
+            self.similarity.hold(len(self.plan.steps))  # until the change reaches the output
+
+    def settle(self) -> None:
+        """Wait until the prompts and adapters of the snapshot are in effect, or have failed."""
+        self.steering.settle(self.second.frame)
+
+    def take_over(self, previous: Stream) -> None:
+        """Become the stream that is shown, in place of ``previous``."""
+        self.steering.lead(previous.steering)
+        self.second.show(previous.second.frame)
+
+    def restart(self) -> None:
+        """Forget the frames in flight and everything that is remembered of earlier ones."""
+        self.slots.clear()
+        self.similarity.reset()
+        self.smoother.reset()
+        self.effects.reset()
+        self.memory.reset()
+        self._restarted = True
+
+    def close(self) -> None:
+        """End the prompt thread."""
+        self.steering.close()
 
     @torch.inference_mode()
     def step(self, frames: Sequence[Frame]) -> list[Frame] | None:
-        """One tick: ``frames`` enter together, the frames that finish are returned, none while the batch fills.
+        """Run one tick: ``frames`` enter together, the frames that finish are returned, none while the batch fills.
 
-        No frames at all drains the batch. None means that the similarity filter skipped: the last output stands. Raises NotFinite.
+        No frames at all drain the batch. None means that the similarity filter skipped: the last output stays. Raises
+        NotFinite.
         """
-        begun = self.begin(frames)
-        return None if begun is None else begun.result()
+        pending = self.begin(frames)
+        return None if pending is None else pending.result()
 
     @torch.inference_mode()
     def begin(self, frames: Sequence[Frame]) -> PendingOutput | None:
-        """``step``, but on a GPU the frames that finish need not be out yet: the next tick may begin while they are decoded."""
-        with self._entering():
-            taken = self._taken(frames)
-            if self._skips(taken):
+        """Run ``step``, but on a GPU the next tick may begin while the finished frames are still decoded."""
+        with self._input_stream():
+            prepared = self._prepare(frames)
+            if self._skips(prepared):
                 return None
-        self._follow()
-        self._enter(frames, taken)
+        self.steering.follow(self.second.frame)
+        self._encode(frames, prepared)
         if not self.slots:
-            return NONE
+            return NO_OUTPUT
         denoised = self._denoise()
         finished = self._advance(denoised)
-        with self._lanes.output_stream():
+        with self._cuda_streams.output_stream():
             return self._decode(finished)
 
-    def restart(self) -> None:
-        """Forgets the frames in flight and everything that was kept of earlier ones."""
-        self.slots.clear()
-        self.similarity, self._smoothed, self._fresh = SimilarityFilter(), None, True
-        self.effects.reset()
-        self.memory.begin(None)
+    def _input_stream(self) -> AbstractContextManager[object]:
+        """Enter the CUDA stream of the inputs.
 
-    def close(self) -> None:
-        """Ends the prompt thread."""
-        self.conditioner.close()
+        It waits for everything after a restart, and for the last output where an input or an effect depends on it.
+        """
+        restarted, self._restarted = self._restarted, False
+        return self._cuda_streams.input_stream(restarted, self.effects.feeds_back or self.hooks.is_dynamic)
 
-    def _follow(self) -> None:
-        """Takes what has become ready since: adapters, then prompts as they read them."""
-        if self._followed:
-            return
-        if self.leads:
-            self.adapters.update(self.snapshot, self._wait, self.second)
-        self.conditioner.update(self.snapshot, self._wait, self.adapters.style(self.snapshot))
-        if self.conditioner.settled and not self.adapters.busy:
-            self._number = self.snapshot.number
-            self._followed = self.snapshot.text("/reference") != "source"  # that one goes on changing
-
-    def _entering(self) -> AbstractContextManager[object]:
-        """The lane of the inputs: after all else at first, and after the last output where the input, or an effect, is made of it."""
-        fresh, self._fresh = self._fresh, False
-        return self._lanes.input_stream(fresh, self.snapshot.real("/feedback") > 0.0 or self.hooks.is_dynamic)
-
-    def _taken(self, frames: Sequence[Frame]) -> PreparedInput | None:
+    def _prepare(self, frames: Sequence[Frame]) -> PreparedInput | None:
         if not frames:
             return None
-        pictures = cat_batch([self._picture(frame) for frame in frames])
+        pictures = cat_batch([self._to_picture(frame) for frame in frames])
         alpha = None
         if self.effects.uses_alpha:
             alpha = cat_batch([to_alpha(frame.pixels, self.width, self.height, self.model.device) for frame in frames])
-        taken = self.effects.preprocess(pictures, alpha, self._beside())
-        return PreparedInput(
-            self.hooks.run("before", taken.pictures, self.snapshot, frames[-1].captured_at), taken.mask
-        )
+        prepared = self.effects.preprocess(pictures, alpha, self.second.picture)
+        pictures = self.hooks.run("before", prepared.pictures, self.snapshot.hooks, frames[-1].captured_at)
+        return PreparedInput(pictures, prepared.mask)
 
-    def _skips(self, taken: PreparedInput | None) -> bool:
-        get = self.snapshot
-        moving = get.real("/feedback") > 0.0 or get.real("/seed/travel") > 0.0 or self.hooks.is_dynamic
-        if taken is None or moving or not get.flag("/similarity"):
+    def _skips(self, prepared: PreparedInput | None) -> bool:
+        settings = self.snapshot.similarity
+        if prepared is None or not settings.enabled:
             return False
-        newest = taken.pictures[-1]
-        if self._settle > 0:
-            self._settle -= 1
-            self.similarity.processed(newest)
+        if self.effects.feeds_back or self.snapshot.diffusion.noise_walk.rate > 0.0 or self.hooks.is_dynamic:
             return False
-        threshold, most = get.real("/similarity/threshold"), get.whole("/similarity/max_skip")
-        return self.similarity.skips(newest, threshold, most, get.text("/similarity/measure"))
+        return self.similarity.skips(prepared.pictures[-1], settings)
 
-    def _enter(self, frames: Sequence[Frame], taken: PreparedInput | None) -> None:
-        """x₁ = a·z + b·ε₁; in text mode there is no z, and x₁ = ε₁."""
-        if taken is None:
+    def _encode(self, frames: Sequence[Frame], prepared: PreparedInput | None) -> None:
+        """Let frames enter as x₁ = a·z + b·ε₁; in text mode there is no z, and x₁ = ε₁."""
+        if prepared is None:
             return
-        walked = self._travel.noises(self.snapshot, frames[-1].captured_at, len(self.plan.steps))
-        if walked is not None:
-            self.plan = Plan(self.plan.steps, walked)
-        if self._text:
+        diffusion = self.snapshot.diffusion
+        self.planner.walk(diffusion.noise_walk, frames[-1].captured_at)
+        if diffusion.text_mode:
             x = self.plan.noises[0].expand(len(frames), -1, -1, -1)
             z = torch.zeros_like(x)
         else:
-            with self._lanes.input_stream():
-                z = self.model.encode(self.effects.apply_feedback(taken.pictures))
-            self._lanes.sync_input(z)
-            x = (self.plan.steps[0].a * z).add_(self.plan.start)
-        beside = self._beside()
-        self._lanes.sync_input(taken.pictures, taken.mask, beside)
-        maps = self.adapters.maps(self.snapshot, taken.pictures, beside)
-        self.slots.append(Slot(frames, taken, z, x, z, self.plan, self._number, maps))
+            with self._cuda_streams.input_stream():
+                z = self.model.encode(self.effects.apply_feedback(prepared.pictures))
+            self._cuda_streams.sync_input(z)
+            x = (self.plan.steps[0].a * z).add_(self.plan.initial_noise)
+        second = self.second.picture
+        self._cuda_streams.sync_input(prepared.pictures, prepared.mask, second)
+        images = self.adapters.controlnet.control_images(prepared.pictures, second)
+        self.slots.append(Slot(frames, prepared, z, x, z, self.plan, self.steering.snapshot_number, images))
 
     def _denoise(self) -> Tensor:
-        """D for every row in flight, (rows, C, h, w) float32: one denoiser call, guided, with the model's boundary."""
+        """Return D for every row in flight, (rows, C, h, w) float32: one denoiser call, guided, with the boundary."""
+        settings = self.snapshot.diffusion.guidance
         sizes = tuple(len(slot.frames) for slot in self.slots)
         x = cat_batch([slot.x for slot in self.slots])
-        # The rows that also need the negative prompt are the last ones: the frames that have just entered, or all.
         negatives = self._negative_rows(sizes)
-        rows = self._tables.rows(tuple(slot.step for slot in self.slots), sizes, negatives)
-        self.adapters.begin(
-            self.memory,
-            tuple((slot.position, len(slot.plan.steps), len(slot.frames)) for slot in self.slots),
-            negatives,
-        )
-        steering = controls(
-            self.adapters.nets,
-            [(s.maps, self.adapters.weights(s.position, len(s.plan.steps)), len(s.frames)) for s in self.slots],
+        rows = self.planner.coefficients.rows(tuple(slot.step for slot in self.slots), sizes, negatives)
+        arrangement = tuple((slot.position, slot.steps, len(slot.frames)) for slot in self.slots)
+        self.adapters.begin_call(self.memory, arrangement, negatives)
+        controls = self.adapters.controlnet.controls(
+            [ControlledRows(slot.control_images, slot.position, slot.steps, len(slot.frames)) for slot in self.slots]
         )
         output = self.model.denoise(
             x[rows.index],
             rows.t,
-            self.conditioner.rows(len(x), negatives),
-            self.snapshot.real("/guidance/embedded"),
-            steering and steering.rows(rows.index),
+            self.steering.conditioner.rows(len(x), negatives),
+            settings.embedded,
+            controls and controls.rows(rows.index),
         )
-        self.rows = len(output)
-        if self.gamma == 1.0 or self.mode == "none":
+        self.stats.rows = len(output)
+        if not settings.active:
             return torch.addcmul(rows.unguided_of_x * x, rows.unguided_of_output, output)
         F = rows.of_x * x[rows.index] + rows.of_output * output
-        return rows.c_out * self._guided(F[: len(x)], F[len(x) :], x, rows.a) + rows.c_skip * x
+        return rows.c_out * self._guide(F[: len(x)], F[len(x) :], x, rows.a) + rows.c_skip * x
 
     def _negative_rows(self, sizes: tuple[int, ...]) -> int:
-        """How many rows are denoised once more under the negative prompt."""
-        extra = guidance.extra_rows(self.mode, self.gamma)
+        """Return how many rows are denoised again under the negative prompt.
+
+        They are the last ones: the frames that have just entered, or all.
+        """
+        settings = self.snapshot.diffusion.guidance
+        extra = guidance.extra_rows(settings.mode, settings.scale)
         if extra == "first":
             return sizes[-1] if self.slots[-1].position == 0 else 0
         return sum(sizes) if extra == "all" else 0
 
-    def _guided(self, F: Tensor, negative: Tensor, x: Tensor, a: Tensor) -> Tensor:
-        if self.mode == "full":
-            return guidance.full(F, negative, self.gamma)
-        if self.mode == "onetime" and len(negative):
+    def _guide(self, F: Tensor, negative: Tensor, x: Tensor, a: Tensor) -> Tensor:
+        settings = self.snapshot.diffusion.guidance
+        if settings.mode == "full":
+            return guidance.full(F, negative, settings.scale)
+        if settings.mode == "onetime" and len(negative):
             self.slots[-1].reference = negative
-        reference = cat_batch([slot.z if self.mode == "self" else slot.reference for slot in self.slots])
-        return guidance.residual(F, reference, x, a, self.gamma, self.delta)
+        reference = cat_batch([slot.z if settings.mode == "self" else slot.reference for slot in self.slots])
+        return guidance.residual(F, reference, x, a, settings.scale, settings.delta)
 
     def _advance(self, denoised: Tensor) -> list[tuple[Slot, Tensor]]:
-        """Every slot that has a next step moves on to it; those that have none are finished and leave."""
+        """Move every slot on to its next step; return those that have none with their D: they leave."""
         finished: list[tuple[Slot, Tensor]] = []
         staying: list[Slot] = []
         for slot, D in zip(self.slots, denoised.split([len(s.frames) for s in self.slots]), strict=True):
-            if slot.position + 1 == len(slot.plan.steps):
-                self.superseded += sum(len(older.frames) for older in staying)
-                staying.clear()  # older frames of a longer plan come too late now
+            if slot.is_last_step:
+                self.stats.superseded += sum(len(older.frames) for older in staying)
+                staying.clear()  # older frames of a longer plan would come too late
                 finished.append((slot, D))
                 continue
-            was = slot.step
-            if len(slot.plan.steps) == len(self.plan.steps):
+            step = slot.step
+            if slot.steps == len(self.plan.steps):
                 slot.plan = self.plan
             slot.position += 1
-            slot.x = advance(slot.x, D, was, slot.step, slot.plan.noises[slot.position])
+            slot.x = advance(slot.x, D, step, slot.step, slot.plan.noises[slot.position])
             staying.append(slot)
         self.slots = staying
         return finished
 
     def _decode(self, finished: list[tuple[Slot, Tensor]]) -> PendingOutput:
         if not finished:
-            return NONE
-        now = finished[-1][0].frames[-1].captured_at
-        latents = self.hooks.run(
-            "latent", cat_batch([self._steadied(slot.z, D) for slot, D in finished]), self.snapshot, now
-        )
+            return NO_OUTPUT
+        hooks, now = self.snapshot.hooks, finished[-1][0].frames[-1].captured_at
+        smoothing = self.snapshot.diffusion.smoothing
+        latents = cat_batch([self.smoother.smooth(slot.z, D, smoothing) for slot, D in finished])
+        latents = self.hooks.run("latent", latents, hooks, now)
         decoded = self.model.decode(latents)
         total = latents.sum() + decoded.sum()
         if self.hooks.is_dynamic and not isfinite(total):
-            raise NotFinite  # now: effects would be blamed for it
-        pictures = self.hooks.run("after", decoded, self.snapshot, now)
+            raise NotFinite  # now: otherwise an effect would be blamed for it
+        pictures = self.hooks.run("after", decoded, hooks, now)
         pictures = pictures if pictures is decoded else pictures.clamp(0, 1)
-        pixels = to_pixels(self.effects.postprocess(pictures, [slot.taken for slot, _ in finished]))
-        return PendingOutput(
-            [(frame, slot.number) for slot, _ in finished for frame in slot.frames], pixels, total, (finished, latents)
-        )
+        pixels = to_pixels(self.effects.postprocess(pictures, [slot.prepared for slot, _ in finished]))
+        frames = [(frame, slot.snapshot_number) for slot, _ in finished for frame in slot.frames]
+        return PendingOutput(frames, pixels, total, (finished, latents))
 
-    def _steadied(self, z: Tensor, D: Tensor) -> Tensor:
-        """D with a share of the latent before it, frame by frame, in the cells where the input's latent z has not moved."""
-        share = self.snapshot.real("/smoothing")
-        if share <= 0.0:
-            self._smoothed = None
-            return D
-        steady = []
-        for one, latent in zip(z, D, strict=True):
-            if self._smoothed is not None:
-                before, kept = self._smoothed
-                still = torch.exp(-(((one - before).abs().mean(0, keepdim=True) / STILL) ** 2))
-                latent = torch.lerp(latent, kept, share * still)
-            self._smoothed = (one, latent)
-            steady.append(latent)
-        return torch.stack(steady)
-
-    def _beside(self) -> Tensor | None:
-        """The newest frame of the second source, (1, 3, H, W) in 0..1, made a tensor once."""
-        if self.second is None:
-            return None
-        if self._second is None or self._second[0] is not self.second:
-            self._second = (self.second, self._picture(self.second))
-        return self._second[1]
-
-    def _picture(self, frame: Frame) -> Tensor:
-        """(1, 3, H, W) in 0..1 on the device, at the working size."""
+    def _to_picture(self, frame: Frame) -> Tensor:
+        """Return (1, 3, H, W) in 0..1 on the device, at the working size."""
         return to_picture(frame.pixels, self.width, self.height, self.model.device)

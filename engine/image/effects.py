@@ -10,9 +10,8 @@ from torch import Tensor
 from engine.image.convert import cat_batch
 from engine.image.ops import ColorGrade, Feedback, feather, kaleidoscope, mirror
 from engine.image.temporal import TemporalAccumulator
+from engine.shared.settings import EffectSettings, FeedbackSettings, InputGradeSettings, OutputGradeSettings
 from engine.shared.snapshot import Snapshot
-
-_GRADES = ("gain", "contrast", "saturation", "hue")
 
 
 @dataclass(frozen=True)
@@ -29,30 +28,30 @@ class ImageEffects:
     def __init__(self) -> None:
         self._last_output: Tensor | None = None
         self._accumulator = TemporalAccumulator()
-        self.apply(Snapshot())
+        self.apply(Snapshot().effects)
 
     def reset(self) -> None:
         """Drop the previous output, so that the next picture has no history."""
         self._last_output = None
         self._accumulator.reset()
 
-    def apply(self, snapshot: Snapshot) -> None:
-        """Take the values of ``snapshot`` from the next picture on."""
-        get = snapshot.real
+    def apply(self, settings: EffectSettings) -> None:
+        """Take new values from the next picture on."""
+        self._settings = settings
         self._input_grade, self._output_grade = (
-            ColorGrade(*(get(f"/{side}/{name}") for name in _GRADES)) for side in ("input", "output")
+            _color_grade(grade) for grade in (settings.input_grade, settings.output_grade)
         )
-        self._mirror, self._segments = snapshot.text("/input/mirror"), snapshot.whole("/input/kaleidoscope")
-        transform = {name: get(f"/feedback/{name}") for name in ("zoom", "rotate", "x", "y", "hue")}
-        self._feedback = Feedback(get("/feedback"), edge=snapshot.text("/feedback/edge"), **transform)
-        self._mask, self._invert_mask = snapshot.text("/mask"), snapshot.flag("/mask/invert")
-        self._feather = get("/mask/feather")
-        self._mix, self._accumulation = get("/mix"), get("/consistency/motion")
+        self._feedback = _feedback(settings.feedback)
+
+    @property
+    def feeds_back(self) -> bool:
+        """Whether the last output is part of the next input."""
+        return self._feedback.amount > 0.0
 
     @property
     def uses_alpha(self) -> bool:
         """Whether the input's alpha is the mask, so that ``preprocess`` needs it."""
-        return self._mask == "alpha"
+        return self._settings.mask.source == "alpha"
 
     def preprocess(self, pictures: Tensor, alpha: Tensor | None, second: Tensor | None) -> PreparedInput:
         """Grade and fold ``pictures`` (B, 3, H, W) in 0..1, and build the mask.
@@ -63,10 +62,11 @@ class ImageEffects:
         mask: Tensor | None = None
         if self.uses_alpha and alpha is not None:
             mask = self._fold(alpha)
-        elif self._mask == "source" and second is not None:
+        elif self._settings.mask.source == "source" and second is not None:
             mask = second.mean(1, keepdim=True).expand(len(pictures), -1, -1, -1)
         if mask is not None:
-            mask = feather(1 - mask if self._invert_mask else mask, self._feather)
+            settings = self._settings.mask
+            mask = feather(1 - mask if settings.invert else mask, settings.feather)
         return PreparedInput(folded, mask)
 
     def apply_feedback(self, pictures: Tensor) -> Tensor:
@@ -76,15 +76,25 @@ class ImageEffects:
     def postprocess(self, diffused: Tensor, inputs: list[PreparedInput]) -> Tensor:
         """Accumulate and grade ``diffused`` (B, 3, H, W) in 0..1, then mix it with its ``inputs`` by mask."""
         dry = cat_batch([item.pictures for item in inputs])
-        diffused = self._accumulator.accumulate(diffused, dry, self._accumulation)
+        diffused = self._accumulator.accumulate(diffused, dry, self._settings.motion_share)
         self._last_output = diffused[-1:]
         wet = self._output_grade(diffused)
-        if self._mix >= 1.0 and all(item.mask is None for item in inputs):
+        if self._settings.mix >= 1.0 and all(item.mask is None for item in inputs):
             return wet
         masks = [
             dry.new_ones(len(item.pictures), 1, *dry.shape[-2:]) if item.mask is None else item.mask for item in inputs
         ]
-        return torch.lerp(dry, wet, self._mix * torch.cat(masks))
+        return torch.lerp(dry, wet, self._settings.mix * torch.cat(masks))
 
     def _fold(self, pictures: Tensor) -> Tensor:
-        return kaleidoscope(mirror(pictures, self._mirror), self._segments)
+        return kaleidoscope(mirror(pictures, self._settings.mirror), self._settings.kaleidoscope)
+
+
+def _color_grade(settings: InputGradeSettings | OutputGradeSettings) -> ColorGrade:
+    return ColorGrade(settings.gain, settings.contrast, settings.saturation, settings.hue)
+
+
+def _feedback(settings: FeedbackSettings) -> Feedback:
+    return Feedback(
+        settings.amount, settings.zoom, settings.rotate, settings.x, settings.y, settings.hue, settings.edge
+    )

@@ -27,7 +27,7 @@ from engine.runtime.threads import limit_to_one_thread
 from engine.shared.errors import first_line
 from engine.shared.files import FolderWatcher
 from engine.shared.parameter import InvalidValue
-from engine.shared.snapshot import Snapshot
+from engine.shared.settings import DEFAULT_HOOK, HookSettings
 from engine.shared.table import HOOK_NAME
 
 log = logging.getLogger(__name__)
@@ -42,11 +42,6 @@ class Hook:
     name: str
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     broken: bool = False
-
-    def values(self, snapshot: Snapshot) -> dict[str, float]:
-        """Return the present values of the hook's parameters, by the last part of their names."""
-        prefix = f"/hook/{self.name}/"
-        return {name.removeprefix(prefix): float(value) for name, value in snapshot.items() if name.startswith(prefix)}
 
 
 class Hooks:
@@ -67,14 +62,17 @@ class Hooks:
         """Load new and changed files, and drop the hooks of deleted ones."""
         self._watcher.poll()
 
-    def run(self, stage: str, tensor: Tensor, snapshot: Snapshot, seconds: float = 0.0) -> Tensor:
-        """Pass ``tensor`` through the enabled hooks that serve ``stage``; ``seconds`` is the capture time."""
+    def run(self, stage: str, tensor: Tensor, settings: Mapping[str, HookSettings], seconds: float = 0.0) -> Tensor:
+        """Pass ``tensor`` through the enabled hooks that serve ``stage``.
+
+        ``settings`` are by the hooks' names; ``seconds`` is the capture time.
+        """
         for hook in self._watcher.entries.values():
-            function = hook.functions.get(stage)
-            if function is None or hook.broken or not snapshot.get(f"/hook/{hook.name}/on", True):
+            function, values = hook.functions.get(stage), settings.get(hook.name, DEFAULT_HOOK)
+            if function is None or hook.broken or not values.enabled:
                 continue
             try:
-                result = function(tensor, hook.values(snapshot), seconds)
+                result = function(tensor, values.values, seconds)
                 if not isinstance(result, Tensor) or result.shape != tensor.shape:
                     raise TypeError(f"returned {_describe(result)}, expected {_describe(tensor)}")
                 if not bool(result.isfinite().all()):

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
 
+from engine.shared import settings
 from engine.shared.parameter import Value
 from engine.shared.table import TABLE, canonical, lookup
 
-#: What a crossfade mixes for what it means: prompts by their embeddings, seeds by their noises.
+#: Parameters that a crossfade mixes by meaning: prompts by their embeddings, seeds by their noises.
 MIXED = (
-    "/prompt", *(f"/prompt/{i}" for i in (2, 3, 4)), *(f"/prompt/{i}/weight" for i in (1, 2, 3, 4)), "/prompt/blend", "/negative",
-    "/seed", "/seed/2", "/seed/mix",
+    "/prompt", *(f"/prompt/{i}" for i in (2, 3, 4)), *(f"/prompt/{i}/weight" for i in (1, 2, 3, 4)), "/prompt/blend",
+    "/negative", "/seed", "/seed/2", "/seed/mix",
 )  # fmt: skip
-#: Looks, each by its values of MIXED, with their shares of the whole, which add up to 1.
+#: Looks, each by its values of MIXED, with their shares, which add up to 1.
 Mixture = tuple[tuple[Mapping[str, Value], float], ...]
 
 
 class Snapshot(Mapping[str, Value]):
-    """Every parameter's value at one moment: immutable and numbered. Missing names take their defaults.
+    """Every parameter's value at one moment, numbered. Missing names take their defaults.
 
-    ``mixture`` stands for the values of MIXED while a crossfade is on; it is empty otherwise.
+    ``mixture`` replaces the values of MIXED during a crossfade; it is empty otherwise. The typed views are built once,
+    when they are first read.
     """
 
     def __init__(self, values: Mapping[str, Value] | None = None, number: int = 0, mixture: Mixture = ()) -> None:
         self._values = {name: p.default for name, p in TABLE.items() if p.has_value} | dict(values or {})
         self.number, self.mixture = number, mixture
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_values": self._values, "number": self.number, "mixture": self.mixture}
 
     def __getitem__(self, name: str) -> Value:
         return self._values[name]
@@ -47,12 +54,49 @@ class Snapshot(Mapping[str, Value]):
     def flag(self, name: str) -> bool:
         return bool(self._values[name])
 
-    @property
-    def looks(self) -> Mixture:
-        """The mixture, or the values of MIXED as the only look."""
-        return self.mixture or (({name: self._values[name] for name in MIXED}, 1.0),)
+    @cached_property
+    def diffusion(self) -> settings.DiffusionSettings:
+        """How frames are noised and denoised."""
+        return settings.read(settings.DiffusionSettings, self._values)
+
+    @cached_property
+    def similarity(self) -> settings.SimilaritySettings:
+        """The similarity filter."""
+        return settings.read(settings.SimilaritySettings, self._values)
+
+    @cached_property
+    def effects(self) -> settings.EffectSettings:
+        """Picture effects before and after diffusion."""
+        return settings.read(settings.EffectSettings, self._values)
+
+    @cached_property
+    def adapters(self) -> settings.AdapterSettings:
+        """LoRAs, ControlNets and the image prompt."""
+        return settings.read(settings.AdapterSettings, self._values)
+
+    @cached_property
+    def model(self) -> settings.ModelSettings:
+        """The model and how it is run."""
+        return settings.read(settings.ModelSettings, self._values)
+
+    @cached_property
+    def output(self) -> settings.OutputSettings:
+        """What the bridge does with pictures on their way out."""
+        return settings.read(settings.OutputSettings, self._values)
+
+    @cached_property
+    def looks(self) -> tuple[tuple[settings.LookSettings, float], ...]:
+        """The looks that are mixed and their shares: several during a crossfade, otherwise one at 1."""
+        if not self.mixture:
+            return ((settings.read(settings.LookSettings, self._values), 1.0),)
+        return tuple((settings.read(settings.LookSettings, look), share) for look, share in self.mixture)
+
+    @cached_property
+    def hooks(self) -> Mapping[str, settings.HookSettings]:
+        """The user's effects by name: whether each is on, and its values by the last part of their names."""
+        return settings.read_hooks(self._values)
 
 
 def parse_settings(values: Mapping[str, str]) -> dict[str, Value]:
-    """Checked values from texts, as ``--set NAME=VALUE`` gives them. Raises BadValue."""
+    """Return checked values from texts, as ``--set NAME=VALUE`` gives them. Raises InvalidValue."""
     return {canonical(name): lookup(name).coerce([text]) for name, text in values.items()}

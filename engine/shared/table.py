@@ -267,6 +267,8 @@ class ParameterTable(Mapping[str, Parameter]):
 
 
 TABLE = ParameterTable(_ROWS)
+#: Parameters whose change needs a reload: the model and how it is run.
+RELOAD_PARAMETERS = tuple(row.name for row in _ROWS if not row.live)
 
 
 def declare(rows: Iterable[Parameter]) -> None:

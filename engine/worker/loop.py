@@ -1,4 +1,4 @@
-"""The engine process: take a frame, apply the snapshot, step, publish."""
+"""The frame loop of the engine process: follow the snapshot, take a frame, step, publish."""
 
 from __future__ import annotations
 
@@ -7,230 +7,248 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from engine.compile import Accelerator
+from engine.diffusion.stream import Stream
 from engine.image.hooks import Hooks
 from engine.models import pick_device
 from engine.runtime.cuda_streams import NotFinite, PendingOutput
+from engine.shared.errors import first_line
 from engine.shared.frame import Frame
 from engine.shared.mailbox import Mailboxes
+from engine.shared.messages import EngineError, EngineStatus, Note, Ready, Reloaded, Reverted, Stop
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue
 from engine.shared.snapshot import Snapshot
+from engine.worker.bridge_link import BridgeLink
 from engine.worker.crossfade import StreamCrossfade
-from engine.worker.metrics import Metrics
-from engine.worker.reload import (
-    ModelReloader,
-    describe,
+from engine.worker.failures import (
+    MAX_FAILURES,
+    MITIGATE_AFTER,
+    EngineFailure,
     free_memory,
     is_device_lost,
     is_out_of_memory,
-    make_stream,
-    reload_values,
 )
+from engine.worker.metrics import Metrics
+from engine.worker.reload import ModelReloader, ReloadResult, describe, make_stream, reload_values
 
 log = logging.getLogger(__name__)
-#: Seconds without an input after which text mode paints on a clock of its own.
-PATIENCE = 0.25
-CLOCK = 1 / 60
-#: Ticks that may fail one after another before the process gives up and is started afresh; and before something is done about it.
-FAILURES, SEVERAL = 20, 3
+#: Longest wait for an input frame, in seconds.
+INPUT_WAIT_SECONDS = 0.05
+#: Seconds without an input after which text mode paints without one, and the time between its frames.
+TEXT_IDLE_SECONDS, TEXT_FRAME_SECONDS = 0.25, 1 / 60
 
 
-class Failed(Exception):
-    """The engine cannot go on in this process."""
-
-
-class Leaving(NamedTuple):
-    """A tick whose frames are on their way out: when it began, with which frames, and what it gave."""
+class PendingTick(NamedTuple):
+    """A tick whose frames are not published yet: when it began, its frames, and its output (None: skipped)."""
 
     start: float
     frames: list[Frame]
-    finished: PendingOutput | None
+    output: PendingOutput | None
 
 
 class Worker:
-    """One stream, its mailboxes, and the pipe to the bridge."""
+    """One stream, its mailboxes, and the pipe to the bridge. Raises InvalidValue where the model cannot be loaded."""
 
     def __init__(self, pipe: Connection, boxes: Mailboxes, options: EngineOptions, snapshot: Snapshot) -> None:
-        self.pipe, self.snapshot = pipe, snapshot
+        self.bridge, self.snapshot = BridgeLink(pipe), snapshot
         self.inbox, self.second, self.outbox = boxes
         for box in (self.inbox, self.second):
-            box.skip()  # of what came while this process waited
+            box.skip()  # frames from before this process began
         device = pick_device(options.device)
         self.hooks = Hooks(Path(options.hooks) if options.hooks else None)
         self.stream = make_stream(snapshot, device, options, hooks=self.hooks)
-        self.values = reload_values(snapshot)
+        self.running = reload_values(snapshot)
         self.accelerator = Accelerator(options.accelerate, device)
         self.accelerator.start_builder_early()  # not before: the first frame would be later
         self.reloader = ModelReloader(device, options)
         self.metrics = Metrics()
         self.waiting: list[Frame] = []
-        self.fade: StreamCrossfade | None = None
-        self.leaving: Leaving | None = None
+        self.crossfade: StreamCrossfade | None = None
+        self.pending: PendingTick | None = None
         self.last_input = time.monotonic()
         self.failures = 0
-        self.good = snapshot
-        self._told = ""
-        self._send("ready", self._status())
+        self.last_good = snapshot
+        self._reported_progress = ""
+        self.bridge.send(Ready(self.status()))
 
     def loop(self) -> None:
-        """Until the bridge says stop or goes away."""
-        while self._listen():
-            self._swap()
-            frame = self._next_frame()
-            if frame is not None:
-                self.waiting.append(frame)
-            if len(self.waiting) >= self.snapshot.whole("/buffer"):
+        """Run until the bridge stops the engine. Raises EngineFailure, and EOFError or OSError where it is gone."""
+        while self._follow_snapshot():
+            self._swap_stream()
+            self._take_frame()
+            if len(self.waiting) >= self.snapshot.diffusion.buffer:
                 frames, self.waiting = self.waiting, []
                 self._tick(frames)
-            elif self.leaving is not None:
-                self._attempt(self._deliver)
-            self.accelerator.poll([*self.stream.model.compiled_modules, *self.stream.adapters.parts])
-            told = {"error": (self.stream.adapters.notes, self.hooks.notes), "note": (self.accelerator.notes,)}
-            for kind, lists in told.items():
-                for notes in lists:
-                    while notes:
-                        self._send(kind, notes.pop(0))
-            if self.metrics.due() or self.reloader.progress != self._told:
-                self._told = self.reloader.progress
-                self._send("status", self._status())
+            elif self.pending is not None:
+                self._attempt(self._publish)
+            self._report()
+
+    def close(self) -> None:
+        """End a build that is under way."""
+        self.accelerator.close()
+
+    def status(self) -> EngineStatus:
+        """Return how the engine is doing."""
+        stream, model, rates = self.stream, self.stream.model, self.metrics.rates()
+        return EngineStatus(
+            model=model.name,
+            device=str(model.device),
+            dtype=str(model.dtype).removeprefix("torch."),
+            size=f"{stream.width}x{stream.height}",
+            running=self.running,
+            snapshot=self.snapshot.number,
+            accelerator=self.accelerator.state,
+            loading=self.reloader.busy,
+            progress=self.reloader.progress,
+            fading=self.crossfade is not None,
+            rows=stream.stats.rows,
+            in_flight=len(stream.slots),
+            skipped=stream.similarity.skipped,
+            superseded=stream.stats.superseded,
+            dropped=self.inbox.dropped,
+            **rates._asdict(),
+        )
+
+    def _follow_snapshot(self) -> bool:
+        """Apply the newest snapshot; return False when the bridge stops the engine."""
+        newest = self.bridge.newest()
+        if isinstance(newest, Stop):
+            return False
+        if newest is not None:
+            self._apply(newest)
+            self.snapshot = newest
+        return True
+
+    def _apply(self, snapshot: Snapshot) -> None:
+        try:
+            self.stream.apply(snapshot)
+        except InvalidValue as error:
+            self.bridge.send(EngineError(str(error)))
+
+    def _take_frame(self) -> None:
+        """Wait shortly for a frame; in text mode paint without one when none comes."""
+        text_mode = self.snapshot.diffusion.text_mode
+        wait = TEXT_FRAME_SECONDS if text_mode else 0.0 if self.pending is not None else INPUT_WAIT_SECONDS
+        frame = self.inbox.read(wait)
+        if frame is not None:
+            self.last_input = time.monotonic()
+            self.waiting.append(frame)
+        elif text_mode and time.monotonic() - self.last_input > TEXT_IDLE_SECONDS:
+            self.waiting.append(Frame(np.zeros((self.stream.height, self.stream.width, 4), np.uint8)))
 
     def _tick(self, frames: list[Frame]) -> None:
-        """Begins a tick, and delivers the one before, which a GPU may have decoded meanwhile; this one too if it is ready."""
+        """Begin a tick and publish the one before, which a GPU decoded meanwhile; this one too if it is done."""
         start = time.monotonic()
-        self.stream.second = self.second.read() or self.stream.second
+        self.stream.second.show(self.second.read())
 
         def tick() -> None:
-            begun = self.stream.begin(frames)
-            self._deliver()
-            self.leaving = Leaving(start, frames, begun)
-            if begun is None or begun.done() or self.fade is not None:
-                self._deliver()
+            output = self.stream.begin(frames)
+            self._publish()
+            self.pending = PendingTick(start, frames, output)
+            if output is None or output.done() or self.crossfade is not None:
+                self._publish()
 
         self._attempt(tick)
 
     def _attempt(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except Exception as error:  # whatever it is, the next frame may be well
-            self.leaving = None
-            self._failed(error)
+        except Exception as error:  # the next frame may succeed
+            self.pending = None
+            self._handle_failure(error)
 
-    def _deliver(self) -> None:
-        """Publishes the frames of the last tick, if that has not been done."""
-        if self.leaving is None:
+    def _publish(self) -> None:
+        """Write the frames of the pending tick to the mailbox."""
+        if self.pending is None:
             return
-        (start, frames, begun), self.leaving = self.leaving, None
-        finished = None if begun is None else begun.result()
-        if self.fade is not None:
-            finished = self.fade.mixed(frames, finished)
+        (start, frames, output), self.pending = self.pending, None
+        finished = None if output is None else output.result()
+        if self.crossfade is not None:
+            finished = self.crossfade.mix(frames, finished)
         if finished and self.failures:
-            self._send("note", f"frames come again, after {self.failures} that failed")
+            self.bridge.send(Note(f"recovered after {self.failures} failed frames"))
         if finished:
-            self.failures, self.good = 0, self.snapshot
+            self.failures, self.last_good = 0, self.snapshot
         for frame in finished or ():
             self.outbox.write(frame)
-        if self.fade is not None and self.fade.share >= 1.0:
-            self._end_fade()
+        if self.crossfade is not None and self.crossfade.share >= 1.0:
+            self._end_crossfade()
         self.metrics.tick(start, finished)
 
-    def _failed(self, error: Exception) -> None:
-        """A frame was lost. Told once; what several in a row are due to is mended where it can be. Raises Failed."""
+    def _handle_failure(self, error: Exception) -> None:
+        """Report a lost frame once; after several in a row remove the cause where that is possible.
+
+        Raises EngineFailure.
+        """
         self.failures += 1
-        self._end_fade()
+        self._end_crossfade()
         self.stream.restart()
         free_memory()
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        text = first_line(error)
         if self.failures == 1:
-            self._send("error", f"a frame failed: {text}")
-        if is_device_lost(error) or self.failures >= FAILURES:
-            raise Failed(text) from error
-        if self.failures % SEVERAL:
+            self.bridge.send(EngineError(f"a frame failed: {text}"))
+        if is_device_lost(error) or self.failures >= MAX_FAILURES:
+            raise EngineFailure(text) from error
+        if self.failures % MITIGATE_AFTER:
             return
         if isinstance(error, NotFinite) and self.stream.model.upcast_to_float32():
-            self._send("error", "the autoencoder's precision does not suffice: it goes on in float32")
-        elif is_out_of_memory(error) and dict(self.good) != dict(self.snapshot):
-            self._send("kept", ("out of memory: back to what fitted", dict(self.good), dict(self.snapshot)))
+            self.bridge.send(EngineError("NaN from the autoencoder: switched it to float32"))
+        elif is_out_of_memory(error) and dict(self.last_good) != dict(self.snapshot):
+            reason = "out of memory: back to the last values that fitted"
+            self.bridge.send(Reverted(reason, dict(self.last_good), dict(self.snapshot)))
 
-    def _next_frame(self) -> Frame | None:
-        text = self.snapshot.text("/mode") == "text"
-        frame = self.inbox.read(CLOCK if text else 0.0 if self.leaving is not None else 0.05)
-        if frame is not None:
-            self.last_input = time.monotonic()
-        elif text and time.monotonic() - self.last_input > PATIENCE:
-            frame = Frame(np.zeros((self.stream.height, self.stream.width, 4), np.uint8))
-        return frame
-
-    def _listen(self) -> bool:
-        """Takes everything that the pipe holds; only the newest snapshot counts. False for stop."""
-        newest: Snapshot | None = None
-        while self.pipe.poll():
-            message = self.pipe.recv()
-            if message == "stop":
-                return False
-            newest = message
-        if newest is not None:
-            try:
-                self.stream.apply(newest)
-            except InvalidValue as error:
-                self._send("error", str(error))
-            self.snapshot = newest
-        return True
-
-    def _swap(self) -> None:
-        outcome = self.reloader.poll(self.stream, self.values, self.snapshot)
-        if outcome is None:
+    def _swap_stream(self) -> None:
+        """Swap in a stream that the reloader has finished."""
+        result = self.reloader.poll(self.stream, self.running, self.snapshot)
+        if result is None:
             return
-        if outcome.stream is None:
-            self._send("kept", (f"{outcome.error}; the running stream goes on", self.values, outcome.values))
+        if result.stream is None:
+            reason = f"{result.error}; keeping the current model"
+            self.bridge.send(Reverted(reason, self.running, result.values))
             return
-        self._attempt(self._deliver)
-        self._end_fade()
-        old, self.stream, self.values = self.stream, outcome.stream, outcome.values
-        self.stream.leads, self.stream.second = True, old.second
-        old.leads = old.leads and old.adapters is not self.stream.adapters
-        self.fade = StreamCrossfade(old, self.snapshot.real("/model/fade"))
+        self._show(result, result.stream)
+
+    def _show(self, result: ReloadResult, stream: Stream) -> None:
+        """Fade from the running stream to ``stream``."""
+        self._attempt(self._publish)
+        self._end_crossfade()
+        old, self.stream, self.running = self.stream, stream, result.values
+        self.stream.take_over(old)
+        self.crossfade = StreamCrossfade(old, self.snapshot.model.fade_seconds)
         self.waiting = []
-        try:
-            self.stream.apply(self.snapshot)
-        except InvalidValue as error:
-            self._send("error", str(error))
-        self._send("reloaded", f"{describe(outcome.values)} in {outcome.seconds:.1f} s")
+        self._apply(self.snapshot)
+        self.bridge.send(Reloaded(f"{describe(result.values)} in {result.seconds:.1f} s"))
 
-    def _end_fade(self) -> None:
-        """Lets go of the stream before, and of its model where nothing else uses it."""
-        if self.fade is None:
+    def _end_crossfade(self) -> None:
+        """Release the old stream, and its model where nothing else uses it."""
+        if self.crossfade is None:
             return
-        old, self.fade = self.fade.old, None
+        old, self.crossfade = self.crossfade.old, None
         old.close()
         if old.adapters is not self.stream.adapters:
             old.adapters.close()
         del old
         free_memory()
 
-    def _status(self) -> dict[str, Any]:
-        stream = self.stream
-        return self.metrics.report() | {
-            "snapshot": self.snapshot.number,
-            "running": self.values,
-            "device": str(stream.model.device),
-            "dtype": str(stream.model.dtype).removeprefix("torch."),
-            "model": stream.model.name,
-            "size": f"{stream.width}x{stream.height}",
-            "accelerator": self.accelerator.state,
-            "loading": self.reloader.busy,
-            "progress": self.reloader.progress,
-            "fading": self.fade is not None,
-            "rows": stream.rows,
-            "in_flight": len(stream.slots),
-            "skipped": stream.similarity.skipped,
-            "superseded": stream.superseded,
-            "dropped": self.inbox.dropped,
-        }
+    def _report(self) -> None:
+        """Poll the accelerator; send notes, errors and, from time to time, the status."""
+        self.accelerator.poll([*self.stream.model.compiled_modules, *self.stream.adapters.compiled_modules])
+        for text in (*self.stream.adapters.take_notes(), *take_lines(self.hooks.notes)):
+            self.bridge.send(EngineError(text))
+        for text in take_lines(self.accelerator.notes):
+            self.bridge.send(Note(text))
+        if self.metrics.due() or self.reloader.progress != self._reported_progress:
+            self._reported_progress = self.reloader.progress
+            self.bridge.send(self.status())
 
-    def _send(self, kind: str, payload: object) -> None:
-        self.pipe.send((kind, payload))
+
+def take_lines(notes: list[str]) -> list[str]:
+    """Return the lines of ``notes`` and remove them; another thread may append meanwhile."""
+    lines = notes[:]
+    del notes[: len(lines)]
+    return lines

@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import Any
+from typing import NamedTuple
 
 from engine.shared.frame import Frame
 
+#: Length of the window over which rates are measured, in seconds.
+WINDOW_SECONDS = 2.0
+#: Ticks that are remembered for the window.
+MAX_TICKS = 240
+
+
+class Rates(NamedTuple):
+    """Frames a second and the median tick in milliseconds over the window; totals; processor time in seconds."""
+
+    fps: float
+    tick_ms: float
+    frames: int
+    ticks: int
+    cpu_s: float
+
 
 class Metrics:
-    """Ticks, times and rates of the last seconds."""
+    """Counts ticks and frames. ``report_seconds`` is the time between two reports."""
 
-    def __init__(self, every: float = 0.5) -> None:
-        self._every, self._next = every, time.monotonic() + every
-        self._ticks: deque[tuple[float, float, int]] = deque(maxlen=240)
+    def __init__(self, report_seconds: float = 0.5) -> None:
+        self._report_seconds, self._next_report = report_seconds, time.monotonic() + report_seconds
+        self._ticks: deque[tuple[float, float, int]] = deque(maxlen=MAX_TICKS)
         self.frames = self.ticks = 0
 
     def tick(self, start: float, finished: list[Frame] | None) -> None:
-        """One tick that began at ``start`` and gave ``finished`` (None: skipped)."""
+        """Count a tick that began at ``start`` and returned ``finished`` (None: skipped)."""
         now, count = time.monotonic(), len(finished or ())
         self.ticks += 1
         self.frames += count
@@ -26,22 +41,22 @@ class Metrics:
             self._ticks.append((now, now - start, count))
 
     def due(self) -> bool:
-        """True once every ``every`` seconds."""
+        """Return True when it is time for the next report."""
         now = time.monotonic()
-        if now < self._next:
+        if now < self._next_report:
             return False
-        self._next = now + self._every
+        self._next_report = now + self._report_seconds
         return True
 
-    def report(self) -> dict[str, Any]:
-        """fps over the last 2 s, the median tick in milliseconds, and totals."""
+    def rates(self) -> Rates:
+        """Return the rates at this moment."""
         now = time.monotonic()
-        recent = [entry for entry in self._ticks if now - entry[0] < 2.0]
+        recent = [entry for entry in self._ticks if now - entry[0] < WINDOW_SECONDS]
         times = sorted(entry[1] for entry in recent)
-        return {
-            "fps": sum(entry[2] for entry in recent) / 2.0,
-            "tick_ms": times[len(times) // 2] * 1000 if times else 0.0,
-            "frames": self.frames,
-            "ticks": self.ticks,
-            "cpu_s": time.process_time(),
-        }
+        return Rates(
+            fps=sum(entry[2] for entry in recent) / WINDOW_SECONDS,
+            tick_ms=times[len(times) // 2] * 1000 if times else 0.0,
+            frames=self.frames,
+            ticks=self.ticks,
+            cpu_s=time.process_time(),
+        )

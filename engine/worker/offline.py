@@ -1,4 +1,4 @@
-"""Offline rendering: every frame in order, the same result every time, output frame k made from input frame k."""
+"""Offline rendering: every frame in order, repeatable, output frame k made from input frame k."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from engine.compile import Accelerator
+from engine.diffusion.stream import Stream
 from engine.image.hooks import Hooks
 from engine.models import pick_device
 from engine.shared.frame import Frame
@@ -19,56 +20,68 @@ from engine.worker.reload import make_stream
 def render(
     frames: Iterable[Frame], snapshot: Snapshot, options: EngineOptions, second: Iterable[Frame] = ()
 ) -> Iterator[Frame]:
-    """The transformed ``frames``, one for one and in order. Their ``sequence`` must count up from 0.
+    """Yield the transformed ``frames``, one for one and in order. Their ``sequence`` must count up from 0.
 
-    ``second`` are control pictures and masks, one for each frame; where they end before the frames do, the last one stays.
-
-    The batch's lag of n − 1 ticks is made up for: what is still in flight at the end is drained. A frame that the
-    similarity filter skips repeats the output of the frame before it. Raises BadValue where the model cannot be loaded.
+    ``second`` are control images and masks, one for each frame; where they end before the frames do, the last one stays.
+    The batch's lag of n − 1 ticks is made up for: what is in flight at the end is drained. A frame that the similarity
+    filter skips repeats the output of the frame before it. Raises InvalidValue where the model cannot be loaded.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
     hooks = Hooks(Path(options.hooks) if options.hooks else None)
     device = pick_device(options.device)
-    stream = make_stream(snapshot, device, options, hooks=hooks)
-    # A swap in the middle would not be repeatable: compiled only where that is asked for, and then from the first frame on.
+    stream = make_stream(snapshot, device, options, hooks=hooks, blocking=True)
+    # A swap in the middle would not be repeatable: compile only on request, and then before the first frame.
     accelerator = Accelerator("eager" if options.accelerate == "auto" else options.accelerate, device)
-    accelerator.compile_all(lambda: [*stream.model.compiled_modules, *stream.adapters.parts])
-    group: list[Frame] = []
-    held: dict[int, list[Frame]] = {}  # sequence of a processed frame → the skipped ones after it
-    entered = -1
-
-    def finished(outputs: list[Frame]) -> Iterator[Frame]:
-        for output in outputs:
-            yield output
-            for skipped in held.pop(output.sequence, ()):
-                yield Frame(output.pixels, skipped.sequence, skipped.captured_at, output.snapshot)
-
-    def tick(frames: list[Frame]) -> Iterator[Frame]:
-        nonlocal entered
-        outputs = stream.step(frames)
-        if outputs is None:
-            if entered in held or any(entered in [f.sequence for f in slot.frames] for slot in stream.slots):
-                held.setdefault(entered, []).extend(frames)
-            else:
-                yield from (Frame(last[-1].pixels, f.sequence, f.captured_at, last[-1].snapshot) for f in frames)
-            return
-        if frames:
-            entered = frames[-1].sequence
-        for output in finished(outputs):
-            last[:] = [output]
-            yield output
-
-    last: list[Frame] = []
-    beside = iter(second)
+    accelerator.compile_all(lambda: [*stream.model.compiled_modules, *stream.adapters.compiled_modules])
+    renderer = _Renderer(stream)
+    batch: list[Frame] = []
+    second_frames = iter(second)
     for frame in frames:
-        stream.second = next(beside, stream.second)
-        group.append(frame)
-        if len(group) == snapshot.whole("/buffer"):
-            yield from tick(group)
-            group = []
-    if group:
-        yield from tick(group)
+        stream.second.show(next(second_frames, None))
+        batch.append(frame)
+        if len(batch) == snapshot.diffusion.buffer:
+            yield from renderer.tick(batch)
+            batch = []
+    if batch:
+        yield from renderer.tick(batch)
     while stream.slots:
-        yield from tick([])
+        yield from renderer.tick([])
     stream.close()
     hooks.close()
+
+
+class _Renderer:
+    """A stream whose skipped frames are given the output of the frame that they resemble."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._last_entered = -1
+        self._last_output: Frame | None = None
+        self._skipped: dict[int, list[Frame]] = {}  # sequence of a processed frame → the skipped ones after it
+
+    def tick(self, frames: list[Frame]) -> Iterator[Frame]:
+        outputs = self._stream.step(frames)
+        if outputs is None:
+            yield from self._repeat(frames)
+            return
+        if frames:
+            self._last_entered = frames[-1].sequence
+        for output in outputs:
+            self._last_output = output
+            yield output
+            for skipped in self._skipped.pop(output.sequence, ()):
+                yield _renumber(output, skipped)
+
+    def _repeat(self, frames: list[Frame]) -> Iterator[Frame]:
+        """Repeat the last output for skipped frames, or keep them until the frame that they resemble is finished."""
+        in_flight = {frame.sequence for slot in self._stream.slots for frame in slot.frames}
+        if self._last_entered in in_flight or self._last_entered in self._skipped:
+            self._skipped.setdefault(self._last_entered, []).extend(frames)
+            return
+        assert self._last_output is not None
+        for frame in frames:
+            yield _renumber(self._last_output, frame)
+
+
+def _renumber(output: Frame, frame: Frame) -> Frame:
+    return Frame(output.pixels, frame.sequence, frame.captured_at, output.snapshot)

@@ -11,16 +11,22 @@ import torch
 from engine.models.hf_imports import import_quietly
 from engine.runtime.allocator import retain_freed_memory
 from engine.runtime.threads import limit_to_one_thread
+from engine.shared.errors import first_line
 from engine.shared.mailbox import Mailboxes
+from engine.shared.messages import EngineError, ModelRejected
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue
 from engine.shared.snapshot import Snapshot
-from engine.worker.loop import Failed, Worker
-from engine.worker.reload import free_memory, make_stream
+from engine.worker.failures import EngineFailure, free_memory
+from engine.worker.loop import Worker
+from engine.worker.reload import make_stream
 
 
 def prepare() -> None:
-    """Does once what every start does, with the built-in model: the real start finds everything imported. Beside another stream."""
+    """Run what every start does once, with the built-in model, so that the real start finds everything imported.
+
+    A standby process calls it, on one thread: another process is streaming meanwhile.
+    """
     threads = torch.get_num_threads()
     limit_to_one_thread()
     make_stream(Snapshot({"/size": "64x64", "/steps": 1}), torch.device("cpu"), EngineOptions("cpu")).close()
@@ -29,28 +35,30 @@ def prepare() -> None:
 
 
 def run(pipe: Connection, boxes: Mailboxes, options: EngineOptions, snapshot: Snapshot) -> None:
-    """The whole life of the process. Sends ("ready" | "refused" | "status" | "note" | "reloaded" | "kept" | "error", payload)."""
+    """Run the engine until the bridge stops it or goes away. Sends the messages of ``engine.shared.messages``.
+
+    Raises SystemExit(1) where the engine cannot go on in this process.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the bridge's to handle
     retain_freed_memory()
     try:
         import_quietly()
-        gc.freeze()  # the libraries: a collection that looked at them all would cost a frame
+        gc.freeze()  # the libraries: a collection over all of them would cost a frame
         worker = Worker(pipe, boxes, options, snapshot)
     except InvalidValue as error:
-        pipe.send(("refused", str(error)))
+        pipe.send(ModelRejected(str(error)))
         return
-    except Exception as error:  # whatever it is: the next process may fare better
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        pipe.send(("error", f"the engine could not begin: {lines[0]}"))
+    except Exception as error:  # the next process may fare better
+        pipe.send(EngineError(f"the engine could not start: {first_line(error)}"))
         raise SystemExit(1) from None
     gc.collect()
-    gc.freeze()  # and the model
+    gc.freeze()  # the model
     gc.enable()
     try:
         worker.loop()
-        worker.accelerator.close()
+        worker.close()
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the bridge is gone, and so are we
-    except Failed as error:
-        pipe.send(("error", f"giving up after {worker.failures} failed frames: {error}"))
+        pass  # the bridge is gone
+    except EngineFailure as error:
+        pipe.send(EngineError(f"giving up after {worker.failures} failed frames: {error}"))
         raise SystemExit(1) from None

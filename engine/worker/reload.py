@@ -1,8 +1,7 @@
-"""Model, size and dtype changes: made ready beside the running stream, swapped in at a frame boundary."""
+"""Model, size and dtype changes: prepared beside the running stream, swapped in at a frame boundary."""
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 import time
@@ -15,57 +14,59 @@ import torch
 from engine.diffusion.stream import Stream
 from engine.image.hooks import Hooks
 from engine.models import load, pick_dtype
-from engine.runtime.allocator import trim_heap
 from engine.runtime.cuda_streams import NotFinite
 from engine.runtime.threads import limit_to_one_thread
+from engine.shared.errors import first_line
 from engine.shared.frame import Frame
 from engine.shared.options import EngineOptions
-from engine.shared.parameter import InvalidValue, Value, parse_size
+from engine.shared.parameter import InvalidValue, Value
 from engine.shared.snapshot import Snapshot
-from engine.shared.table import TABLE
+from engine.shared.table import RELOAD_PARAMETERS
+from engine.worker.failures import free_memory, is_out_of_memory
 from engine.worker.fault_injection import inject_faults
 
 log = logging.getLogger(__name__)
-NAMES = tuple(name for name, p in TABLE.items() if not p.live)
 
 
 def reload_values(snapshot: Snapshot) -> dict[str, Value]:
-    """The values that need a reload when they change."""
-    return {name: snapshot[name] for name in NAMES}
+    """Return the values that need a reload when they change."""
+    return {name: snapshot[name] for name in RELOAD_PARAMETERS}
 
 
 def make_stream(
     snapshot: Snapshot,
     device: torch.device,
     options: EngineOptions,
-    spare: Stream | None = None,
-    tell: Callable[[str], None] = lambda _text: None,
+    running: Stream | None = None,
+    report: Callable[[str], None] = lambda _progress: None,
     hooks: Hooks | None = None,
+    blocking: bool = False,
 ) -> Stream:
-    """A warm stream for ``snapshot``: loaded, its prompts encoded, one tick done. That of ``spare`` serves again where it is the same.
+    """Return a warm stream for ``snapshot``: loaded, its prompts encoded, one frame transformed.
 
-    Raises BadValue where the model cannot be loaded.
+    The model and adapters of a ``running`` stream are used again where they are the same. ``blocking`` is for offline
+    rendering, see ``Stream``. ``report`` receives the progress. Raises InvalidValue where the model cannot be loaded.
     """
-    name, dtype = snapshot.text("/model"), pick_dtype(snapshot.text("/dtype"), device)
-    autoencoder = snapshot.text("/autoencoder")
-    if spare is not None and (spare.model.name, spare.model.dtype, spare.model.autoencoder_name) != (
-        name,
-        dtype,
-        autoencoder,
-    ):
-        spare = None
-    tell(f"reading {name}")
-    model = (
-        spare.model if spare is not None else load(name, device, dtype, options, _downloading(name, tell), autoencoder)
-    )
-    tell(f"warming {name} up")
-    width, height = parse_size(snapshot.text("/size"))
+    settings = snapshot.model
+    dtype = pick_dtype(settings.dtype, device)
+    if running is not None and not _is_same_model(running, settings.model, dtype, settings.autoencoder):
+        running = None
+    report(f"reading {settings.model}")
+    if running is not None:
+        model = running.model
+    else:
+        progress = _download_progress(settings.model, report)
+        model = load(settings.model, device, dtype, options, progress, settings.autoencoder)
+    report(f"warming {settings.model} up")
+    width, height = settings.size
     if width % model.multiple or height % model.multiple:
         raise InvalidValue(f"/size {width}x{height}: both sides must be multiples of {model.multiple} for this model")
-    stream = Stream(model, width, height, spare.adapters if spare is not None else None, hooks)
+    adapters = running.adapters if running is not None else None
+    stream = Stream(model, width, height, adapters, hooks, blocking)
     if options.fault_injection:
         inject_faults(stream)
-    stream.apply(snapshot, wait=True)
+    stream.apply(snapshot)
+    stream.settle()
     try:
         _warm_up(stream)
     except NotFinite:
@@ -73,6 +74,11 @@ def make_stream(
             raise
         _warm_up(stream)
     return stream
+
+
+def _is_same_model(stream: Stream, name: str, dtype: torch.dtype, autoencoder: str) -> bool:
+    model = stream.model
+    return (model.name, model.dtype, model.autoencoder_name) == (name, dtype, autoencoder)
 
 
 def _warm_up(stream: Stream) -> None:
@@ -83,13 +89,13 @@ def _warm_up(stream: Stream) -> None:
     stream.restart()
 
 
-def _downloading(name: str, tell: Callable[[str], None]) -> Callable[[int, int], None]:
-    return lambda done, total: tell(f"downloading {name}, {done / 2**30:.2f} of {total / 2**30:.2f} GiB")
+def _download_progress(name: str, report: Callable[[str], None]) -> Callable[[int, int], None]:
+    return lambda done, total: report(f"downloading {name}, {done / 2**30:.2f} of {total / 2**30:.2f} GiB")
 
 
 @dataclass(frozen=True)
 class ReloadResult:
-    """How a reload ended: a stream, or the reason why there is none."""
+    """The end of a reload: a stream, or the reason why there is none."""
 
     values: dict[str, Value]
     seconds: float
@@ -98,13 +104,13 @@ class ReloadResult:
 
 
 class ModelReloader:
-    """Loads at most one stream at a time on a thread; the newest wish is loaded next. ``progress`` says where it is."""
+    """Loads one stream at a time on a thread; the newest request is loaded next. ``progress`` says where it is."""
 
     def __init__(self, device: torch.device, options: EngineOptions) -> None:
         self._device, self._options = device, options
         self._thread: threading.Thread | None = None
-        self._outcome: ReloadResult | None = None
-        self._refused: dict[str, Value] = {}
+        self._result: ReloadResult | None = None
+        self._rejected: dict[str, Value] = {}
         self.progress = ""
 
     @property
@@ -113,66 +119,45 @@ class ModelReloader:
         return self._thread is not None
 
     def poll(self, running: Stream, current: dict[str, Value], snapshot: Snapshot) -> ReloadResult | None:
-        """Starts a load where ``snapshot`` wishes for other than ``current``; returns an outcome once, when there is one."""
+        """Start a load where ``snapshot`` asks for other values than ``current``; return each result once."""
         if self._thread is not None:
             if self._thread.is_alive():
                 return None
             self._thread = None
-            outcome, self._outcome = self._outcome, None
-            if outcome is not None and outcome.error:
-                self._refused = outcome.values
-            return outcome
-        wish = reload_values(snapshot)
-        if wish == current:
-            self._refused = {}
-        elif wish != self._refused:
+            result, self._result = self._result, None
+            if result is not None and result.error:
+                self._rejected = result.values
+            return result
+        requested = reload_values(snapshot)
+        if requested == current:
+            self._rejected = {}
+        elif requested != self._rejected:
             self._thread = threading.Thread(
-                target=self._load, args=(snapshot, wish, running), name="reload", daemon=True
+                target=self._load, args=(snapshot, requested, running), name="reload", daemon=True
             )
             self._thread.start()
         return None
 
-    def _load(self, snapshot: Snapshot, wish: dict[str, Value], spare: Stream) -> None:
+    def _load(self, snapshot: Snapshot, requested: dict[str, Value], running: Stream) -> None:
         limit_to_one_thread()
         start = time.monotonic()
         try:
-            stream = make_stream(snapshot, self._device, self._options, spare, self._tell, spare.hooks)
-            self._outcome = ReloadResult(wish, time.monotonic() - start, stream)
+            stream = make_stream(snapshot, self._device, self._options, running, self._report, running.hooks)
+            self._result = ReloadResult(requested, time.monotonic() - start, stream)
         except InvalidValue as error:
-            self._outcome = ReloadResult(wish, time.monotonic() - start, error=str(error))
-        except Exception as error:  # whatever it is, the running stream goes on
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            text = f"out of memory for {describe(wish)}" if is_out_of_memory(error) else f"{describe(wish)}: {lines[0]}"
-            self._outcome = ReloadResult(wish, time.monotonic() - start, error=text)
+            self._result = ReloadResult(requested, time.monotonic() - start, error=str(error))
+        except Exception as error:  # the running stream stays
+            what = describe(requested)
+            text = f"out of memory for {what}" if is_out_of_memory(error) else f"{what}: {first_line(error)}"
+            self._result = ReloadResult(requested, time.monotonic() - start, error=text)
         finally:
             self.progress = ""
             free_memory()
 
-    def _tell(self, text: str) -> None:
-        self.progress = text
+    def _report(self, progress: str) -> None:
+        self.progress = progress
 
 
 def describe(values: dict[str, Value]) -> str:
-    """``model pocket, size 512x512, dtype auto``."""
+    """Return the values for people: ``model pocket, size 512x512, dtype auto``."""
     return ", ".join(f"{name.strip('/')} {value}" for name, value in values.items() if value != "")
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether there was not enough memory, of the device or of the machine."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or ("memory" in str(error) and "alloc" in str(error))
-
-
-def is_device_lost(error: Exception) -> bool:
-    """Whether the device does not answer this process any more: only a new process gets it back."""
-    told = type(error).__name__ == "AcceleratorError" or any(
-        word in str(error) for word in ("CUDA error", "cuDNN error", "HIP error")
-    )
-    return told and not is_out_of_memory(error)
-
-
-def free_memory() -> None:
-    """Gives what nothing uses any more back to the device and to the system."""
-    gc.collect()
-    trim_heap()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -30,7 +30,7 @@ def test_render_outputs_every_frame_and_is_reproducible(tmp_path: Path, capfd: p
         cv2.imwrite(str(source / f"{i:03d}.png"), picture)
 
     def render(name: str, prompt: str, *more: str) -> np.ndarray:
-        options = "--seed 3 --steps 2 --size 128x128 --device cpu".split()
+        options = ["--seed", "3", "--steps", "2", "--size", "128x128", "--device", "cpu"]
         assert main(["render", str(source), str(tmp_path / name), *options, "--prompt", prompt, *more]) == 0
         with av.open(str(tmp_path / name)) as container:
             return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
@@ -46,7 +46,7 @@ def test_render_outputs_every_frame_and_is_reproducible(tmp_path: Path, capfd: p
     (hooks / "pulse.py").write_text(
         "def after(pictures, values, seconds):\n    return pictures * (0.5 + seconds % 0.5)\n"
     )
-    moving = "--set seed/travel=2 --set feedback=0.3 --set consistency/motion=0.7 --hooks".split()
+    moving = ["--set", "seed/travel=2", "--set", "feedback=0.3", "--set", "consistency/motion=0.7", "--hooks"]
     moving.append(str(hooks))
     one, two = (render(name, "green fire", *moving) for name in ("d.mp4", "e.mp4"))
     assert np.array_equal(one, two), "time is the video's own"

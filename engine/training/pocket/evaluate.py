@@ -79,7 +79,7 @@ def psnr(model: Model, pictures: Sequence[Picture]) -> float:
 
 def paint_prompts(model: Model, prompts: Sequence[Prompt], steps: int) -> list[Picture]:
     """Paint each prompt from noise, with a seed of its own, RGB uint8."""
-    stream, blank = Stream(model, SIZE, SIZE), np.zeros((SIZE, SIZE, 4), np.uint8)
+    stream, blank = Stream(model, SIZE, SIZE, blocking=True), np.zeros((SIZE, SIZE, 4), np.uint8)
     return [
         _paint(stream, blank, {"/mode": "text", "/prompt": prompt.text, "/steps": steps, "/seed": 1000 + i})
         for i, prompt in enumerate(prompts)
@@ -88,9 +88,9 @@ def paint_prompts(model: Model, prompts: Sequence[Prompt], steps: int) -> list[P
 
 def paint_over_patterns(model: Model, prompts: Sequence[Prompt], strength: float, steps: int) -> list[Picture]:
     """Paint each prompt over a pattern that it does not name, RGB uint8."""
-    stream, pictures = Stream(model, SIZE, SIZE), []
+    stream, pictures = Stream(model, SIZE, SIZE, blocking=True), []
     for i, prompt in enumerate(prompts):
-        values = {"/prompt": prompt.text, "/strength": strength, "/steps": steps, "/seed": 1000 + i}
+        values: dict[str, Value] = {"/prompt": prompt.text, "/strength": strength, "/steps": steps, "/seed": 1000 + i}
         pictures.append(_paint(stream, cv2.cvtColor(draw_mismatch(prompt, i), cv2.COLOR_RGB2RGBA), values))
     return pictures
 
@@ -122,10 +122,10 @@ def layout_correlation(
     model: Model, pictures: Sequence[Picture], prompts: Sequence[str], strength: float, steps: int
 ) -> tuple[float, float]:
     """Return the mean edge correlation of outputs with their input, and with a frame half the list away (chance)."""
-    stream = Stream(model, SIZE, SIZE)
+    stream = Stream(model, SIZE, SIZE, blocking=True)
     with_input, with_other = [], []
     for i, picture in enumerate(pictures):
-        values = {"/prompt": prompts[i % len(prompts)], "/strength": strength, "/steps": steps}
+        values: dict[str, Value] = {"/prompt": prompts[i % len(prompts)], "/strength": strength, "/steps": steps}
         output = _paint(stream, cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA), values)
         edges = edge_strength(np.ascontiguousarray(output)).ravel()
         with_input.append(np.corrcoef(edges, edge_strength(picture).ravel())[0, 1])
@@ -136,7 +136,7 @@ def layout_correlation(
 
 def _paint(stream: Stream, pixels: NDArray[np.uint8], values: dict[str, Value]) -> Picture:
     """Return the output for one RGBA input, RGB uint8."""
-    stream.apply(Snapshot(values), wait=True)
+    stream.apply(Snapshot(values))
     outputs = stream.step([Frame(pixels)])
     while not outputs:
         outputs = stream.step([])

@@ -15,7 +15,7 @@ import pytest
 from bridge.engine_process import process as life
 from bridge.engine_process import tcmalloc as allocator
 from bridge.engine_process.process import EngineProcess
-from engine.shared.mailbox import Mailboxes, Mailbox
+from engine.shared.mailbox import Mailbox, Mailboxes
 from engine.shared.options import EngineOptions
 
 ROOT = Path(__file__).parents[3]

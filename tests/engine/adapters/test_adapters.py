@@ -195,7 +195,8 @@ def test_control_and_reference_from_the_second_source(pocket: Model, tmp_path: P
     }
     for name, wish in wishes.items():
         stream = Stream(pocket, 64, 64)
-        stream.apply(Snapshot({"/steps": 1} | wish), wait=True)
+        stream.apply(Snapshot({"/steps": 1} | wish))
+        stream.settle()
         found = []
         for second in (None, Frame(picture(64)), bright):
             stream.second = second
@@ -216,7 +217,8 @@ def test_what_cannot_be_added_is_one_line_and_the_rest_goes_on(pocket: Model, tm
     values = {"/lora/1": "nowhere", "/lora/2": str(lora), "/control/1": str(tmp_path), "/reference": "x.png"}
     values |= {"/reference/model": "gone", "/reference/encoder": "gone"}
     plain = stream.step([Frame(picture(64))]) or stream.step([])
-    stream.apply(Snapshot(values, 1), wait=True)
+    stream.apply(Snapshot(values, 1))
+    stream.settle()
     notes = sorted(stream.adapters.notes)
     assert len(notes) == 3
     assert notes[0].startswith(f"ControlNet {tmp_path.name} cannot be read")
@@ -235,7 +237,8 @@ def test_what_cannot_be_added_is_one_line_and_the_rest_goes_on(pocket: Model, tm
 def test_a_family_without_controls_says_so(tmp_path: Path) -> None:
     model = load(str(save_flux(tmp_path)), CPU, torch.float32)
     stream = Stream(model, 64, 64)
-    stream.apply(Snapshot({"/control/1": "edges"}), wait=True)
+    stream.apply(Snapshot({"/control/1": "edges"}))
+    stream.settle()
     assert stream.adapters.notes == ["ControlNet edges: a FLUX.1 model takes none here"]
     stream.adapters.close()
     stream.close()
@@ -257,9 +260,11 @@ def test_depth_through_a_model(pocket: Model, tmp_path: Path) -> None:
     net = save_controlnet(tmp_path / "net", pocket.denoiser)
     stream = Stream(pocket, 64, 64)
     values = {"/steps": 1, "/control/1": str(net), "/control/1/from": "depth"}
-    stream.apply(Snapshot(values), wait=True)
+    stream.apply(Snapshot(values))
+    stream.settle()
     without = stream.step([Frame(picture(64))])
-    stream.apply(Snapshot(values | {"/control/depth": str(tmp_path / "depth")}), wait=True)
+    stream.apply(Snapshot(values | {"/control/depth": str(tmp_path / "depth")}))
+    stream.settle()
     assert stream.adapters.notes == []
     found = stream.step([Frame(picture(64))])
     assert without
@@ -270,7 +275,8 @@ def test_depth_through_a_model(pocket: Model, tmp_path: Path) -> None:
     assert depth.amin((1, 2, 3)).tolist() == [0.0, 0.0]
     assert depth.amax((1, 2, 3)).tolist() == [1.0, 1.0]
     nowhere = str(tmp_path / "nowhere")
-    stream.apply(Snapshot({"/control/depth": nowhere}), wait=True)
+    stream.apply(Snapshot({"/control/depth": nowhere}))
+    stream.settle()
     assert stream.adapters.notes[0].startswith(f"depth model {nowhere} cannot be read")
     stream.adapters.close()
     stream.close()

@@ -72,7 +72,8 @@ def pocket() -> Model:
 
 def run(model: Model, frames: list[Frame], **values: object) -> np.ndarray:
     stream = Stream(model, 64, 64)
-    stream.apply(Snapshot({"/steps": 2, **values}), wait=True)  # type: ignore[dict-item]
+    stream.apply(Snapshot({"/steps": 2, **values}))  # type: ignore[dict-item]
+    stream.settle()
     outputs = [f for frame in frames for f in stream.step([frame]) or []]
     return np.stack([f.pixels[..., :3] for f in outputs]).astype(np.int16)
 

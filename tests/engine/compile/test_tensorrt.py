@@ -37,7 +37,8 @@ def request_backends(
     """Return the components that a stream of ``side`` calls, by name, and the stream."""
     model = load(folder, CPU, torch.float32)
     stream = Stream(model, side, side)
-    stream.apply(Snapshot({"/steps": 2, "/guidance/mode": "none"} | (values or {})), wait=True)
+    stream.apply(Snapshot({"/steps": 2, "/guidance/mode": "none"} | (values or {})))
+    stream.settle()
     for i in range(2):
         stream.step([Frame(np.full((side, side, 4), 90, np.uint8), i)])
     return {one.name: one for one in (*model.compiled_modules, *stream.adapters.parts)}, stream

@@ -80,7 +80,8 @@ def test_a_crossfade_goes_smoothly_from_one_look_to_the_other(pocket: Model) -> 
     stream = Stream(pocket, SIZE, SIZE)
 
     def shown(snapshot: Snapshot) -> np.ndarray:
-        stream.apply(snapshot, wait=True)
+        stream.apply(snapshot)
+        stream.settle()
         (frame,) = stream.step([picture]) or []
         return frame.pixels[..., :3].astype(float)
 

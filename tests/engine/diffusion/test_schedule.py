@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
 
-from engine.diffusion.schedule import clean_coefficients, noise, plan, slerp, spaced_timesteps
+from engine.diffusion.schedule import clean_coefficients, noise, plan_steps, slerp, spaced_timesteps
 from engine.models import ModelError
 from engine.models.noise_schedule import read_noise_schedule
 from engine.shared.parameter import InvalidValue
@@ -54,7 +54,7 @@ def test_a_flow_is_shifted_as_its_scheduler_does() -> None:
     sigmas = [1.0, 0.75, 0.5, 0.25]
     expected = [1000 * 3.0 * s / (1 + 2.0 * s) for s in sigmas]
     assert spaced_timesteps(ours, 4, 1.0) == pytest.approx(expected)
-    step = plan(ours, 1, 1.0, "600")[0]
+    step = plan_steps(ours, 1, 1.0, "600")[0]
     assert (step.a, step.b) == pytest.approx((0.4, 0.6))
 
 
@@ -70,7 +70,7 @@ def test_the_clean_latent_is_found_again(prediction: str) -> None:
 
 def test_an_explicit_schedule_beyond_the_model_is_refused() -> None:
     with pytest.raises(InvalidValue, match="999"):
-        plan(read_noise_schedule(config(LCMScheduler())), 1, 1.0, "1000")
+        plan_steps(read_noise_schedule(config(LCMScheduler())), 1, 1.0, "1000")
 
 
 def test_an_unknown_scheduler_is_refused() -> None:

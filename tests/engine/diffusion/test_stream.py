@@ -57,7 +57,8 @@ def run(
     snapshot = Snapshot({"/prompt": PROMPT, "/negative": NEGATIVE, **values})  # type: ignore[dict-item]
     stream = Recording(model, SIZE, SIZE)
     stream.latents = {}
-    stream.apply(snapshot, wait=True)
+    stream.apply(snapshot)
+    stream.settle()
     size, rows, outputs = snapshot.whole("/buffer"), [], []
     for start in range(0, len(frames), size):
         outputs.append(stream.step(frames[start : start + size]) or [])
@@ -175,7 +176,8 @@ def test_strength_changes_without_losing_frames(pocket: Model) -> None:
     stream = Stream(pocket, SIZE, SIZE)
     seen: list[int] = []
     for k, frame in enumerate(pictures(12)):
-        stream.apply(Snapshot({"/steps": 3, "/strength": 0.3 + 0.05 * k}, k), wait=True)
+        stream.apply(Snapshot({"/steps": 3, "/strength": 0.3 + 0.05 * k}, k))
+        stream.settle()
         finished = stream.step([frame])
         assert finished is not None
         assert len(finished) == (k >= 2)
@@ -187,9 +189,11 @@ def test_strength_changes_without_losing_frames(pocket: Model) -> None:
 def test_a_new_number_of_steps_is_there_within_n_ticks(pocket: Model, before: int, after: int) -> None:
     stream = Stream(pocket, SIZE, SIZE)
     frames = pictures(20)
-    stream.apply(Snapshot({"/steps": before}), wait=True)
+    stream.apply(Snapshot({"/steps": before}))
+    stream.settle()
     seen = [f.sequence for frame in frames[:8] for f in stream.step([frame]) or []]
-    stream.apply(Snapshot({"/steps": after}), wait=True)
+    stream.apply(Snapshot({"/steps": after}))
+    stream.settle()
     for k, frame in enumerate(frames[8:]):
         finished = stream.step([frame]) or []
         seen += [f.sequence for f in finished]
@@ -202,7 +206,7 @@ def test_a_new_number_of_steps_is_there_within_n_ticks(pocket: Model, before: in
 def test_a_schedule_that_does_not_suit_the_model_holds_nothing_else_up(pocket: Model) -> None:
     stream = Stream(pocket, SIZE, SIZE)
     with pytest.raises(InvalidValue, match="1000"):
-        stream.apply(Snapshot({"/schedule": "1000 500 10", "/guidance": 3.0}, 5), wait=True)
+        stream.apply(Snapshot({"/schedule": "1000 500 10", "/guidance": 3.0}, 5))
     assert stream.gamma == 3.0
     assert len(stream.plan.steps) == 2
     outputs = stream.step(pictures(1)) or stream.step([])
@@ -241,11 +245,13 @@ def test_a_still_picture_is_skipped_and_a_change_is_not(pocket: Model) -> None:
     stream = Stream(pocket, SIZE, SIZE)
     still, other = pictures(2)
     snapshot = Snapshot({"/similarity": True, "/similarity/max_skip": 10, "/steps": 2})
-    stream.apply(snapshot, wait=True)
+    stream.apply(snapshot)
+    stream.settle()
     results = [stream.step([still]) for _ in range(60)]
     assert sum(r is None for r in results) >= 50
     assert stream.step([other]) is not None
-    stream.apply(Snapshot({"/similarity": True, "/steps": 2, "/prompt": "fire"}), wait=True)
+    stream.apply(Snapshot({"/similarity": True, "/steps": 2, "/prompt": "fire"}))
+    stream.settle()
     assert stream.step([other]) is not None, "a change of parameters is never skipped"
 
 
@@ -254,7 +260,8 @@ def test_the_inputs_alpha_says_where_it_is_diffused(pocket: Model) -> None:
     frame.pixels[..., 3] = 0
     frame.pixels[:, SIZE // 2 :, 3] = 255
     stream = Stream(pocket, SIZE, SIZE)
-    stream.apply(Snapshot({"/mask": "alpha", "/steps": 1, "/prompt": PROMPT}), wait=True)
+    stream.apply(Snapshot({"/mask": "alpha", "/steps": 1, "/prompt": PROMPT}))
+    stream.settle()
     (out,) = stream.step([frame]) or []
     kept, diffused = (
         np.abs(out.pixels[side][..., :3].astype(int) - frame.pixels[side][..., :3]).mean() for side in (LEFT, RIGHT)

@@ -77,7 +77,8 @@ def test_a_folder_of_sdxl(tmp_path: Path) -> None:
     assert condition.pooled is not None
     assert condition.tokens.shape[-1] == 80
     stream = Stream(model, 64, 64)
-    stream.apply(Snapshot({"/guidance/mode": "full", "/guidance": 2.0}), wait=True)
+    stream.apply(Snapshot({"/guidance/mode": "full", "/guidance": 2.0}))
+    stream.settle()
     assert one_frame(stream).pixels.shape == (64, 64, 4)
 
 

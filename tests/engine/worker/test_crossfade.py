@@ -31,8 +31,10 @@ def test_the_picture_goes_over_and_the_old_stream_is_let_go_of() -> None:
     rng = np.random.default_rng(1)
     frames = [Frame(rng.integers(0, 256, (64, 64, 4), dtype=np.uint8), k) for k in range(60)]
     old, new = Stream(model, 64, 64), Stream(model, 64, 64)
-    old.apply(Snapshot({"/prompt": "red fire", "/steps": 1}), wait=True)
-    new.apply(Snapshot({"/prompt": "blue ink", "/steps": 3}), wait=True)
+    old.apply(Snapshot({"/prompt": "red fire", "/steps": 1}))
+    old.settle()
+    new.apply(Snapshot({"/prompt": "blue ink", "/steps": 3}))
+    new.settle()
     alone = [old.step([frame]) for frame in frames[:2]]
     fade = StreamCrossfade(old, 2.0)
     sequences, shares = [f.sequence for out in alone for f in out or []], []

@@ -12,7 +12,7 @@ import torch
 
 from engine.runtime.cuda_streams import NotFinite, PendingOutput
 from engine.shared.frame import Frame
-from engine.shared.mailbox import Mailboxes, Mailbox
+from engine.shared.mailbox import Mailbox, Mailboxes
 from engine.shared.options import EngineOptions
 from engine.shared.snapshot import Snapshot
 from engine.worker.loop import FAILURES, SEVERAL, Failed, Worker

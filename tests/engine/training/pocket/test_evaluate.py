@@ -95,7 +95,8 @@ def test_painted_pictures_show_the_named_colour_and_pattern() -> None:
 def test_the_layout_of_the_input_remains_at_half_strength() -> None:
     model = load("pocket", torch.device("cpu"), torch.float32)
     stream = Stream(model, 256, 256)
-    stream.apply(Snapshot({"/prompt": "blue ink", "/strength": 0.5, "/steps": 2}), wait=True)
+    stream.apply(Snapshot({"/prompt": "blue ink", "/strength": 0.5, "/steps": 2}))
+    stream.settle()
     pixels = np.full((256, 256, 4), 40, np.uint8)
     pixels[60:140, 30:120] = (240, 200, 90, 255)
     pixels[150:230, 150:235] = (90, 220, 240, 255)

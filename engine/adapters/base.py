@@ -1,0 +1,56 @@
+"""What every adapter is to the frame loop: something that follows the settings and may take its time to load."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from engine.adapters.async_loader import AsyncLoader
+from engine.shared.frame import Frame
+from engine.shared.parameter import InvalidValue
+from engine.shared.settings import AdapterSettings
+
+
+class Adapter(ABC):
+    """One kind of addition to a running model. All methods belong to the frame loop.
+
+    ``loader`` reads files on a thread of its own. Whether ``update`` may block is decided when the loader is made:
+    a blocking one is for offline rendering, where the same frames must give the same pictures.
+    """
+
+    loader: AsyncLoader
+
+    @abstractmethod
+    def update(self, settings: AdapterSettings, reference: Frame | None) -> None:
+        """Install what has been loaded of what ``settings`` ask for, request the rest, and take all weights.
+
+        ``reference`` is the newest frame of the second source.
+        """
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being loaded."""
+        return self.loader.busy
+
+    def settle(self) -> None:
+        """Wait until what was requested last is loaded; the next ``update`` installs it."""
+        self.loader.settle()
+
+    def take_notes(self) -> list[str]:
+        """Return lines for the user on what could not be loaded since the last call."""
+        return self.loader.take_errors()
+
+    def close(self) -> None:
+        """End the loader's thread."""
+        self.loader.close()
+
+
+def resolve(name: str, folder: str, what: str) -> Path:
+    """Return the file or folder called ``name``: a path, or one in ``folder``, with or without its ending.
+
+    Raises InvalidValue; ``what`` names the kind of file for the user.
+    """
+    for path in (Path(name).expanduser(), Path(folder) / name, Path(folder) / f"{name}.safetensors"):
+        if path.exists():
+            return path
+    raise InvalidValue(f"{what} {name!r} is neither a path nor in {folder}/")

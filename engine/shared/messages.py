@@ -1,0 +1,107 @@
+"""Messages between the two processes. To the engine go snapshots and Stop; everything else comes from the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from engine.shared.parameter import Value
+from engine.shared.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End the engine process."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The process has imported everything and waits for the snapshot to begin with."""
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """How the engine is doing. Rates are over the last two seconds; totals are since the process began.
+
+    ``snapshot`` is the number of the newest snapshot that it follows, ``running`` the values of the parameters that need
+    a reload, ``size`` the working size as WxH, ``rows`` the denoiser rows of the last tick.
+    """
+
+    model: str
+    device: str
+    dtype: str
+    size: str
+    running: Mapping[str, Value]
+    snapshot: int = 0
+    accelerator: str = "eager"
+    loading: bool = False
+    progress: str = ""
+    fading: bool = False
+    rows: int = 0
+    in_flight: int = 0
+    skipped: int = 0
+    superseded: int = 0
+    dropped: int = 0
+    fps: float = 0.0
+    tick_ms: float = 0.0
+    frames: int = 0
+    ticks: int = 0
+    cpu_s: float = 0.0
+
+    @property
+    def compiling(self) -> bool:
+        """Whether parts of the model are being compiled."""
+        return self.accelerator.startswith("compiling")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the status for JSON."""
+        return asdict(self) | {"running": dict(self.running)}
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The stream is warm; frames are transformed from now on."""
+
+    status: EngineStatus
+
+
+@dataclass(frozen=True)
+class ModelRejected:
+    """The first model cannot be loaded; the process ends."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """A line for the log."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class EngineError:
+    """A line for the log that is counted as an error."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """Another model or size is running."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Reverted:
+    """Requested values could not be taken: the engine keeps ``running`` in place of ``rejected``."""
+
+    reason: str
+    running: Mapping[str, Value]
+    rejected: Mapping[str, Value]
+
+
+FromEngine = Waiting | Ready | EngineStatus | ModelRejected | Note | EngineError | Reloaded | Reverted
+ToEngine = Snapshot | Stop

@@ -60,6 +60,11 @@ class ControlNetAdapter(Adapter):
         """The loaded ControlNets by their number, 1 to 3."""
         return self._loaded.nets
 
+    @property
+    def depth_estimator(self) -> DepthEstimator | None:
+        """What draws depth maps, None where none is loaded."""
+        return self._loaded.depth
+
     def update(self, settings: AdapterSettings, reference: Frame | None) -> None:
         files = tuple(slot.file for slot in settings.controlnets)
         loaded = self.loader.poll((*files, settings.depth_model))

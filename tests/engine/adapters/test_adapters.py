@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -23,8 +24,9 @@ from transformers import (
     Dinov2Config,
 )
 
-from engine.adapters import controlnet as control
+from engine.adapters.ip_adapter import REFERENCE_FRAMES
 from engine.diffusion.stream import Stream
+from engine.image.control_maps import CONTROL_MAPS
 from engine.models import Model, load
 from engine.shared.frame import Frame
 from engine.shared.snapshot import Snapshot
@@ -43,7 +45,7 @@ def saved(kind: str, folder: Path) -> tuple[Path, Model]:
 
 def map_image(name: str, size: int = 64) -> Image.Image:
     pictures = torch.from_numpy(picture(size)[None, ..., :3]).permute(0, 3, 1, 2).float() / 255
-    return Image.fromarray((control.MAPS[name](pictures)[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+    return Image.fromarray((CONTROL_MAPS[name](pictures)[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
 
 
 @pytest.mark.parametrize("guided", [False, True])
@@ -180,7 +182,7 @@ def test_adapters_come_and_go_while_frames_pass(pocket: Model, tmp_path: Path) -
         assert np.array_equal(shown(), plain), f"{name} taken off again"
     assert not np.array_equal(shown(**wishes["lora"], **{"/lora/1/weight": -1.0}), plain)
     assert np.array_equal(shown(**wishes["lora"], **{"/lora/1/weight": 0.0}), plain), "weight 0 is none"
-    assert stream.adapters.notes == []
+    assert stream.adapters.take_notes() == []
     stream.adapters.close()
     stream.close()
 
@@ -194,14 +196,12 @@ def test_control_and_reference_from_the_second_source(pocket: Model, tmp_path: P
         "reference": {"/reference": "source", "/reference/model": str(adapter), "/reference/encoder": str(encoder)},
     }
     for name, wish in wishes.items():
-        stream = Stream(pocket, 64, 64)
+        stream = Stream(pocket, 64, 64, blocking=True)
         stream.apply(Snapshot({"/steps": 1} | wish))
-        stream.settle()
         found = []
         for second in (None, Frame(picture(64)), bright):
-            stream.second = second
             if second is not None:
-                second = stream.second = Frame(second.pixels, len(found) * 100)
+                stream.second.show(Frame(second.pixels, len(found) * 100))
             outputs = stream.step([frame])
             assert outputs
             found.append(outputs[0].pixels)
@@ -219,7 +219,7 @@ def test_what_cannot_be_added_is_one_line_and_the_rest_goes_on(pocket: Model, tm
     plain = stream.step([Frame(picture(64))]) or stream.step([])
     stream.apply(Snapshot(values, 1))
     stream.settle()
-    notes = sorted(stream.adapters.notes)
+    notes = sorted(stream.adapters.take_notes())
     assert len(notes) == 3
     assert notes[0].startswith(f"ControlNet {tmp_path.name} cannot be read")
     assert notes[1] == "LoRA 'nowhere' is neither a path nor in loras/"
@@ -239,7 +239,7 @@ def test_a_family_without_controls_says_so(tmp_path: Path) -> None:
     stream = Stream(model, 64, 64)
     stream.apply(Snapshot({"/control/1": "edges"}))
     stream.settle()
-    assert stream.adapters.notes == ["ControlNet edges: a FLUX.1 model takes none here"]
+    assert stream.adapters.take_notes() == ["ControlNet edges: not supported for a FLUX.1 model"]
     stream.adapters.close()
     stream.close()
 
@@ -265,18 +265,50 @@ def test_depth_through_a_model(pocket: Model, tmp_path: Path) -> None:
     without = stream.step([Frame(picture(64))])
     stream.apply(Snapshot(values | {"/control/depth": str(tmp_path / "depth")}))
     stream.settle()
-    assert stream.adapters.notes == []
+    assert stream.adapters.take_notes() == []
     found = stream.step([Frame(picture(64))])
     assert without
     assert found
     assert not np.array_equal(without[0].pixels, found[0].pixels)
-    depth = stream.adapters.depth(torch.rand(2, 3, 60, 90))
+    depth_estimator = stream.adapters.controlnet.depth_estimator
+    assert depth_estimator is not None
+    depth = depth_estimator(torch.rand(2, 3, 60, 90))
     assert depth.shape == (2, 3, 60, 90)
     assert depth.amin((1, 2, 3)).tolist() == [0.0, 0.0]
     assert depth.amax((1, 2, 3)).tolist() == [1.0, 1.0]
     nowhere = str(tmp_path / "nowhere")
     stream.apply(Snapshot({"/control/depth": nowhere}))
     stream.settle()
-    assert stream.adapters.notes[0].startswith(f"depth model {nowhere} cannot be read")
+    assert stream.adapters.take_notes()[0].startswith(f"depth model {nowhere} cannot be read")
+    stream.adapters.close()
+    stream.close()
+
+
+def test_a_live_stream_never_waits_for_a_reference_that_keeps_changing(pocket: Model, tmp_path: Path) -> None:
+    adapter, encoder = save_image_adapter(tmp_path, pocket.denoiser)
+    settings = {"/reference": "source", "/reference/model": str(adapter), "/reference/encoder": str(encoder)}
+    stream = Stream(pocket, 64, 64)
+    stream.second.show(Frame(picture(64), 0))
+    stream.apply(Snapshot({"/steps": 1} | settings, 3))
+    stream.settle()
+    loader, gate = stream.adapters.image_prompt.loader, threading.Event()
+    load_reference = loader._load
+
+    def load_slowly(*arguments: Any) -> Any:
+        gate.wait(20)
+        return load_reference(*arguments)
+
+    loader._load = load_slowly
+    before = stream.adapters.image_prompt.prompt
+    try:
+        for i in range(4):
+            stream.second.show(Frame(picture(64), (i + 1) * REFERENCE_FRAMES))
+            outputs = stream.step([Frame(picture(64), i)])
+            assert outputs, "the frame loop goes on while the reference is encoded"
+        assert loader.busy
+        assert stream.adapters.image_prompt.prompt is before
+    finally:
+        gate.set()
+    until(lambda: stream.adapters.image_prompt.prompt is not before, lambda: stream.step([Frame(picture(64))]))
     stream.adapters.close()
     stream.close()

@@ -12,6 +12,7 @@ from engine.adapters.attention import KeyValueMemory
 from engine.diffusion.stream import Stream
 from engine.models import Model, load
 from engine.shared.frame import Frame
+from engine.shared.settings import MemorySettings
 from engine.shared.snapshot import Snapshot
 
 
@@ -22,13 +23,12 @@ def tensors(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("strength", [0.25, 1.0])
 def test_a_remembered_token_counts_by_its_strength(strength: float) -> None:
-    memory = KeyValueMemory()
-    memory.strength, memory.length = strength, 2
+    memory = KeyValueMemory(strength, 2)
     query = torch.randn(3, 2, 5, 8)
     seen = [tensors(k) for k in range(4)]
     for k, (keys, values) in enumerate(seen):
-        memory.begin("rows")
-        all_keys, all_values, bias = memory.extended("layer", keys, values)
+        memory.begin_call("rows")
+        all_keys, all_values, bias = memory.extend("layer", keys, values)
         out = torch.nn.functional.scaled_dot_product_attention(query, all_keys, all_values, attn_mask=bias)
         weights = torch.exp(query @ keys.transpose(-1, -2) / math.sqrt(8))
         above, below = weights @ values, weights.sum(-1, keepdim=True)
@@ -39,13 +39,12 @@ def test_a_remembered_token_counts_by_its_strength(strength: float) -> None:
 
 
 def test_the_mean_is_one_bank_of_the_newest_and_what_it_held() -> None:
-    memory = KeyValueMemory()
-    memory.strength, memory.length, memory.merge = 1.0, 3, "mean"
+    memory = KeyValueMemory(1.0, 3, "mean")
     bank: torch.Tensor | None = None
     for k in range(4):
-        memory.begin("rows")
+        memory.begin_call("rows")
         keys, values = tensors(k)
-        all_keys, _, _ = memory.extended("layer", keys, values)
+        all_keys, _, _ = memory.extend("layer", keys, values)
         assert all_keys.shape[2] == (5 if bank is None else 10)
         if bank is not None:
             assert torch.allclose(all_keys[:, :, 5:], bank, atol=1e-6)
@@ -53,16 +52,15 @@ def test_the_mean_is_one_bank_of_the_newest_and_what_it_held() -> None:
 
 
 def test_other_rows_have_no_memory() -> None:
-    memory = KeyValueMemory()
-    memory.strength = 1.0
+    memory = KeyValueMemory(1.0)
     for rows, expected in (("a", 5), ("a", 10), ("b", 5), ("b", 10)):
-        memory.begin(rows)
-        assert memory.extended("layer", *tensors(0))[0].shape[2] == expected
-    memory.strength = 0.0
-    memory.begin("b")
-    memory.strength = 1.0
-    memory.begin("b")
-    assert memory.extended("layer", *tensors(0))[0].shape[2] == 5, "switched off, it forgets"
+        memory.begin_call(rows)
+        assert memory.extend("layer", *tensors(0))[0].shape[2] == expected
+    memory.configure(MemorySettings(0.0, 1, "recent"))
+    memory.begin_call("b")
+    memory.configure(MemorySettings(1.0, 1, "recent"))
+    memory.begin_call("b")
+    assert memory.extend("layer", *tensors(0))[0].shape[2] == 5, "switched off, it forgets"
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +77,13 @@ def run(model: Model, frames: list[Frame], **values: object) -> np.ndarray:
 
 
 def test_attending_to_the_frames_before_draws_frames_together() -> None:
-    memory = KeyValueMemory()
-    memory.strength, memory.length = 1.0, 3
+    memory = KeyValueMemory(1.0, 3)
     query, base = torch.randn(3, 2, 5, 8, generator=torch.Generator().manual_seed(9)), tensors(9)
     plain, steady = [], []
     for k in range(8):
         keys, values = (still + 0.3 * noise for still, noise in zip(base, tensors(k), strict=True))
-        memory.begin("rows")
-        more_keys, more_values, bias = memory.extended("layer", keys, values)
+        memory.begin_call("rows")
+        more_keys, more_values, bias = memory.extend("layer", keys, values)
         plain.append(torch.nn.functional.scaled_dot_product_attention(query, keys, values))
         steady.append(torch.nn.functional.scaled_dot_product_attention(query, more_keys, more_values, attn_mask=bias))
     changes = [torch.stack(frames).diff(dim=0).abs().mean() for frames in (plain, steady)]

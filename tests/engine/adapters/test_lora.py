@@ -10,7 +10,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 
-from engine.adapters.lora import Loras, read
+from engine.adapters.lora import MergedLoras
+from engine.adapters.lora_file import read_lora
 from engine.models import Model, load
 from engine.shared.parameter import InvalidValue
 from tests.engine.adapter_files import LORA_LAYOUTS, save_lora
@@ -44,9 +45,9 @@ def test_a_stack_of_loras_is_what_diffusers_makes_of_them(
     files = [save_lora(tmp_path / f"{i}.safetensors", parts, kind, rank=2 + i, seed=i) for i in range(2)]
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
     plain = answer(model)
-    loras = Loras(parts)
-    loras.install([read(file, "StableDiffusionLoraLoaderMixin", parts) for file in files])
-    loras.weigh([0.0, 0.0])
+    loras = MergedLoras(parts)
+    loras.install([read_lora(file, "StableDiffusionLoraLoaderMixin", parts) for file in files])
+    loras.set_weights([0.0, 0.0])
     assert torch.equal(answer(model), plain), "weight 0 is no LoRA"
     for i in range(2):
         # Kohya's layout says α, 2 here; PEFT's takes α = r where it says nothing.
@@ -54,7 +55,7 @@ def test_a_stack_of_loras_is_what_diffusers_makes_of_them(
         same = save_lora(tmp_path / f"same{i}.safetensors", parts, "peft", rank=2 + i, seed=i, scale=scale)
         pipeline.load_lora_weights(str(same), adapter_name=f"a{i}")
     for weights in ([0.8, 0.0], [0.5, -0.7]):
-        loras.weigh(weights)
+        loras.set_weights(weights)
         pipeline.set_adapters(["a0", "a1"], weights)
         tokens = pipeline.encode_prompt("green spiral", CPU, 1, False)[0]
         x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -85,9 +86,9 @@ def test_the_lora_of_each_family(name: str, tmp_path: Path) -> None:
     condition, t = model.encode_prompt("green spiral"), torch.tensor([500.0])
     with torch.inference_mode():
         plain = model.denoise(x, t, condition)
-        loras = Loras({part: model.denoiser})
-        loras.install([read(file, model.architecture.lora_mixin, {part: model.denoiser})])
-        loras.weigh([0.6])
+        loras = MergedLoras({part: model.denoiser})
+        loras.install([read_lora(file, model.architecture.lora_mixin, {part: model.denoiser})])
+        loras.set_weights([0.6])
         found = model.denoise(x, t, condition)
         model.architecture.denoiser = getattr(pipeline, part)
         expected = model.denoise(x, t, condition)
@@ -98,23 +99,23 @@ def test_the_lora_of_each_family(name: str, tmp_path: Path) -> None:
 def test_files_that_are_no_lora_of_this_model(model: Model, tmp_path: Path) -> None:
     parts = {"unet": model.denoiser}
 
-    def told(name: str, weights: dict[str, torch.Tensor]) -> str:
+    def rejection(name: str, weights: dict[str, torch.Tensor]) -> str:
         save_file(weights, tmp_path / name)
         with pytest.raises(InvalidValue) as caught:
-            read(tmp_path / name, "StableDiffusionLoraLoaderMixin", parts)
+            read_lora(tmp_path / name, "StableDiffusionLoraLoaderMixin", parts)
         return str(caught.value)
 
     layer = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
-    assert "no LoRA layers" in told("plain.safetensors", {"unet.weight": torch.zeros(2)})
+    assert "no LoRA layers" in rejection("plain.safetensors", {"unet.weight": torch.zeros(2)})
     wide = {f"{layer}.lora_A.weight": torch.zeros(2, 999), f"{layer}.lora_B.weight": torch.zeros(32, 2)}
-    assert "another model" in told("wide.safetensors", wide)
+    assert "another model" in rejection("wide.safetensors", wide)
     foreign = {
         "unet.nowhere.to_q.lora_A.weight": torch.zeros(2, 32),
         "unet.nowhere.to_q.lora_B.weight": torch.zeros(32, 2),
     }
-    assert "another model" in told("foreign.safetensors", foreign)
+    assert "another model" in rejection("foreign.safetensors", foreign)
     (tmp_path / "torn.safetensors").write_bytes(b"torn")
     with pytest.raises(InvalidValue, match="cannot be read"):
-        read(tmp_path / "torn.safetensors", "StableDiffusionLoraLoaderMixin", parts)
+        read_lora(tmp_path / "torn.safetensors", "StableDiffusionLoraLoaderMixin", parts)
     with pytest.raises(InvalidValue, match="safetensors files"):
-        read(tmp_path / "old.pt", "StableDiffusionLoraLoaderMixin", parts)
+        read_lora(tmp_path / "old.pt", "StableDiffusionLoraLoaderMixin", parts)

@@ -8,9 +8,13 @@ import time
 import pytest
 import torch
 
-from engine.diffusion.conditioning import Conditioner, blend, weighted_prompts
+from engine.diffusion.conditioning import Conditioner, blend
 from engine.models import Condition
 from engine.shared.snapshot import Snapshot
+
+
+def weighted_prompts(snapshot: Snapshot) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    return snapshot.looks[0][0].weighted_prompts
 
 
 def condition(*values: float) -> Condition:
@@ -48,20 +52,20 @@ def test_a_new_prompt_is_encoded_on_another_thread_and_only_once() -> None:
         return condition(float(len(text)))
 
     conditioner = Conditioner(encode)
-    conditioner.update(Snapshot({"/prompt": "one"}))
+    conditioner.update(Snapshot({"/prompt": "one"}).looks)
     first = conditioner.condition
     start = time.monotonic()
-    conditioner.update(Snapshot({"/prompt": "slow"}))
+    conditioner.update(Snapshot({"/prompt": "slow"}).looks)
     assert time.monotonic() - start < 0.1
     assert conditioner.condition is first, "the old prompt goes on until the new one is ready"
     assert not conditioner.settled
     gate.set()
     limit = time.monotonic() + 10
     while conditioner.condition is first and time.monotonic() < limit:
-        conditioner.update(Snapshot({"/prompt": "slow"}))
+        conditioner.update(Snapshot({"/prompt": "slow"}).looks)
     assert conditioner.condition is not first
     for text in ("one", "slow", "one"):
-        conditioner.update(Snapshot({"/prompt": text}))
+        conditioner.update(Snapshot({"/prompt": text}).looks)
     assert sorted(text for text, _ in calls) == ["", "one", "slow"]
     assert dict(calls)["slow"] == "prompts"
     conditioner.close()
@@ -74,12 +78,12 @@ def test_a_prompt_that_fails_leaves_the_last_one() -> None:
         return condition(1.0)
 
     conditioner = Conditioner(encode)
-    conditioner.update(Snapshot({"/prompt": "good"}))
-    conditioner.update(Snapshot({"/prompt": "bad"}))
+    conditioner.update(Snapshot({"/prompt": "good"}).looks)
+    conditioner.update(Snapshot({"/prompt": "bad"}).looks)
     limit = time.monotonic() + 10
-    while not conditioner.failed and time.monotonic() < limit:
+    while not conditioner.encoder.failed and time.monotonic() < limit:
         time.sleep(0.005)
-    assert conditioner.failed == 1
+    assert conditioner.encoder.failed == 1
     assert conditioner.condition is not None
     assert conditioner.settled
     conditioner.close()

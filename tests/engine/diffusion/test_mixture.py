@@ -40,7 +40,7 @@ def test_conditions_are_mixed_spherically_and_the_ends_are_the_looks_themselves(
     conditioner = Conditioner(lambda text: Condition(vectors[text]))
 
     def tokens(*looks: tuple[dict[str, Value], float]) -> torch.Tensor:
-        conditioner.update(Snapshot(mixture=looks), wait=True)
+        conditioner.update(Snapshot(mixture=looks).looks, encode_now=True)
         assert conditioner.condition is not None
         return conditioner.condition.tokens
 
@@ -56,21 +56,25 @@ def test_conditions_are_mixed_spherically_and_the_ends_are_the_looks_themselves(
     assert torch.allclose(
         tokens((own, 0.5), (FIRE, 0.5)), slerp((vectors["ice"] + vectors["red"]) / 2, vectors["fire"], 0.5), atol=1e-5
     )
-    conditioner.update(Snapshot(mixture=((ICE | {"/negative": "red"}, 0.5), (FIRE, 0.5))), wait=True)
+    conditioner.update(Snapshot(mixture=((ICE | {"/negative": "red"}, 0.5), (FIRE, 0.5))).looks, encode_now=True)
     assert conditioner.negative is not None
     assert torch.allclose(conditioner.negative.tokens, slerp(vectors["red"], vectors[""], 0.5), atol=1e-6)
     conditioner.close()
 
 
+def mixed_noises(tables: Coefficients, mixture: tuple[tuple[dict[str, Value], float], ...], steps: int) -> torch.Tensor:
+    return tables.mixed_noises([(look.seeds, share) for look, share in Snapshot(mixture=mixture).looks], steps)
+
+
 def test_noises_are_mixed_on_the_sphere(pocket: Model) -> None:
     tables = Coefficients(pocket, SIZE, SIZE)
     one, two = tables.noises((3, 2), 0.0, 4), tables.noises((9, 2), 0.0, 4)
-    assert tables.mixed(((ICE, 1.0),), 4) is one
-    half = tables.mixed(((ICE, 0.5), (FIRE, 0.5)), 4)
+    assert mixed_noises(tables, ((ICE, 1.0),), 4) is one
+    half = mixed_noises(tables, ((ICE, 0.5), (FIRE, 0.5)), 4)
     assert torch.allclose(half, slerp(one, two, 0.5, dims=(1, 2, 3)))
     assert abs(float(half.std()) - 1) < 0.05, "noise of the right strength, which a plain mean is not"
     assert float(((one + two) / 2).std()) < 0.8
-    assert tables.mixed(((ICE, 0.5), (look(prompt="fire", seed=3), 0.5)), 4) is one, (
+    assert mixed_noises(tables, ((ICE, 0.5), (look(prompt="fire", seed=3), 0.5)), 4) is one, (
         "the same seed on both sides is no mixture"
     )
 

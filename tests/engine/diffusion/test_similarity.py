@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from engine.diffusion.similarity import SimilarityFilter, cosine, local, skip_probability
+from engine.shared.settings import SimilaritySettings
 
 
 def test_the_probability_is_the_papers() -> None:
@@ -18,8 +19,8 @@ def test_the_probability_is_the_papers() -> None:
 
 def test_a_still_picture_is_skipped_at_most_max_skip_times_in_a_row() -> None:
     picture = torch.rand(3, 64, 64)
-    chosen = SimilarityFilter()
-    skips = [chosen.skips(picture, 0.98, 4, "cosine") for _ in range(15)]
+    similarity = SimilarityFilter()
+    skips = [similarity.skips(picture, SimilaritySettings(True, 0.98, 4, "cosine")) for _ in range(15)]
     assert skips == [False, True, True, True, True] * 3
 
 
@@ -28,8 +29,8 @@ def test_decisions_are_repeatable() -> None:
     frames = [torch.rand(3, 32, 32) * 0.05 + 0.5 for _ in range(200)]
 
     def decisions() -> list[bool]:
-        chosen = SimilarityFilter(3)
-        return [chosen.skips(frame, 0.99, 10, "cosine") for frame in frames]
+        similarity = SimilarityFilter(3)
+        return [similarity.skips(frame, SimilaritySettings(True, 0.99, 10, "cosine")) for frame in frames]
 
     assert decisions() == decisions()
     assert 0 < sum(decisions()) < 200
@@ -51,6 +52,6 @@ def test_grain_is_not_motion() -> None:
 
 
 def test_a_picture_of_another_size_is_never_skipped() -> None:
-    chosen = SimilarityFilter()
-    chosen.skips(torch.ones(3, 8, 8), 0.5, 10, "local")
-    assert not chosen.skips(torch.ones(3, 16, 16), 0.5, 10, "local")
+    similarity = SimilarityFilter()
+    similarity.skips(torch.ones(3, 8, 8), SimilaritySettings(True, 0.5, 10, "local"))
+    assert not similarity.skips(torch.ones(3, 16, 16), SimilaritySettings(True, 0.5, 10, "local"))

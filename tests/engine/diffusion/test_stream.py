@@ -62,7 +62,7 @@ def run(
     size, rows, outputs = snapshot.whole("/buffer"), [], []
     for start in range(0, len(frames), size):
         outputs.append(stream.step(frames[start : start + size]) or [])
-        rows.append(stream.rows)
+        rows.append(stream.stats.rows)
     while stream.slots:
         outputs.append(stream.step([]) or [])
     return stream.latents, rows, outputs
@@ -200,7 +200,7 @@ def test_a_new_number_of_steps_is_there_within_n_ticks(pocket: Model, before: in
         if k >= after - 1:
             assert finished[-1].sequence == frame.sequence - after + 1
     assert seen == sorted(seen), "the picture never goes back in time"
-    assert stream.superseded == max(0, before - after - 1), "only what a newer frame has overtaken is lost"
+    assert stream.stats.superseded == max(0, before - after - 1), "only what a newer frame has overtaken is lost"
 
 
 def test_a_schedule_that_does_not_suit_the_model_holds_nothing_else_up(pocket: Model) -> None:

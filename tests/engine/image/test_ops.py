@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.adapters import controlnet as control
+from engine.image.control_maps import CONTROL_MAPS, canny, soft_edge
 from engine.image.effects import ImageEffects
 from engine.image.ops import ColorGrade, Feedback, feather, kaleidoscope, mirror
 from engine.shared.snapshot import Snapshot
@@ -148,7 +148,7 @@ def shape() -> torch.Tensor:
 
 
 def test_canny_finds_thin_edges_where_opencv_finds_them() -> None:
-    edges = control.canny(shape())[0, 0].numpy() > 0.5
+    edges = canny(shape())[0, 0].numpy() > 0.5
     grey = cv2.cvtColor((shape()[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8), cv2.COLOR_RGB2GRAY)
     reference = cv2.Canny(grey, 100, 200) > 0
     near = cv2.dilate(reference.astype(np.uint8), np.ones((3, 3))) > 0
@@ -158,11 +158,11 @@ def test_canny_finds_thin_edges_where_opencv_finds_them() -> None:
 
 
 def test_maps_have_the_pictures_shape_and_range() -> None:
-    for name, make in control.MAPS.items():
+    for name, make in CONTROL_MAPS.items():
         image = make(pictures(2))
         assert image.shape == (2, 3, 32, 48), name
         assert image.min() >= 0.0
         assert image.max() <= 1.0
     flat = torch.full((1, 3, 32, 32), 0.5)
-    assert control.canny(flat).sum() == 0.0
-    assert control.soft_edge(flat).max() < 1e-3
+    assert canny(flat).sum() == 0.0
+    assert soft_edge(flat).max() < 1e-3

@@ -40,7 +40,7 @@ def test_the_picture_goes_over_and_the_old_stream_is_let_go_of() -> None:
     sequences, shares = [f.sequence for out in alone for f in out or []], []
     for frame in frames[2:]:
         share = fade.share
-        for output in fade.mixed([frame], new.step([frame])) or []:
+        for output in fade.mix([frame], new.step([frame])) or []:
             sequences.append(output.sequence)
         shares.append(share)
         if fade.share >= 1.0:

@@ -24,7 +24,8 @@ from tests.engine.models.test_auraflow import test_prompt_and_prediction_are_tho
 folder = pathlib.Path(sys.argv[1])
 save(folder)
 stream = Stream(load(str(folder), torch.device("cpu"), torch.float32), 64, 64)
-stream.apply(Snapshot({"/steps": 2, "/prompt": "orange fire"}), wait=True)
+stream.apply(Snapshot({"/steps": 2, "/prompt": "orange fire"}))
+stream.settle()
 frames = [Frame(np.full((64, 64, 4), 90, np.uint8), i) for i in range(2)]
 outputs = [output for frame in frames for output in stream.step([frame])] + stream.step([])
 print([output.pixels.shape for output in outputs], [output.sequence for output in outputs])

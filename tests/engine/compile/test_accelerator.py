@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from engine.adapters.lora import Loras, read
+from engine.adapters.lora import MergedLoras
+from engine.adapters.lora_file import read_lora
 from engine.compile import Accelerator
 from engine.compile.accelerator import TOLERANCE
 from engine.compile.artifact import CompiledArtifact
@@ -127,14 +128,14 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
             model.denoise(torch.randn(1, 4, 8, 8), t, prompt)
             counts.append(artifact.static_runs)
     assert counts == [counts[0]] * 3, "the static part runs once per prompt and timesteps"
-    loras = Loras({"unet": model.denoiser}, denoiser.mark_weights_changed)
+    loras = MergedLoras({"unet": model.denoiser}, denoiser.mark_weights_changed)
     file = save_lora(tmp_path / "l.safetensors", {"unet": model.denoiser})
-    loras.install([read(file, "StableDiffusionLoraLoaderMixin", loras._targets)])
-    loras.weigh([1.0])
+    loras.install([read_lora(file, "StableDiffusionLoraLoaderMixin", loras._targets)])
+    loras.set_weights([1.0])
     compiled, eager = both(1)
     assert float((compiled - before).abs().max()) > 1e-3, "the LoRA takes effect"
     assert float((compiled - eager).abs().max()) < 1e-3
-    loras.weigh([0.0])
+    loras.set_weights([0.0])
     with torch.inference_mode():
         model.denoiser.conv_in.weight.mul_(1.5)
     denoiser.mark_weights_changed()
@@ -219,11 +220,12 @@ def test_a_compiled_controlnet_steers_a_compiled_denoiser(tmp_path: Path) -> Non
         "/steps": 1,
     }
     stream = Stream(model, 64, 64)
-    stream.apply(Snapshot(values), wait=True)
+    stream.apply(Snapshot(values))
+    stream.settle()
     frame = next(iter(frames(1)))
     eager = stream.step([frame])
     accelerator = Accelerator("compile", CPU, tmp_path / "cache")
-    components = [model.architecture.compiled_denoiser, *stream.adapters.parts]
+    components = [model.architecture.compiled_denoiser, *stream.adapters.compiled_modules]
     accelerator.compile_all(lambda: components)
     assert [len(component.backends) for component in components] == [1, 1], accelerator.notes
     compiled = stream.step([frame])
@@ -231,7 +233,8 @@ def test_a_compiled_controlnet_steers_a_compiled_denoiser(tmp_path: Path) -> Non
     assert compiled
     assert np.abs(eager[0].pixels.astype(int) - compiled[0].pixels).max() <= 2
     # Another weight needs no other build.
-    stream.apply(Snapshot(values | {"/control/1/weight": 0.3}), wait=True)
+    stream.apply(Snapshot(values | {"/control/1/weight": 0.3}))
+    stream.settle()
     weaker = stream.step([frame])
     assert weaker
     assert model.architecture.compiled_denoiser.requested is None

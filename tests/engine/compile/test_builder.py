@@ -70,7 +70,8 @@ def test_the_graph_of_every_architecture_equals_its_module(name: str, tmp_path: 
     model = load(str(CHECKPOINTS[name](tmp_path)), CPU, torch.float32)
     side = 128 if name == "sana" else 64
     stream = Stream(model, side, side)
-    stream.apply(Snapshot({"/steps": 2}), wait=True)
+    stream.apply(Snapshot({"/steps": 2}))
+    stream.settle()
     for i in range(2):
         stream.step([Frame(np.full((side, side, 4), 90, np.uint8), i)])
     stream.close()

@@ -41,7 +41,7 @@ def request_backends(
     stream.settle()
     for i in range(2):
         stream.step([Frame(np.full((side, side, 4), 90, np.uint8), i)])
-    return {one.name: one for one in (*model.compiled_modules, *stream.adapters.parts)}, stream
+    return {one.name: one for one in (*model.compiled_modules, *stream.adapters.compiled_modules)}, stream
 
 
 class OnnxRunner:

@@ -41,7 +41,8 @@ def test_a_tick_may_begin_before_the_previous_output_is_done(device: str, values
     model = load("pocket", torch.device(device), torch.float32)
     streams = [Stream(model, 64, 64) for _ in range(2)]
     for stream in streams:
-        stream.apply(Snapshot({"/size": "64x64", **values}), wait=True)
+        stream.apply(Snapshot({"/size": "64x64", **values}))
+        stream.settle()
     outputs = [streams[0].begin([frame]) for frame in FRAMES]
     overlapped = [frame for output in outputs if output is not None for frame in output.result()]
     sequential = [frame for frame in FRAMES for frame in streams[1].step([frame]) or []]
@@ -71,8 +72,8 @@ class RecordedStreams(CudaStreams):
 
 
 def test_the_input_waits_for_what_it_depends_on() -> None:
-    stream = Stream(load("pocket", torch.device("cpu"), torch.float32), 64, 64)
-    stream._lanes = streams = RecordedStreams()
+    streams = RecordedStreams()
+    stream = Stream(load("pocket", torch.device("cpu"), torch.float32), 64, 64, cuda_streams=streams)
 
     def tick(**values: float) -> list[str]:
         streams.calls.clear()

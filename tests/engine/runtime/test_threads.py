@@ -56,8 +56,8 @@ def test_a_prompt_is_encoded_on_one_thread() -> None:
         return Condition(torch.zeros(1, 2, 3), None, None)
 
     conditioner = Conditioner(encode)
-    conditioner.update(Snapshot({"/prompt": "first"}), wait=True)
-    conditioner.update(Snapshot({"/prompt": "second"}))
+    conditioner.update(Snapshot({"/prompt": "first"}).looks)
+    conditioner.update(Snapshot({"/prompt": "second"}).looks)
     until(lambda: "second" in counts)
     conditioner.close()
     assert counts == {"first": 2, "": 2, "second": 1}
@@ -66,7 +66,7 @@ def test_a_prompt_is_encoded_on_one_thread() -> None:
 
 def test_an_adapter_is_loaded_on_one_thread() -> None:
     loader = AsyncLoader[str, int](lambda _request: torch.get_num_threads(), "")
-    assert loader.poll("request", wait=True) == 1
+    assert loader.poll("request") == 1
     loader.close()
     assert torch.get_num_threads() == 2
 

@@ -13,7 +13,7 @@ from bridge import release
 from bridge.control.mapping import ControllerMap
 from bridge.control.state import State
 from bridge.engine_process.supervisor import Supervisor
-from bridge.images import THUMBNAIL_SIDE, jpeg
+from bridge.images import THUMBNAIL_PIXELS, encode_jpeg
 from bridge.osc.dispatch import OscControl
 from bridge.performance.automation import Automation
 from bridge.show.meter import FrameRateMeter
@@ -154,7 +154,7 @@ class Show:
         return [self.source, *([self.second] if self.second is not None else [])]
 
     def _thumbnail(self) -> bytes | None:
-        return None if self.output is None else jpeg(self.output, THUMBNAIL_SIDE)
+        return None if self.output is None else encode_jpeg(self.output, THUMBNAIL_PIXELS)
 
     def _capture(self) -> None:
         """Save the present input to a file and set that file as the reference picture."""

@@ -50,7 +50,8 @@ def stream_latent(model: Model, size: int, timesteps: list[float], **values: Any
     stream = RecordingStream(model, size, size)
     schedule = " ".join(repr(float(t)) for t in timesteps)
     named = {"/prompt": PROMPT, "/negative": NEGATIVE, "/seed": SEED, "/schedule": schedule, "/steps": len(timesteps)}
-    stream.apply(Snapshot(named | values), wait=True)
+    stream.apply(Snapshot(named | values))
+    stream.settle()
     stream.step([Frame(picture(size))])
     while stream.slots:
         stream.step([])

@@ -146,11 +146,13 @@ def test_a_batch_of_frames_equals_one_at_a_time(name: str, mode: str, tmp_path: 
     }
     frames = [Frame(np.random.default_rng(i).integers(0, 256, (size, size, 4), dtype=np.uint8), i) for i in range(4)]
     batched = Stream(model, size, size)
-    batched.apply(Snapshot(values), wait=True)
+    batched.apply(Snapshot(values))
+    batched.settle()
     together = [f for frame in frames for f in batched.step([frame]) or []]
     for frame, output in zip(frames, together, strict=False):
         stream = Stream(model, size, size)
-        stream.apply(Snapshot(values), wait=True)
+        stream.apply(Snapshot(values))
+        stream.settle()
         alone = stream.step([frame]) or stream.step([]) or stream.step([])
         assert alone is not None
         assert np.abs(alone[0].pixels.astype(int) - output.pixels).max() <= 1

@@ -29,6 +29,15 @@ FINAL_VALUE, PROBED_PARAMETER = 0.875, "/output/hue"
 MAX_GAP_MS, MAX_LATENCY_MS, MAX_GROWTH_MIB = 150, 100, 64
 #: Seconds between two control messages of the latency probe, and until one counts as lost.
 PROBE_SECONDS, LOST_SECONDS = 0.05, 1.0
+COLUMNS = (
+    "Load",
+    "Messages received",
+    "Longest gap",
+    "New frames per second",
+    "Control latency (p50, p99)",
+    "Memory",
+    "Last value",
+)
 
 
 class LatencyProbe:
@@ -74,10 +83,7 @@ class LatencyProbe:
 
 def run_load(engine: EngineOptions, values: Mapping[str, Value], seconds: float) -> bool:
     """Send each load for ``seconds``, print a row for each, and return whether every limit held."""
-    print(
-        "| Load | Messages received | Longest gap | New frames per second | Control latency (p50, p99) | Memory | Last value |"
-    )
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|", flush=True)
     with StressShow(engine, values, recording=False) as test:
         tcp = TcpServer(test.show.osc, LOCALHOST, 0)
         panel = PanelServer(test.show, LOCALHOST, 0, test.osc.port)

@@ -63,7 +63,7 @@ class Analyser:
 
 
 class AudioInput:
-    """Analyses the input device whose name contains ``name``, or the system's default. Raises OSError if there is none."""
+    """Analyses an input device whose name contains ``name``, or the default one. Raises OSError if there is none."""
 
     def __init__(self, state: State, name: str = DEFAULT_DEVICE) -> None:
         self._state = state

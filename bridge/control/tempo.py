@@ -69,7 +69,7 @@ class Tempo:
         self._set_beats(now, float(BEATS_PER_BAR * round(self.beats(now) / BEATS_PER_BAR)))
 
     def align(self, beats: float, tolerance: float = 0.0) -> None:
-        """Move to the nearest count with the phase of ``beats`` in the bar, if it differs by more than ``tolerance``."""
+        """Move to the nearest count with the phase of ``beats`` in the bar, if that is more than ``tolerance`` away."""
         now = self._clock()
         with self._lock:
             present = self.beats(now)

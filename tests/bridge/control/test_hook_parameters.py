@@ -13,7 +13,9 @@ from bridge.control.state import State
 from engine.shared.parameter import InvalidValue
 from engine.shared.table import TABLE, declare
 
-GOOD = 'raise SystemExit("never run")\nPARAMETERS = {"amount": (0.5, 0, 1.0, "How much"), "speed": (1, -4, 4, "How fast")}\n'
+VALID_HOOK = """raise SystemExit("never run")
+PARAMETERS = {"amount": (0.5, 0, 1.0, "How much"), "speed": (1, -4, 4, "How fast")}
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +25,7 @@ def restore_table() -> Iterator[None]:
 
 
 def test_parameters_are_read_and_checked_like_any_other(tmp_path: Path) -> None:
-    (tmp_path / "glow.py").write_text(GOOD)
+    (tmp_path / "glow.py").write_text(VALID_HOOK)
     (tmp_path / "_draft.py").write_text("not python")
     rows = declare_all(str(tmp_path))
     assert [row.name for row in rows] == ["/hook/glow/on", "/hook/glow/amount", "/hook/glow/speed"]
@@ -63,10 +65,10 @@ def test_hook_files_may_be_added_changed_and_deleted_during_a_show(tmp_path: Pat
     state = State()
     watch = HookWatch(str(tmp_path), state)
     path = tmp_path / "glow.py"
-    path.write_text(GOOD)
+    path.write_text(VALID_HOOK)
     watch.poll()
     assert state.set("/hook/glow/amount", [0.9], "a desk")
-    path.write_text(GOOD.replace('"speed"', '"pace"'))
+    path.write_text(VALID_HOOK.replace('"speed"', '"pace"'))
     os.utime(path, ns=(7, 7))
     watch.poll()
     assert "/hook/glow/speed" not in TABLE

@@ -41,14 +41,22 @@ def test_midi_messages_get_addresses() -> None:
     controllers = RecordingMap()
     midi = Midi(controllers, Rig().tempo)
     for message in (
-        mido.Message("control_change", channel=0, control=20, value=64), mido.Message("note_on", channel=1, note=36, velocity=100),
-        mido.Message("note_off", channel=1, note=36, velocity=60), mido.Message("program_change", channel=15, program=6),
-        mido.Message("pitchwheel", channel=0, pitch=-8192), mido.Message("active_sensing"), mido.Message("sysex", data=(1, 2)),
-    ):  # fmt: skip
+        mido.Message("control_change", channel=0, control=20, value=64),
+        mido.Message("note_on", channel=1, note=36, velocity=100),
+        mido.Message("note_off", channel=1, note=36, velocity=60),
+        mido.Message("program_change", channel=15, program=6),
+        mido.Message("pitchwheel", channel=0, pitch=-8192),
+        mido.Message("active_sensing"),
+        mido.Message("sysex", data=(1, 2)),
+    ):
         midi.handle(message)
     assert controllers.messages == [
-        ("/midi/cc/1/20", 64), ("/midi/note/2/36", 100), ("/midi/note/2/36", 0), ("/midi/program/16", 7), ("/midi/bend/1", 0),
-    ]  # fmt: skip
+        ("/midi/cc/1/20", 64),
+        ("/midi/note/2/36", 100),
+        ("/midi/note/2/36", 0),
+        ("/midi/program/16", 7),
+        ("/midi/bend/1", 0),
+    ]
     assert midi.messages == 7
 
 

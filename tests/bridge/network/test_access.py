@@ -252,9 +252,15 @@ def test_other_machines_may_name_files_only_in_open_folders(tmp_path: Path, monk
     for good in (str(opened / "a.safetensors"), "neon", "stabilityai/sd-turbo", "loras/a.safetensors", ""):
         assert state.set("/lora/1", [good], "desk"), state.last_rejection
     for bad in (
-        str(closed / "a.safetensors"), "/etc/passwd", "~/x", "../home/a.safetensors", "home/a.safetensors", "loras/../home/a.safetensors",
-        str(opened / "link.safetensors"), "a\0b",
-    ):  # fmt: skip
+        str(closed / "a.safetensors"),
+        "/etc/passwd",
+        "~/x",
+        "../home/a.safetensors",
+        "home/a.safetensors",
+        "loras/../home/a.safetensors",
+        str(opened / "link.safetensors"),
+        "a\0b",
+    ):
         for name in ("/lora/1", "/control/2", "/reference", "/model", "/fallback/still"):
             before = state.snapshot()[name]
             assert not state.set(name, [bad], "desk"), f"{name} {bad}"

@@ -27,13 +27,13 @@ def message(address: str, *arguments: object) -> bytes:
 
 
 def bundle(when: float, *contents: bytes) -> bytes:
-    """A bundle; ``when`` in seconds of the clock, or IMMEDIATELY."""
+    """Return a bundle that is due at ``when``, Unix time in seconds or IMMEDIATELY."""
     head = bytes(OscBundleBuilder(when).build().dgram)
     return head + b"".join(struct.pack(">i", len(part)) + part for part in contents)
 
 
 class Desk:
-    """A real socket to a real server."""
+    """A state, its OSC control and UDP server, and sockets that send to it."""
 
     def __init__(self) -> None:
         self.state = State()

@@ -24,7 +24,7 @@ from tests.waiting import until
 
 
 class Desk:
-    """A state with its ports."""
+    """A state with its OSC servers."""
 
     def __init__(self) -> None:
         self.state = State()
@@ -54,7 +54,7 @@ def desk() -> Iterator[Desk]:
 
 
 def text(value: str) -> bytes:
-    """An OSC string: ASCII, a NUL, padded to four bytes."""
+    """Return an OSC string: ASCII and a NUL, padded to four bytes."""
     data = value.encode() + b"\0"
     return data + b"\0" * (-len(data) % 4)
 
@@ -64,7 +64,7 @@ def message(address: str, value: float) -> bytes:
 
 
 def slip_encode(packet: bytes) -> bytes:
-    """RFC 1055, written out byte by byte."""
+    """Encode as in RFC 1055, byte by byte."""
     out = bytearray([192])
     for byte in packet:
         out += bytes([219, 220]) if byte == 192 else bytes([219, 221]) if byte == 219 else bytes([byte])

@@ -72,25 +72,7 @@ def test_ctrl_c_ends_the_engine_and_a_recording_plays(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="a closed pipe is another error on Windows")
 def test_a_show_keeps_running_when_its_output_is_closed(tmp_path: Path) -> None:
-<<<<<<< HEAD
-    arguments = [
-        "--seconds",
-        "8",
-        "--size",
-        "64x64",
-        "--steps",
-        "1",
-        "--source",
-        "pattern:ball",
-        "--session",
-        "none",
-        "--log",
-        "none",
-        "--sink",
-    ]
-=======
     arguments = shlex.split("--seconds 8 --size 64x64 --steps 1 --source pattern:ball --session none --log none --sink")
->>>>>>> 50f31d5 (Load test: the table's columns by name; tests split options with shlex)
     command = [*RUN, *arguments, f"file:{tmp_path / 'take.mp4'}"]
     with (tmp_path / "errors").open("wb") as errors:
         show = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
@@ -192,11 +174,7 @@ def test_a_minute_from_ndi_to_ndi_under_osc(tmp_path: Path) -> None:
     seconds = int(MINUTE)
     length = seconds // 4
     try:
-<<<<<<< HEAD
-        options = ["--source", "ndi:test-in", "--sink", "ndi:test-out", "--steps", "1", "--strength", "0.9", "--prompt"]
-=======
         options = shlex.split("--source ndi:test-in --sink ndi:test-out --steps 1 --strength 0.9 --prompt")
->>>>>>> 50f31d5 (Load test: the table's columns by name; tests split options with shlex)
         with Command(*options, "red plasma", environment=environment) as command:
             command.wait_for("first transformed frame", 30)
             desk = SimpleUDPClient("127.0.0.1", command.osc_port())
@@ -290,11 +268,7 @@ def test_a_killed_show_resumes_where_it_was(tmp_path: Path) -> None:
     """After kill -9 the same command has every value and the cue again; after Ctrl-C it resumes nothing."""
     log = tmp_path / "show.jsonl"
     files = ("--session", str(tmp_path / "session.json"), "--log", str(log))
-<<<<<<< HEAD
-    arguments = (*["--sink", "null:", "--size", "64x64", "--set", "cue/list=demo"], *files)
-=======
     arguments = (*shlex.split("--sink null: --size 64x64 --set cue/list=demo"), *files)
->>>>>>> 50f31d5 (Load test: the table's columns by name; tests split options with shlex)
     with Command(*arguments) as command:
         command.wait_for("first transformed frame", 30)
         desk = SimpleUDPClient("127.0.0.1", command.osc_port())

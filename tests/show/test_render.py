@@ -31,11 +31,7 @@ def test_render_outputs_every_frame_and_is_reproducible(tmp_path: Path, capfd: p
         cv2.imwrite(str(source / f"{i:03d}.png"), picture)
 
     def render(name: str, prompt: str, *more: str) -> np.ndarray:
-<<<<<<< HEAD
-        options = ["--seed", "3", "--steps", "2", "--size", "128x128", "--device", "cpu"]
-=======
         options = shlex.split("--seed 3 --steps 2 --size 128x128 --device cpu")
->>>>>>> 50f31d5 (Load test: the table's columns by name; tests split options with shlex)
         assert main(["render", str(source), str(tmp_path / name), *options, "--prompt", prompt, *more]) == 0
         with av.open(str(tmp_path / name)) as container:
             return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
@@ -51,11 +47,7 @@ def test_render_outputs_every_frame_and_is_reproducible(tmp_path: Path, capfd: p
     (hooks / "pulse.py").write_text(
         "def after(pictures, values, seconds):\n    return pictures * (0.5 + seconds % 0.5)\n"
     )
-<<<<<<< HEAD
-    moving = ["--set", "seed/travel=2", "--set", "feedback=0.3", "--set", "consistency/motion=0.7", "--hooks"]
-=======
     moving = shlex.split("--set seed/travel=2 --set feedback=0.3 --set consistency/motion=0.7 --hooks")
->>>>>>> 50f31d5 (Load test: the table's columns by name; tests split options with shlex)
     moving.append(str(hooks))
     one, two = (render(name, "green fire", *moving) for name in ("d.mp4", "e.mp4"))
     assert np.array_equal(one, two), "time is the video's own"

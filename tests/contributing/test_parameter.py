@@ -40,8 +40,10 @@ def test_it_is_set_over_osc_clamped_and_read_in_a_snapshot(root: Path) -> None:
 
 
 def test_it_does_what_the_page_promises(root: Path) -> None:
-    output = run_python(root, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/engine/image/test_posterize.py")
-    assert "1 passed" in output
+    tests = ("tests/engine/image/test_posterize.py", "tests/engine/shared/test_settings.py")
+    output = run_python(root, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
+    assert "passed" in output
+    assert "failed" not in output
 
 
 def test_it_is_in_everything_that_is_generated(root: Path) -> None:

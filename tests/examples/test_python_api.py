@@ -51,7 +51,7 @@ def test_a_signature_is_that_of_the_code(name: str, text: str) -> None:
 
 def test_the_methods_of_a_stream_are_those_of_the_code() -> None:
     rows = re.findall(r"^\| `(\w+)\((.*?)\)` \|", PAGE, re.MULTILINE)
-    assert [name for name, _ in rows] == ["apply", "step", "restart", "close"]
+    assert [name for name, _ in rows] == ["apply", "settle", "step", "restart", "close"]
     for name, text in rows:
         actual = list(inspect.signature(getattr(NAMES["Stream"], name)).parameters)[1:]
         assert list(parameters(text)) == (actual or [""]), name

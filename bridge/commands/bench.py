@@ -1,4 +1,4 @@
-"""``phosphene bench``: the paper's comparisons and this bridge's own costs, on this machine, as tables, JSON and plots."""
+"""``phosphene bench``: the paper's comparisons and the bridge's cost on this machine, as tables, JSON and plots."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,138 +28,129 @@ from bridge.textures.pattern import draw
 from engine.shared.frame import Frame, Pixels
 from engine.shared.mailbox import Mailbox
 
+if TYPE_CHECKING:
+    from engine.bench.model import Bench
+
 Row = dict[str, Any]
-#: The JSON's keys, in the order in which they are measured.
-TABLES = (
-    "device",
-    "autopipeline",
-    "stream_batch",
-    "guidance",
-    "similarity",
-    "latency",
-    "growth",
-    "start",
-    "mfu",
-    "overhead",
-)
+#: Keys of the JSON in the order of measurement → a line on what the table compares or measures.
+TABLES = {
+    "device": "the machine, the model and the versions",
+    "autopipeline": "a live frame (phosphene) against diffusers' AutoPipelineForImage2Image (baseline)",
+    "stream_batch": "one denoiser call for all steps (phosphene) against one call a step (baseline)",
+    "guidance": "denoiser under residual guidance (phosphene) against full guidance (baseline); rows: batch of a call",
+    "similarity": "engine's time with the similarity filter (phosphene) against without it (baseline)",
+    "latency": "one frame from texture in to texture out, by stage, at one step",
+    "growth": "a tick by size, steps, frame buffer and prompts",
+    "start": "from the command to the first transformed frame and to the compiled model",
+    "mfu": "the denoiser's rate relative to that of large matrix products",
+    "overhead": "time of the engine beyond its model calls, and of the bridge",
+}
+COMPARISONS = ("autopipeline", "stream_batch", "guidance")
+#: The side that the plots draw left and right of each other, with its colour.
+SIDES = (("phosphene", -0.2, "#c2187f"), ("baseline", 0.2, "#8a8f98"))
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Measures, prints each table as it comes, and writes DIR/bench.json and a picture of each comparison."""
+    """Measure, print each table as it comes, and write DIR/bench.json and a plot of each comparison."""
     values = parameter_values(options)
-    restart_with(find_library())  # what it measures is to have what the engine's process has
+    restart_with(find_library())  # measure with the allocator that the engine's process uses
     forget_preload()
     folder = Path(options.output).expanduser()
     if not folder.parent.is_dir():
         raise UserError(f"there is no folder {folder.parent}")
     from engine.bench.model import Bench
 
-    wanted = options.only.split(",") if options.only else list(TABLES)
-    unknown = [name for name in wanted if name not in TABLES]
-    if unknown:
+    requested = options.only.split(",") if options.only else list(TABLES)
+    if unknown := [name for name in requested if name not in TABLES]:
         raise UserError(f"--only takes {', '.join(TABLES)}, got {unknown[0]!r}")
-    if others := sorted(set(values) - {"/model", "/dtype"}):
-        raise UserError(f"bench sets {', '.join(others)} itself; a working size is --side N")
+    if fixed := sorted(set(values) - {"/model", "/dtype"}):
+        raise UserError(f"bench sets {', '.join(fixed)} itself; a working size is --side N")
     quick, name = options.quick, options.architecture or options.model or "pocket"
-    settings = engine_options(options)
-    began = time.monotonic()
-    subject = Bench(name, settings, 12 if quick else 40, options.side, options.dtype or "auto")
-    clips = {Path(path).stem: frames_of(Path(path), subject.side, 40 if quick else 200) for path in options.clip or ()}
-    clips["still passages"] = with_still_passages(subject.side, 60 if quick else 240)
-    clips["still"] = [draw("plasma", subject.side, subject.side, 0.0)] * (60 if quick else 120)
-    steps = (1, 4) if quick else (1, 2, 4, 10)
-    makers: dict[str, Callable[[], Iterable[Row]]] = {
-        "device": lambda: [subject.row()],
-        "autopipeline": lambda: subject.autopipeline(steps),
-        "stream_batch": lambda: subject.stream_batch((1, 4) if quick else (1, 2, 4, 8)),
-        "guidance": lambda: subject.guidance((1, 4) if quick else (1, 2, 3, 4, 5)),
-        "similarity": lambda: subject.similarity(clips),
-        "latency": lambda: latency(subject, 60 if quick else 300),
-        "growth": lambda: [] if quick else subject.growth(),
-        "start": lambda: starts(name, quick) if name == "pocket" else [],
-        "mfu": lambda: subject.mfu((1, 4) if quick else (1, 2, 4, 8)),
-        "overhead": lambda: [*subject.overhead(), *crossings(60 if quick else 300)],
+    start = time.monotonic()
+    model = Bench(name, engine_options(options), 12 if quick else 40, options.side, options.dtype or "auto")
+    clips = {Path(path).stem: read_clip(Path(path), model.side, 40 if quick else 200) for path in options.clip or ()}
+    clips["still passages"] = draw_still_passages(model.side, 60 if quick else 240)
+    clips["still"] = [draw("plasma", model.side, model.side, 0.0)] * (60 if quick else 120)
+    measurements: dict[str, Callable[[], Iterable[Row]]] = {
+        "device": lambda: [model.describe()],
+        "autopipeline": lambda: model.autopipeline((1, 4) if quick else (1, 2, 4, 10)),
+        "stream_batch": lambda: model.stream_batch((1, 4) if quick else (1, 2, 4, 8)),
+        "guidance": lambda: model.guidance((1, 4) if quick else (1, 2, 3, 4, 5)),
+        "similarity": lambda: model.similarity(clips),
+        "latency": lambda: measure_latency(model, 60 if quick else 300),
+        "growth": lambda: [] if quick else model.growth(),
+        "start": lambda: measure_starts(name, quick) if name == "pocket" else [],
+        "mfu": lambda: model.mfu((1, 4) if quick else (1, 2, 4, 8)),
+        "overhead": lambda: [*model.overhead(), *measure_bridge(60 if quick else 300)],
     }
-    found: dict[str, list[Row]] = {}
-    for table in TABLES:
-        if table in wanted:
-            print(f"\n{table}", flush=True)
-            found[table] = []
-            for row in makers[table]():
-                found[table].append(row)
-                print("  " + "  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    tables: dict[str, list[Row]] = {}
+    for table in (table for table in TABLES if table in requested):
+        print(f"\n{table}: {TABLES[table]}", flush=True)
+        tables[table] = []
+        for row in measurements[table]():
+            tables[table].append(row)
+            print("  " + "  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+        if not tables[table]:
+            print("  not measured with these options", flush=True)
     folder.mkdir(exist_ok=True)
-    (folder / "bench.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    plotted = plots(found, folder)
-    print(
-        f"\n{time.monotonic() - began:.0f} s → {folder / 'bench.json'}{''.join(f', {path.name}' for path in plotted)}"
-    )
+    (folder / "bench.json").write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
+    files = [folder / "bench.json", *plot_comparisons(tables, folder)]
+    print(f"\n{time.monotonic() - start:.0f} s → {files[0]}{''.join(f', {path.name}' for path in files[1:])}")
     return 0
 
 
-def frames_of(path: Path, side: int, count: int) -> list[Pixels]:
-    """The first ``count`` pictures of a video, fitted to side². Raises UserError."""
-    pictures = []
-    for pixels in ClipReader(path.expanduser()):
-        pictures.append(fit(pixels, side, side, "crop"))
-        if len(pictures) == count:
-            break
-    return pictures
+def read_clip(path: Path, side: int, count: int) -> list[Pixels]:
+    """Return the first ``count`` pictures of a video, scaled and cropped to side² as a show does. Raises UserError."""
+    return [fit(pixels, side, side, "crop") for pixels in islice(ClipReader(path.expanduser()), count)]
 
 
-def with_still_passages(side: int, count: int) -> list[Pixels]:
-    """A moving pattern that stands still for every second half of forty frames."""
+def draw_still_passages(side: int, count: int) -> list[Pixels]:
+    """Draw ``count`` frames of a pattern that moves for twenty frames and stands still for the next twenty."""
     return [draw("plasma", side, side, (k // 40 * 20 + min(k % 40, 20)) / 30) for k in range(count)]
 
 
-def latency(subject: Any, count: int) -> Iterator[Row]:
-    """From texture in to texture out, stage by stage, at one step: what each costs one frame, in milliseconds."""
-    from engine.bench.model import Stages
+def measure_latency(model: Bench, count: int) -> Iterator[Row]:
+    """Measure each stage of ``count`` frames from texture in to texture out at one step, in milliseconds."""
+    from engine.bench.measure import StageTimer
 
-    stages = Stages(subject.model)
-    stream = subject.stream(stages.model, steps=1)
-    context = multiprocessing.get_context("spawn")
-    inbox, outbox = Mailbox(context), Mailbox(context)
-    taken: dict[str, list[float]] = {
-        name: [] for name in ("capture", "mailbox in", "engine", "mailbox out", "send", "whole")
-    }
+    stages = StageTimer(model.model)
+    stream = model.open_stream(stages.model, steps=1)
+    names = ("capture", "mailbox in", "engine", "mailbox out", "send")
+    seconds: dict[str, list[float]] = {name: [] for name in (*names, "whole")}
+    inbox, outbox = _open_mailboxes()
     try:
-        with open_source(f"pattern:plasma?fps=1000&size={subject.side}x{subject.side}") as source:
+        with open_source(f"pattern:plasma?fps=1000&size={model.side}x{model.side}") as source:
             for _ in range(count):
                 marks = [time.perf_counter()]
                 frame = None
                 while frame is None:
                     frame = source.read(1.0)
-                pixels = fit(frame.pixels, subject.side, subject.side, "crop")
+                pixels = fit(frame.pixels, model.side, model.side, "crop")
                 marks.append(time.perf_counter())
-                inbox.write(Frame(pixels, frame.sequence, frame.captured_at))
-                arrived = inbox.read()
+                received = _pass_on(inbox, Frame(pixels, frame.sequence, frame.captured_at))
                 marks.append(time.perf_counter())
-                finished = stream.step([arrived]) or []
+                outputs = stream.step([received]) or []
                 marks.append(time.perf_counter())
-                outbox.write(finished[0])
-                last = outbox.read()
+                output = _pass_on(outbox, outputs[0])
                 marks.append(time.perf_counter())
-                assert last is not None
-                resize(last.pixels, subject.side, subject.side)
+                resize(output.pixels, model.side, model.side)
                 marks.append(time.perf_counter())
-                for name, one, two in zip(taken, marks[:-1], marks[1:], strict=False):
-                    taken[name].append(two - one)
-                taken["whole"].append(marks[-1] - marks[0])
+                for name, (start, end) in zip(names, pairwise(marks), strict=True):
+                    seconds[name].append(end - start)
+                seconds["whole"].append(marks[-1] - marks[0])
     finally:
         stream.close()
         inbox.close()
         outbox.close()
-    for name, seconds in {**taken, **{f"engine: {stage}": times for stage, times in stages.taken.items()}}.items():
-        yield {"stage": name, **percentiles(seconds[len(seconds) // 10 :])}
+    for name, times in {**seconds, **{f"engine: {stage}": t for stage, t in stages.seconds.items()}}.items():
+        yield {"stage": name, **percentiles(times[len(times) // 10 :])}
 
 
-def crossings(count: int) -> Iterator[Row]:
-    """What the bridge costs a frame, mailbox to mailbox: nothing to be fitted, and a large picture made small and large again."""
-    context = multiprocessing.get_context("spawn")
-    inbox, outbox = Mailbox(context), Mailbox(context)
+def measure_bridge(count: int) -> Iterator[Row]:
+    """Measure the bridge's cost of a frame: without scaling, and with a large picture scaled down and up."""
+    inbox, outbox = _open_mailboxes()
     try:
-        for what, (width, height) in {
+        for name, (width, height) in {
             "bridge, 512x512": (512, 512),
             "bridge, 1080p to 512x512 to 1080p": (1920, 1080),
         }.items():
@@ -166,50 +158,46 @@ def crossings(count: int) -> Iterator[Row]:
             seconds = []
             for k in range(count):
                 start = time.perf_counter()
-                inbox.write(Frame(fit(picture, 512, 512, "crop"), k))
-                between = inbox.read()
-                assert between is not None
-                outbox.write(between)
-                last = outbox.read()
-                assert last is not None
-                resize(last.pixels, width, height)
+                received = _pass_on(inbox, Frame(fit(picture, 512, 512, "crop"), k))
+                output = _pass_on(outbox, received)
+                resize(output.pixels, width, height)
                 seconds.append(time.perf_counter() - start)
-            yield {"what": what, **percentiles(seconds[count // 10 :])}
+            yield {"what": name, **percentiles(seconds[count // 10 :])}
     finally:
         inbox.close()
         outbox.close()
 
 
-def starts(name: str, quick: bool) -> Iterator[Row]:
-    """From the command to the first transformed frame and to the compiled model: with nothing compiled before, and again."""
+def _open_mailboxes() -> tuple[Mailbox, Mailbox]:
+    context = multiprocessing.get_context("spawn")
+    return Mailbox(context), Mailbox(context)
+
+
+def _pass_on(mailbox: Mailbox, frame: Frame) -> Frame:
+    """Write ``frame`` into a mailbox and read it back."""
+    mailbox.write(frame)
+    received = mailbox.read()
+    assert received is not None
+    return received
+
+
+def measure_starts(name: str, quick: bool) -> Iterator[Row]:
+    """Measure a start without compiled artifacts and one with them; with ``quick`` one without compiling."""
     if quick:
-        yield {"start": "eager", **started(["--accelerate", "eager"], {}, False)}
+        yield {"start": "eager", **time_start(["--accelerate", "eager"], {}, False)}
         return
     with tempfile.TemporaryDirectory() as cache:
-        for kind in ("cold", "warm"):
-            own = {"PHOSPHENE_CACHE": cache, "TMPDIR": cache}  # the compiler's own cache lies in the latter
-            yield {"start": kind, **started(["--model", name], own, True)}
+        for state in ("cold", "warm"):
+            environment = {"PHOSPHENE_CACHE": cache, "TMPDIR": cache}  # torch's compiler caches in TMPDIR
+            yield {"start": state, **time_start(["--model", name], environment, True)}
 
 
-def started(arguments: Sequence[str], environment: Mapping[str, str], compiled: bool) -> Row:
-    """One start of ``phosphene run`` in a process of its own."""
-    command = [
-        sys.executable,
-        "-m",
-        "bridge",
-        "run",
-        "--osc-port",
-        "0",
-        "--http-port",
-        "0",
-        "--sink",
-        "null:",
-        "--steps",
-        "1",
-        *arguments,
-    ]
+def time_start(arguments: Sequence[str], environment: Mapping[str, str], compiled: bool) -> Row:
+    """Start ``phosphene run`` in a new process; return the seconds to its first frame and, if ``compiled``, to that."""
+    options = ["--osc-port", "0", "--http-port", "0", "--sink", "null:", "--steps", "1"]
+    command = [sys.executable, "-m", "bridge", "run", *options, *arguments]
     row: Row = {}
-    began = time.monotonic()
+    start = time.monotonic()
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment}
     )
@@ -221,7 +209,7 @@ def started(arguments: Sequence[str], environment: Mapping[str, str], compiled: 
                 if not compiled:
                     break
             if re.search(r"^(compiled|eager), \d+ s|not accelerated", line):
-                row["compiled_s"] = round(time.monotonic() - began, 1) if line.startswith("compiled") else None
+                row["compiled_s"] = round(time.monotonic() - start, 1) if line.startswith("compiled") else None
                 compiled = False
                 if "first_frame_s" in row:
                     break
@@ -232,13 +220,13 @@ def started(arguments: Sequence[str], environment: Mapping[str, str], compiled: 
 
 
 def percentiles(seconds: Sequence[float]) -> Row:
-    """p50, p95 and p99 in milliseconds."""
+    """Return p50, p95 and p99 in milliseconds."""
     p50, p95, p99 = np.percentile(seconds, (50, 95, 99)) * 1000
     return {"p50_ms": round(float(p50), 2), "p95_ms": round(float(p95), 2), "p99_ms": round(float(p99), 2)}
 
 
-def plots(found: Mapping[str, Sequence[Row]], folder: Path) -> list[Path]:
-    """A picture of each comparison: ours and theirs side by side. Empty where matplotlib is not installed."""
+def plot_comparisons(tables: Mapping[str, Sequence[Row]], folder: Path) -> list[Path]:
+    """Write a plot of each comparison and return the files; none where matplotlib is not installed."""
     try:
         import matplotlib
     except ImportError:
@@ -247,29 +235,20 @@ def plots(found: Mapping[str, Sequence[Row]], folder: Path) -> list[Path]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    written = []
-    for table in ("autopipeline", "stream_batch", "guidance"):
-        rows = found.get(table, [])
+    files = []
+    for table in COMPARISONS:
+        rows = tables.get(table, [])
         if not rows:
             continue
-        labels = ["\n".join(str(row[key]) for key in ("steps", "mode", "theirs_dtype") if key in row) for row in rows]
         figure, axes = pyplot.subplots(figsize=(max(4.0, 1.1 * len(rows)), 3.6), layout="constrained")
-        places = np.arange(len(rows))
-        for shift, side, colour in ((-0.2, "ours", "#c2187f"), (0.2, "theirs", "#8a8f98")):
-            heights = [row[f"{side}_ms"] for row in rows]
-            axes.bar(
-                places + shift,
-                heights,
-                0.38,
-                yerr=[row[f"{side}_spread_ms"] / 2 for row in rows],
-                label=side,
-                color=colour,
-            )
-        for place, row in zip(places, rows, strict=True):
-            axes.annotate(
-                f"{row['ratio']}×", (place, max(row["ours_ms"], row["theirs_ms"])), ha="center", va="bottom", fontsize=9
-            )
-        axes.set_xticks(places, labels, fontsize=8)
+        positions = np.arange(len(rows))
+        for side, shift, colour in SIDES:
+            heights, spreads = [row[f"{side}_ms"] for row in rows], [row[f"{side}_spread_ms"] / 2 for row in rows]
+            axes.bar(positions + shift, heights, 0.38, yerr=spreads, label=side, color=colour)
+        for position, row in zip(positions, rows, strict=True):
+            top = max(row["phosphene_ms"], row["baseline_ms"])
+            axes.annotate(f"{row['ratio']}×", (position, top), ha="center", va="bottom", fontsize=9)
+        axes.set_xticks(positions, [label(row) for row in rows], fontsize=8)
         axes.set_ylabel("ms a frame")
         axes.set_title(table.replace("_", " "))
         axes.margins(y=0.15)
@@ -277,5 +256,16 @@ def plots(found: Mapping[str, Sequence[Row]], folder: Path) -> list[Path]:
         path = folder / f"{table}.png"
         figure.savefig(path, dpi=110)
         pyplot.close(figure)
-        written.append(path)
-    return written
+        files.append(path)
+    return files
+
+
+def label(row: Row) -> str:
+    """Return the lines under a comparison's bars: steps, what varies, and the counted work of both sides."""
+    lines = [str(row[key]) for key in ("steps", "mode", "baseline_dtype") if key in row]
+    lines += [
+        f"{row[f'phosphene_{unit}']} | {row[f'baseline_{unit}']} {unit}"
+        for unit in ("rows", "calls")
+        if f"baseline_{unit}" in row
+    ]
+    return "\n".join(lines)

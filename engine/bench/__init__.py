@@ -1,1 +1,1 @@
-"""``phosphene bench``: the paper's comparisons on this machine, any model."""
+"""Benchmarks: ``phosphene bench`` makes the paper's comparisons on this machine, with any model."""

@@ -1,4 +1,4 @@
-"""What a user of diffusers would run instead, in a process of its own: nothing that this one has set for itself helps or harms it."""
+"""The diffusers baseline, in a separate process, which this process's settings can neither speed up nor slow down."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from types import TracebackType
 import torch
 from PIL import Image
 
-from engine.bench.random_weights import parts, pipeline
+from engine.bench.random_weights import build_components, build_pipeline
 from engine.models import ModelError
 from engine.models.hf_imports import import_quietly
 from engine.shared.frame import Pixels
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue
 
-ENDED = "the process of the pipeline that is compared has ended"
+PROCESS_ENDED = "the diffusers baseline process has ended"
 
 
-class Peer:
-    """``AutoPipelineForImage2Image`` over the weights called ``name``, in each of ``dtypes``; called, it makes one picture.
+class DiffusersBaseline:
+    """``AutoPipelineForImage2Image`` on the model ``name``, in each of ``dtypes``; a call generates one picture.
 
-    Raises BadValue where diffusers has no such pipeline, or its process ends.
+    Raises InvalidValue where diffusers has no such pipeline, or its process ends.
     """
 
     def __init__(
@@ -37,26 +37,26 @@ class Peer:
         seed: int,
     ) -> None:
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        arguments = (theirs, name, tuple(dtypes), str(device), options, prompt, seed)
-        self._process = context.Process(target=_serve, args=arguments, name="phosphene-peer", daemon=True)
+        self._connection, child = context.Pipe()
+        arguments = (child, name, tuple(dtypes), str(device), options, prompt, seed)
+        self._process = context.Process(target=_serve, args=arguments, name="phosphene-baseline", daemon=True)
         self._process.start()
-        theirs.close()
+        child.close()
         try:
-            self._answer()
+            self._receive()
         except InvalidValue:
             self.close()
             raise
 
     def __call__(self, dtype: torch.dtype, pixels: Pixels, steps: int) -> None:
-        """One picture of ``pixels`` (H, W, 3) at half strength, in so many steps."""
+        """Generate one picture from ``pixels`` (H, W, 3) at half strength, in ``steps`` steps."""
         try:
-            self._pipe.send((dtype, pixels, steps))
+            self._connection.send((dtype, pixels, steps))
         except OSError:
-            raise InvalidValue(ENDED) from None
-        self._answer()
+            raise InvalidValue(PROCESS_ENDED) from None
+        self._receive()
 
-    def __enter__(self) -> Peer:
+    def __enter__(self) -> DiffusersBaseline:
         return self
 
     def __exit__(
@@ -65,45 +65,52 @@ class Peer:
         self.close()
 
     def close(self) -> None:
-        """Ends the process."""
-        self._pipe.close()
+        """End the process."""
+        self._connection.close()
         self._process.join(5)
         if self._process.is_alive():
             self._process.kill()
 
-    def _answer(self) -> None:
+    def _receive(self) -> None:
+        """Wait for the process's answer. Raises InvalidValue with its error."""
         try:
-            told = self._pipe.recv()
+            error = self._connection.recv()
         except (EOFError, OSError):
-            raise InvalidValue(ENDED) from None
-        if told:
-            raise InvalidValue(told)
+            raise InvalidValue(PROCESS_ENDED) from None
+        if error:
+            raise InvalidValue(error)
 
 
 def _serve(
-    pipe: Connection,
+    connection: Connection,
     name: str,
     dtypes: Sequence[torch.dtype],
-    device: str,
+    device_name: str,
     options: EngineOptions,
     prompt: str,
     seed: int,
 ) -> None:
-    """The process: an answer for each picture, empty where all went well."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asks
+    """Run the process: answer each picture with an error text, empty on success."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     import_quietly()
-    place = torch.device(device)
+    device = torch.device(device_name)
     try:
-        pipes = {dtype: pipeline(parts(name, dtype, place, options), place) for dtype in dtypes}
+        pipelines = {dtype: build_pipeline(build_components(name, dtype, device, options), device) for dtype in dtypes}
     except (InvalidValue, ModelError) as error:
-        pipe.send(str(error))
+        connection.send(str(error))
         return
-    pipe.send("")
+    connection.send("")
     try:
         while True:
-            dtype, pixels, steps = pipe.recv()
-            pipes[dtype](prompt=prompt, image=Image.fromarray(pixels), strength=0.5, num_inference_steps=2 * steps, guidance_scale=1.0,
-                         generator=torch.Generator().manual_seed(seed))  # fmt: skip
-            pipe.send("")
+            dtype, pixels, steps = connection.recv()
+            pipelines[dtype](
+                prompt=prompt,
+                image=Image.fromarray(pixels),
+                strength=0.5,
+                num_inference_steps=2 * steps,
+                guidance_scale=1.0,
+                generator=torch.Generator().manual_seed(seed),
+            )
+            connection.send("")
     except (EOFError, OSError):
-        pass  # nobody asks any more
+        pass  # the parent has closed the connection

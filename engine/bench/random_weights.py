@@ -1,4 +1,4 @@
-"""The parts of a model to measure: a checkpoint's, or those of a known architecture with random weights, which are as fast."""
+"""Components of a model to measure: a checkpoint's, or a known architecture's with random weights, equally fast."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from engine.models.checkpoint import POCKET, load_components, resolve
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue
 
-Parts = dict[str, Any]
-_NOISE = {
-    "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1,
+Components = dict[str, Any]
+_NOISE_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
     "prediction_type": "epsilon",
-}  # fmt: skip
+}
 
 
 def _clip(width: int, layers: int, heads: int, projection: int | None = None) -> Any:
@@ -45,24 +49,30 @@ def _unet(**settings: Any) -> Any:
     return UNet2DConditionModel(sample_size=64, **settings)
 
 
-def sd15() -> Parts:
-    """Stable Diffusion 1.5's U-Net of 860 million weights, with the tiny autoencoder."""
+def sd15() -> Components:
+    """Build Stable Diffusion 1.5: a U-Net of 860 million weights, with the tiny autoencoder."""
     from diffusers import AutoencoderTiny
 
     unet = _unet(cross_attention_dim=768, attention_head_dim=8)
-    return {"unet": unet, "vae": AutoencoderTiny(), "text_encoder": _clip(768, 12, 12), "tokenizer": _tokenizer(),
-            "scheduler": {"_class_name": "LCMScheduler", **_NOISE}, "index": {"_class_name": "StableDiffusionPipeline"}}  # fmt: skip
+    return {
+        "unet": unet,
+        "vae": AutoencoderTiny(),
+        "text_encoder": _clip(768, 12, 12),
+        "tokenizer": _tokenizer(),
+        "scheduler": {"_class_name": "LCMScheduler", **_NOISE_SCHEDULE},
+        "index": {"_class_name": "StableDiffusionPipeline"},
+    }
 
 
-def sd_turbo() -> Parts:
-    """SD-Turbo's, that is Stable Diffusion 2.1's, U-Net of 866 million weights, with the tiny autoencoder."""
+def sd_turbo() -> Components:
+    """Build SD-Turbo, which is Stable Diffusion 2.1: a U-Net of 866 million weights, with the tiny autoencoder."""
     unet = _unet(cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True)
-    scheduler = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing", **_NOISE}
+    scheduler = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing", **_NOISE_SCHEDULE}
     return sd15() | {"unet": unet, "text_encoder": _clip(1024, 23, 16), "scheduler": scheduler}
 
 
-def sdxl_turbo() -> Parts:
-    """SDXL-Turbo's U-Net of 2.6 billion weights, with the tiny autoencoder."""
+def sdxl_turbo() -> Components:
+    """Build SDXL-Turbo: a U-Net of 2.6 billion weights, with the tiny autoencoder."""
     from diffusers import AutoencoderTiny
 
     unet = _unet(
@@ -72,64 +82,80 @@ def sdxl_turbo() -> Parts:
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), addition_embed_type="text_time",
         addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
     )  # fmt: skip
-    scheduler = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing", **_NOISE}
-    return {"unet": unet, "vae": AutoencoderTiny(), "text_encoder": _clip(768, 12, 12), "text_encoder_2": _clip(1280, 32, 20, 1280),
-            "tokenizer": _tokenizer(), "tokenizer_2": _tokenizer(), "scheduler": scheduler,
-            "index": {"_class_name": "StableDiffusionXLPipeline"}}  # fmt: skip
+    scheduler = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing", **_NOISE_SCHEDULE}
+    return {
+        "unet": unet,
+        "vae": AutoencoderTiny(),
+        "text_encoder": _clip(768, 12, 12),
+        "text_encoder_2": _clip(1280, 32, 20, 1280),
+        "tokenizer": _tokenizer(),
+        "tokenizer_2": _tokenizer(),
+        "scheduler": scheduler,
+        "index": {"_class_name": "StableDiffusionXLPipeline"},
+    }
 
 
-def sd3() -> Parts:
-    """Stable Diffusion 3 medium's transformer of 2 billion weights without the T5 encoder, with the tiny autoencoder."""
+def sd3() -> Components:
+    """Build Stable Diffusion 3 medium: a transformer of 2 billion weights, without T5, with the tiny autoencoder."""
     from diffusers import AutoencoderTiny, SD3Transformer2DModel
 
     transformer = SD3Transformer2DModel(
         sample_size=128, num_layers=24, attention_head_dim=64, num_attention_heads=24, joint_attention_dim=4096,
-        caption_projection_dim=1536,
-        pooled_projection_dim=2048, in_channels=16, out_channels=16, pos_embed_max_size=192,
+        caption_projection_dim=1536, pooled_projection_dim=2048, in_channels=16, out_channels=16,
+        pos_embed_max_size=192,
     )  # fmt: skip
     vae = AutoencoderTiny(latent_channels=16, shift_factor=0.0)
-    return {"transformer": transformer, "vae": vae, "text_encoder": _clip(768, 12, 12, 768), "text_encoder_2": _clip(1280, 32, 20, 1280),
-            "tokenizer": _tokenizer(), "tokenizer_2": _tokenizer(),
-            "scheduler": {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "num_train_timesteps": 1000},
-            "index": {"_class_name": "StableDiffusion3Pipeline"}}  # fmt: skip
+    return {
+        "transformer": transformer,
+        "vae": vae,
+        "text_encoder": _clip(768, 12, 12, 768),
+        "text_encoder_2": _clip(1280, 32, 20, 1280),
+        "tokenizer": _tokenizer(),
+        "tokenizer_2": _tokenizer(),
+        "scheduler": {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "num_train_timesteps": 1000},
+        "index": {"_class_name": "StableDiffusion3Pipeline"},
+    }
 
 
-ARCHITECTURES: dict[str, Callable[[], Parts]] = {
+ARCHITECTURES: dict[str, Callable[[], Components]] = {
     "sd15": sd15,
     "sd-turbo": sd_turbo,
     "sdxl-turbo": sdxl_turbo,
     "sd3": sd3,
 }
-#: Working side of each; that of a checkpoint that is not listed is 512.
-SIDES = {"pocket": 256}
+#: Working size of models that is not 512.
+WORKING_SIDES = {"pocket": 256}
 
 
-def parts(name: str, dtype: torch.dtype, device: torch.device, options: EngineOptions) -> Parts:
-    """The parts of an architecture with random weights, or of the checkpoint called ``name``. Raises BadValue where there is none."""
+def build_components(name: str, dtype: torch.dtype, device: torch.device, options: EngineOptions) -> Components:
+    """Build an architecture with random weights, or load the checkpoint called ``name``.
+
+    Raises InvalidValue where there is neither.
+    """
     if name not in ARCHITECTURES:
         return load_components(resolve(name, options), dtype, options)
-    torch.manual_seed(0)  # the same weights whenever they are made
+    torch.manual_seed(0)  # the same weights in every process
     with torch.device(device):
-        made = ARCHITECTURES[name]()
-    return {key: part.to(dtype) if isinstance(part, torch.nn.Module) else part for key, part in made.items()}
+        components = ARCHITECTURES[name]()
+    return {key: part.to(dtype) if isinstance(part, torch.nn.Module) else part for key, part in components.items()}
 
 
-def pipeline(parts: Parts, device: torch.device) -> Any:
-    """What a user of diffusers would run: ``AutoPipelineForImage2Image`` over the same parts."""
+def build_pipeline(components: Components, device: torch.device) -> Any:
+    """Build diffusers' ``AutoPipelineForImage2Image`` on the same components. Raises InvalidValue where it has none."""
     import diffusers
 
-    settings = parts["scheduler"]
+    settings = components["scheduler"]
     scheduler = getattr(diffusers, settings["_class_name"]).from_config(settings)
-    components = {name: part for name, part in parts.items() if name not in ("scheduler", "index")}
-    kind = getattr(diffusers, parts["index"]["_class_name"])
+    arguments = {name: part for name, part in components.items() if name not in ("scheduler", "index")}
+    pipeline_class = getattr(diffusers, components["index"]["_class_name"])
     for name in ("safety_checker", "feature_extractor", "text_encoder_3", "tokenizer_3"):
-        if name in kind.__init__.__annotations__ and name not in components:
-            components[name] = None
-    if kind.__name__ == "StableDiffusionPipeline":
-        components["requires_safety_checker"] = False
+        if name in pipeline_class.__init__.__annotations__ and name not in arguments:
+            arguments[name] = None
+    if pipeline_class.__name__ == "StableDiffusionPipeline":
+        arguments["requires_safety_checker"] = False
     try:
-        made = diffusers.AutoPipelineForImage2Image.from_pipe(kind(scheduler=scheduler, **components))
+        pipeline = diffusers.AutoPipelineForImage2Image.from_pipe(pipeline_class(scheduler=scheduler, **arguments))
     except ValueError as error:
-        raise InvalidValue(f"diffusers has no image-to-image pipeline for {kind.__name__}: {error}") from None
-    made.set_progress_bar_config(disable=True)
-    return made.to(device)
+        raise InvalidValue(f"diffusers has no image-to-image pipeline for {pipeline_class.__name__}: {error}") from None
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)

@@ -195,6 +195,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--resume",
         type=Path,
+        metavar="FOLDER",
         help="model folder whose text encoder and denoiser the training starts from; with --compress the students'",
     )
     parser.add_argument(
@@ -213,8 +214,10 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar=("AUTOENCODER", "DENOISER"),
         help="length of each compression; 0 copies that model unchanged",
     )
-    parser.add_argument("--work", type=Path, default=Path("pocket-training"), help="folder for the stages' results")
-    parser.add_argument("--out", type=Path, default=POCKET, help="model folder to write")
+    parser.add_argument(
+        "--work", type=Path, metavar="FOLDER", default=Path("pocket-training"), help="folder for the stages' results"
+    )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", default=POCKET, help="model folder to write")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device")
     parser.add_argument("--seed", type=int, default=1, help="seed of weights, pictures and batches")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""The bench: fair turns, honest ratios, and the command from its options to its files."""
+"""The benchmarks: alternating turns, ratios, the work that rows compare, and the command from options to files."""
 
 from __future__ import annotations
 
@@ -14,42 +14,49 @@ import numpy as np
 import pytest
 import torch
 
-from bridge.commands.bench import TABLES, with_still_passages
-from engine.bench.diffusers_baseline import Peer
-from engine.bench.measure import TURN, Times, compared, in_turns
+from bridge.commands.bench import TABLES, draw_still_passages, label
+from engine.bench.diffusers_baseline import DiffusersBaseline
+from engine.bench.measure import RUNS_PER_TURN, Timings, compare, compare_work, time_in_turns
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue
 
 pytestmark = pytest.mark.slow
 
 
-def test_what_is_compared_runs_in_turns() -> None:
+def test_compared_runs_alternate_in_turns() -> None:
     order: list[str] = []
 
     def slow() -> None:
         order.append("slow")
         time.sleep(0.004)
 
-    times = in_turns({"slow": slow, "quick": lambda: order.append("quick")}, 5, torch.device("cpu"))
-    turn = ["slow"] * (1 + TURN) + ["quick"] * (1 + TURN)
+    times = time_in_turns({"slow": slow, "quick": lambda: order.append("quick")}, 5, torch.device("cpu"))
+    turn = ["slow"] * (1 + RUNS_PER_TURN) + ["quick"] * (1 + RUNS_PER_TURN)
     assert order == ["slow", "quick", *turn, *turn], "once to warm up, then turns whose first run does not count"
-    assert [len(found.seconds) for found in times.values()] == [5, 5]
-    row = compared(times["quick"], times["slow"])
-    assert row["ratio"] > 2, "theirs over ours: above 1 is faster"
-    assert row["theirs_ms"] >= 4
-    assert Times([0.001, 0.002, 0.003]).median == 2.0
-    assert compared(Times([0.02]), Times([0.01]))["ratio"] == 0.5
+    assert [len(timings.seconds) for timings in times.values()] == [5, 5]
+    row = compare(times["quick"], times["slow"])
+    assert row["ratio"] > 2, "baseline / phosphene: above 1 is faster"
+    assert row["baseline_ms"] >= 4
+    assert Timings([0.001, 0.002, 0.003]).median_ms == 2.0
+    assert compare(Timings([0.02]), Timings([0.01]))["ratio"] == 0.5
 
 
-def test_the_clip_with_still_passages_moves_and_stands() -> None:
-    pictures = with_still_passages(32, 80)
+def test_a_row_names_the_work_of_both_sides() -> None:
+    assert compare_work("rows", 4, 8) == {"phosphene_rows": 4, "baseline_rows": 8}
+    same = compare_work("rows", 2, 2)
+    assert same["note"] == "no comparison: same rows"
+    assert label({"steps": 1, "mode": "onetime", **same}) == "1\nonetime\n2 | 2 rows"
+
+
+def test_the_clip_with_still_passages_moves_and_stops() -> None:
+    pictures = draw_still_passages(32, 80)
     same = [bool((one == two).all()) for one, two in pairwise(pictures)]
     assert not any(same[:20])
     assert all(same[20:39])
     assert not any(same[41:59])
 
 
-def test_the_command_writes_every_table_it_was_asked_for(tmp_path: Path) -> None:
+def test_the_command_writes_every_requested_table(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -68,39 +75,48 @@ def test_the_command_writes_every_table_it_was_asked_for(tmp_path: Path) -> None
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    found = json.loads((tmp_path / "out" / "bench.json").read_text())
-    assert set(found) == set(TABLES) - {"start"}
-    assert found["device"][0]["torch"] == torch.__version__
+    tables = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert set(tables) == set(TABLES) - {"start"}
+    assert tables["device"][0]["torch"] == torch.__version__
     for table in ("autopipeline", "stream_batch", "guidance", "similarity"):
-        assert found[table], table
-        assert all(row["ratio"] > 0 for row in found[table]), table
-    assert {row["mode"] for row in found["guidance"]} == {"self", "onetime"}
-    still = next(row for row in found["similarity"] if row["clip"] == "still")
+        assert tables[table], table
+        assert all(row["ratio"] > 0 for row in tables[table]), table
+    assert {row["mode"] for row in tables["guidance"]} == {"self", "onetime"}
+    for row in tables["guidance"]:
+        rows = row["phosphene_rows"], row["baseline_rows"]
+        assert rows == ({"self": row["steps"], "onetime": row["steps"] + 1}[row["mode"]], 2 * row["steps"])
+        assert ("note" in row) == (rows == (2, 2)), "with the same rows on both sides there is nothing to compare"
+    assert ["note" in row for row in tables["stream_batch"]] == [True, False], "one step is one call either way"
+    assert "note no comparison: same rows" in result.stdout
+    assert "growth: a tick by size, steps, frame buffer and prompts\n  not measured with these options" in result.stdout
+    still = next(row for row in tables["similarity"] if row["clip"] == "still")
     assert still["skipped"] > 40
     assert {"engine: encode", "engine: denoise", "engine: decode", "whole"} <= {
-        row["stage"] for row in found["latency"]
+        row["stage"] for row in tables["latency"]
     }
-    assert all(0 < row["mfu"] < 1 for row in found["mfu"])
+    assert all(0 < row["mfu"] < 1 for row in tables["mfu"])
     for name in ("autopipeline", "stream_batch", "guidance"):
         assert (tmp_path / "out" / f"{name}.png").stat().st_size > 2000
 
 
-def test_the_pipeline_that_is_compared_runs_in_a_process_of_its_own() -> None:
+def test_the_diffusers_baseline_runs_in_a_separate_process() -> None:
     pixels = np.full((64, 64, 3), 90, np.uint8)
-    with Peer("pocket", [torch.float32], torch.device("cpu"), EngineOptions("cpu"), "a wave", 1) as peer:
-        peer(torch.float32, pixels, 1)
-        assert peer._process.pid not in (None, os.getpid())
-        peer._process.kill()
+    with DiffusersBaseline(
+        "pocket", [torch.float32], torch.device("cpu"), EngineOptions("cpu"), "a wave", 1
+    ) as baseline:
+        baseline(torch.float32, pixels, 1)
+        assert baseline._process.pid not in (None, os.getpid())
+        baseline._process.kill()
         with pytest.raises(InvalidValue, match="has ended"):
-            peer(torch.float32, pixels, 1)
+            baseline(torch.float32, pixels, 1)
     with (
         pytest.raises(InvalidValue, match="nowhere"),
-        Peer("/nowhere", [torch.float32], torch.device("cpu"), EngineOptions("cpu"), "a wave", 1),
+        DiffusersBaseline("/nowhere", [torch.float32], torch.device("cpu"), EngineOptions("cpu"), "a wave", 1),
     ):
         pass
 
 
-def test_a_table_that_does_not_exist_is_one_line(tmp_path: Path) -> None:
+def test_an_unknown_table_is_a_one_line_error(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bridge", "bench", "--only", "speed", "--output", str(tmp_path / "out")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2
@@ -108,7 +124,7 @@ def test_a_table_that_does_not_exist_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_the_command_says_what_it_would_not_heed(tmp_path: Path) -> None:
+def test_parameters_that_the_command_sets_itself_are_rejected(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",

@@ -1,11 +1,11 @@
-"""The architectures that are measured with random weights: of their true sizes, known to the loader, and runnable by diffusers."""
+"""Architectures with random weights: their sizes are right, the loader knows them, and diffusers can run them."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from engine.bench.random_weights import ARCHITECTURES, parts, pipeline
+from engine.bench.random_weights import ARCHITECTURES, build_components, build_pipeline
 from engine.models import ModelError
 from engine.models.architectures import find_architecture
 from engine.models.noise_schedule import read_noise_schedule
@@ -21,17 +21,17 @@ KNOWN = {  # millions of the denoiser's weights, diffusers' pipeline, the last t
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
-def test_an_architecture_is_what_it_is_called(name: str) -> None:
-    made = parts(name, torch.float32, META, EngineOptions())
-    denoiser = made.get("unet") or made["transformer"]
+def test_an_architecture_matches_its_name(name: str) -> None:
+    components = build_components(name, torch.float32, META, EngineOptions())
+    denoiser = components.get("unet") or components["transformer"]
     millions, kind, share = KNOWN[name]
     assert round(sum(weight.numel() for weight in denoiser.parameters()) / 1e6) == pytest.approx(millions, rel=0.03)
-    architecture = find_architecture(made)
+    architecture = find_architecture(components)
     assert architecture is not None
-    assert all(name in made for name in architecture.required_components)
-    schedule = read_noise_schedule(made["scheduler"], architecture.dynamic_shift)
+    assert all(name in components for name in architecture.required_components)
+    schedule = read_noise_schedule(components["scheduler"], architecture.dynamic_shift)
     assert schedule.ab(float(schedule.last_timestep))[1] ** 2 == pytest.approx(share, abs=1e-4)
-    assert type(pipeline(made, META)).__name__ == kind
+    assert type(build_pipeline(components, META)).__name__ == kind
 
 
 def test_a_scheduler_without_its_numbers_is_named() -> None:

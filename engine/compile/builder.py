@@ -210,12 +210,12 @@ def _compile(graph: fx.GraphModule, device: str, path: Path) -> None:
 
     options = INDUCTOR_OPTIONS | (INDUCTOR_CPU_OPTIONS if device == "cpu" else {})
     inputs = tuple(node.meta["val"] for node in placeholders(graph))
-    files: Any = torch._inductor.aot_compile(graph, inputs, options=_supported(options))
+    files: Any = torch._inductor.aot_compile(graph, inputs, options=_drop_unsupported(options))
     with replace_atomically(path) as temporary:
         package_aoti(str(temporary), files)
 
 
-def _supported(options: Mapping[str, Any]) -> dict[str, Any]:
+def _drop_unsupported(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that this release of the compiler has; those that older releases lack only save time."""
     config = torch._inductor.config.get_config_copy()
     return {name: value for name, value in options.items() if name in config}
@@ -238,7 +238,7 @@ def _import_compiler() -> None:
         importlib.import_module(name)
     from torch._inductor.cpu_vec_isa import pick_vec_isa
 
-    with torch._inductor.config.patch(_supported(INDUCTOR_OPTIONS)):
+    with torch._inductor.config.patch(_drop_unsupported(INDUCTOR_OPTIONS)):
         pick_vec_isa()  # cached from here on
 
 

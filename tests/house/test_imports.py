@@ -45,7 +45,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 #: Folders of ``bridge`` that are no part of the running program: what draws the guides, and users' example programs.
 OUTSIDE = ("bridge.guides",)
-#: Commands that drive the engine in their own process. They import it inside the function that needs it.
+#: Commands that drive the engine in their own process. They import it inside the function that needs it, or for types alone.
 COMMANDS_WITH_ENGINE = ("bridge.commands.",)
 #: (importing module, imported module) that the table forbids, each with its reason.
 EXCEPTIONS: dict[tuple[str, str], str] = {
@@ -56,27 +56,32 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 
 
 class Import:
-    """One import: the module that holds it, the module that it names, and whether it is inside a function."""
+    """One import: the module that holds it, the module that it names, and whether importing the first skips it."""
 
-    def __init__(self, importer: str, imported: str, line: int, local: bool) -> None:
-        self.importer, self.imported, self.line, self.local = importer, imported, line, local
+    def __init__(self, importer: str, imported: str, line: int, deferred: bool) -> None:
+        self.importer, self.imported, self.line, self.deferred = importer, imported, line, deferred
 
     def __str__(self) -> str:
         return f"{self.importer}:{self.line} imports {self.imported}"
 
 
+def is_for_types_alone(block: ast.AST) -> bool:
+    """Return whether a block is ``if TYPE_CHECKING:``, which never runs."""
+    return isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+
+
 def imports_of(module: str, path: Path) -> list[Import]:
     """Return every import in a file: statements at any depth, and strings that are the name of a module of ours."""
     tree, entries = parse(path), []
-    in_functions = {
+    deferred = {
         id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for node in ast.walk(function)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.FunctionDef | ast.AsyncFunctionDef) or is_for_types_alone(block)
+        for node in ast.walk(block)
     }
 
     def add(name: str, node: ast.stmt | ast.Constant) -> None:
-        entries.append(Import(module, name, node.lineno, id(node) in in_functions))
+        entries.append(Import(module, name, node.lineno, id(node) in deferred))
 
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -159,7 +164,8 @@ def test_the_bridge_imports_only_the_shared_folder_of_the_engine() -> None:
     wrong = [
         entry
         for entry in across
-        if folder(entry.imported) != "shared" and not (entry.importer.startswith(COMMANDS_WITH_ENGINE) and entry.local)
+        if folder(entry.imported) != "shared"
+        and not (entry.importer.startswith(COMMANDS_WITH_ENGINE) and entry.deferred)
     ]
     assert not wrong, report(wrong)
 

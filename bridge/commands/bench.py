@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -27,9 +27,6 @@ from bridge.textures import open_source
 from bridge.textures.pattern import draw
 from engine.shared.frame import Frame, Pixels
 from engine.shared.mailbox import Mailbox
-
-if TYPE_CHECKING:
-    from engine.bench.model import Bench
 
 Row = dict[str, Any]
 #: Keys of the JSON in the order of measurement → a line on what the table compares or measures.
@@ -109,7 +106,7 @@ def draw_still_passages(side: int, count: int) -> list[Pixels]:
     return [draw("plasma", side, side, (k // 40 * 20 + min(k % 40, 20)) / 30) for k in range(count)]
 
 
-def measure_latency(model: Bench, count: int) -> Iterator[Row]:
+def measure_latency(model: Any, count: int) -> Iterator[Row]:
     """Measure each stage of ``count`` frames from texture in to texture out at one step, in milliseconds."""
     from engine.bench.measure import StageTimer
 

@@ -95,7 +95,7 @@ class StageTimer:
             setattr(self.model, name, self._time(getattr(model, name), times, model.device))
 
     def _time(self, call: Callable[..., Any], times: list[float], device: torch.device) -> Callable[..., Any]:
-        def timed(*arguments: Any, **options: Any) -> Any:
+        def call_and_time(*arguments: Any, **options: Any) -> Any:
             start = time.perf_counter()
             result = call(*arguments, **options)
             if device.type == "cuda":
@@ -103,7 +103,7 @@ class StageTimer:
             times.append(time.perf_counter() - start)
             return result
 
-        return timed
+        return call_and_time
 
 
 class EnergyMeter:

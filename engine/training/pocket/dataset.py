@@ -18,7 +18,7 @@ from engine.training.pocket.noise_pairing import FIRST_COUPLED_TIMESTEP, draw_co
 from engine.training.precision import autocast
 
 log = logging.getLogger(__name__)
-ROW_KINDS = ("free", "coupled", "restyled")
+ROW_TYPES = ("free", "coupled", "restyled")
 FREE_ROW_SHARES = (0.3, 0.35, 0.35)  # how often a free row holds a picture of each kind
 FIRST_RESTYLED_TIMESTEP = 100
 
@@ -74,9 +74,9 @@ def build_dataset(
     autoencoder: AutoencoderTiny, seed: int, count: int, size: int, device: str, chunk: int = 250
 ) -> LatentDataset:
     """Draw and encode ``count`` pictures of size² of each kind, and half as many restyled pairs."""
-    kinds = []
+    subsets = []
     with ProcessPoolExecutor(2) as pool:
-        for kind in ROW_KINDS:
+        for kind in ROW_TYPES:
             jobs = max(1, (count if kind != "restyled" else count // 2) // chunk)
             specs: list[PatternSpec] = []
             latents: list[Tensor] = []
@@ -89,8 +89,8 @@ def build_dataset(
                 latents.append(flat.unflatten(0, (-1, pictures.shape[1])))
                 timesteps.append(torch.from_numpy(chunk_timesteps))
             log.info("drew and encoded %d %s pictures of %d²", len(specs), kind, size)
-            kinds.append((specs, torch.cat(latents), torch.cat(timesteps)))
-    free, coupled, pairs = kinds
+            subsets.append((specs, torch.cat(latents), torch.cat(timesteps)))
+    free, coupled, pairs = subsets
     return LatentDataset(
         free=(free[0], free[1][:, 0]),
         coupled=(coupled[0], coupled[1][:, 0]),
@@ -103,7 +103,7 @@ def _draw_chunk(kind: str, seed: int, count: int, size: int) -> tuple[list[Patte
     specs, timesteps = [], np.zeros(count, np.int64)
     pictures = np.empty((count, 2 if kind == "restyled" else 1, size, size, 3), np.uint8)
     for i in range(count):
-        rng = np.random.default_rng((seed, ROW_KINDS.index(kind), i))
+        rng = np.random.default_rng((seed, ROW_TYPES.index(kind), i))
         if kind == "coupled":
             spec, *drawn = draw_coupled(rng, size)
         elif kind == "restyled":

@@ -11,7 +11,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from engine.training.loop import ExponentialMovingAverage, Limit, LinearDecay, TrainingLoop, warmed_up_decay
 from engine.training.pocket.auxiliary_heads import CaptionHead, PositionHeads
-from engine.training.pocket.dataset import ROW_KINDS, Batch, LatentDataset
+from engine.training.pocket.dataset import ROW_TYPES, Batch, LatentDataset
 from engine.training.pocket.text_encoder import EMBEDDING_WIDTH, MAX_TOKENS
 from engine.training.precision import autocast
 
@@ -148,4 +148,4 @@ def train(
 def _mean_by_kind(errors: Tensor, batch: Batch) -> dict[str, Tensor]:
     """Return the mean error of each kind of row, 0 where the batch has none."""
     parts = errors.tensor_split([batch.free, batch.free + batch.coupled])
-    return {kind: part.sum() / max(1, len(part)) for kind, part in zip(ROW_KINDS, parts, strict=True)}
+    return {kind: part.sum() / max(1, len(part)) for kind, part in zip(ROW_TYPES, parts, strict=True)}

@@ -207,7 +207,7 @@ def test_a_schedule_that_does_not_suit_the_model_holds_nothing_else_up(pocket: M
     stream = Stream(pocket, SIZE, SIZE)
     with pytest.raises(InvalidValue, match="1000"):
         stream.apply(Snapshot({"/schedule": "1000 500 10", "/guidance": 3.0}, 5))
-    assert stream.gamma == 3.0
+    assert stream.snapshot.diffusion.guidance.scale == 3.0
     assert len(stream.plan.steps) == 2
     outputs = stream.step(pictures(1)) or stream.step([])
     assert outputs

@@ -103,18 +103,18 @@ def test_a_mask_chooses_between_input_and_output() -> None:
     effects = ImageEffects()
     rgba = torch.cat([pictures(2), torch.zeros(2, 1, 32, 48)], 1)
     rgba[:, 3, :, 24:] = 1.0
-    effects.apply(Snapshot({"/mask": "alpha"}))
+    effects.apply(Snapshot({"/mask": "alpha"}).effects)
     prepared = effects.preprocess(rgba[:, :3], rgba[:, 3:], None)
     diffused = 1 - rgba[:, :3]
     out = effects.postprocess(diffused, [prepared])
     assert torch.allclose(out[..., :24], rgba[:, :3, :, :24])
     assert torch.allclose(out[..., 24:], diffused[..., 24:])
-    effects.apply(Snapshot({"/mask": "alpha", "/mask/invert": True}))
+    effects.apply(Snapshot({"/mask": "alpha", "/mask/invert": True}).effects)
     out = effects.postprocess(diffused, [effects.preprocess(rgba[:, :3], rgba[:, 3:], None)])
     assert torch.allclose(out[..., :24], diffused[..., :24])
     second = torch.zeros(1, 3, 32, 48)
     second[:, :, :16] = 1.0
-    effects.apply(Snapshot({"/mask": "source"}))
+    effects.apply(Snapshot({"/mask": "source"}).effects)
     out = effects.postprocess(diffused, [effects.preprocess(rgba[:, :3], None, second)])
     assert torch.allclose(out[:, :, :16], diffused[:, :, :16])
     assert torch.allclose(out[:, :, 16:], rgba[:, :3, 16:])
@@ -124,7 +124,7 @@ def test_mix_goes_from_input_to_output() -> None:
     effects = ImageEffects()
     rgb = pictures()
     for mix in (0.0, 0.3, 1.0):
-        effects.apply(Snapshot({"/mix": mix}))
+        effects.apply(Snapshot({"/mix": mix}).effects)
         out = effects.postprocess(1 - rgb, [effects.preprocess(rgb, None, None)])
         assert torch.allclose(out, rgb * (1 - mix) + (1 - rgb) * mix, atol=1e-6)
 

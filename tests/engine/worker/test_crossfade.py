@@ -1,4 +1,4 @@
-"""The crossfade between two streams: from one picture to the other, no frame lost at the seam, and nothing kept of the old one."""
+"""The crossfade between two streams: no frame is lost at the seam, and the old stream is released."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from engine.shared.snapshot import Snapshot
 from engine.worker.crossfade import StreamCrossfade, blend_frames
 
 
-def test_over_is_a_weighted_mean_in_the_new_size() -> None:
+def test_blended_frames_are_a_weighted_mean_in_the_new_size() -> None:
     old = Frame(np.full((32, 48, 4), 200, np.uint8), 5, 1.0, 7)
     new = Frame(np.full((64, 64, 4), 100, np.uint8), 6, 2.0, 8)
     mixed = blend_frames(old, new, 0.25)
@@ -26,7 +26,7 @@ def test_over_is_a_weighted_mean_in_the_new_size() -> None:
     assert (mixed.sequence, mixed.captured_at, mixed.snapshot) == (6, 2.0, 8)
 
 
-def test_the_picture_goes_over_and_the_old_stream_is_let_go_of() -> None:
+def test_the_picture_changes_over_and_the_old_stream_is_released() -> None:
     model = load("pocket", torch.device("cpu"), torch.float32)
     rng = np.random.default_rng(1)
     frames = [Frame(rng.integers(0, 256, (64, 64, 4), dtype=np.uint8), k) for k in range(60)]
@@ -36,25 +36,25 @@ def test_the_picture_goes_over_and_the_old_stream_is_let_go_of() -> None:
     new.apply(Snapshot({"/prompt": "blue ink", "/steps": 3}))
     new.settle()
     alone = [old.step([frame]) for frame in frames[:2]]
-    fade = StreamCrossfade(old, 2.0)
+    crossfade = StreamCrossfade(old, 2.0)
     sequences, shares = [f.sequence for out in alone for f in out or []], []
     for frame in frames[2:]:
-        share = fade.share
-        for output in fade.mix([frame], new.step([frame])) or []:
+        share = crossfade.share
+        for output in crossfade.mix([frame], new.step([frame])) or []:
             sequences.append(output.sequence)
         shares.append(share)
-        if fade.share >= 1.0:
+        if crossfade.share >= 1.0:
             break
         time.sleep(0.02)  # as frames come
-    assert sequences[:4] == [0, 1, 2, 3], "the old one goes on while the new one fills"
+    assert sequences[:4] == [0, 1, 2, 3], "the old one is shown while the new one fills"
     assert all(b - a <= 1 for a, b in pairwise(sequences))
     assert shares[0] < 0.2
     assert shares == sorted(shares)
     assert len(shares) > 3
-    gone = weakref.ref(old)
+    reference = weakref.ref(old)
     old.adapters.close()
     old.close()
-    del old, fade, output
+    del old, crossfade, output
     gc.collect()
-    assert gone() is None
+    assert reference() is None
     new.close()

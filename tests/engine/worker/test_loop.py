@@ -1,10 +1,12 @@
-"""What the frame loop does when frames fail: told once, mended where it can be, given up where not."""
+"""The frame loop when frames fail: reported once, mitigated where that is possible, given up where not."""
 
 from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -13,110 +15,125 @@ import torch
 from engine.runtime.cuda_streams import NotFinite, PendingOutput
 from engine.shared.frame import Frame
 from engine.shared.mailbox import Mailbox, Mailboxes
+from engine.shared.messages import EngineError, EngineStatus, FromEngine, Note, Ready, Reverted, Stop
 from engine.shared.options import EngineOptions
 from engine.shared.snapshot import Snapshot
-from engine.worker.loop import FAILURES, SEVERAL, Failed, Worker
-from engine.worker.reload import is_device_lost, is_out_of_memory
+from engine.worker.failures import MAX_FAILURES, MITIGATE_AFTER, EngineFailure, is_device_lost, is_out_of_memory
+from engine.worker.loop import Worker
 
 SMALL = {"/size": "64x64", "/steps": 1}
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+T = TypeVar("T")
 
 
-class Pipe:
-    """Keeps what the worker says."""
+@dataclass
+class Bridge:
+    """The bridge's end of the worker's pipe."""
 
-    def __init__(self) -> None:
-        self.said: list[tuple[str, Any]] = []
+    pipe: Connection
+    messages: list[FromEngine] = field(default_factory=list)
 
-    def send(self, message: tuple[str, Any]) -> None:
-        self.said.append(message)
+    def received(self, kind: type[T]) -> list[T]:
+        """All messages of one kind so far."""
+        while self.pipe.poll():
+            self.messages.append(self.pipe.recv())
+        return [message for message in self.messages if isinstance(message, kind)]
 
-    def poll(self) -> bool:
-        return False
-
-    def of(self, kind: str) -> list[Any]:
-        return [payload for said, payload in self.said if said == kind]
+    def errors(self) -> list[str]:
+        return [message.text for message in self.received(EngineError)]
 
 
 @pytest.fixture
-def worker() -> Iterator[tuple[Worker, Pipe]]:
-    context, pipe = multiprocessing.get_context("spawn"), Pipe()
+def engine() -> Iterator[tuple[Worker, Bridge]]:
+    context = multiprocessing.get_context("spawn")
     boxes = Mailboxes(*(Mailbox(context, 64) for _ in range(3)))
-    yield Worker(pipe, boxes, EngineOptions("cpu"), Snapshot(SMALL)), pipe  # type: ignore[arg-type]
+    bridge_pipe, engine_pipe = context.Pipe()
+    yield Worker(engine_pipe, boxes, EngineOptions("cpu"), Snapshot(SMALL)), Bridge(bridge_pipe)
     for box in boxes:
         box.close()
 
 
-def ticks(worker: Worker, count: int = 1) -> None:
+def tick(worker: Worker, count: int = 1) -> None:
     for _ in range(count):
         worker._tick([Frame(np.full((64, 64, 4), 90, np.uint8))])
 
 
 def failing(error: Exception) -> Any:
-    def step(_frames: object) -> None:
+    def begin(_frames: object) -> None:
         raise error
 
-    return step
+    return begin
 
 
-def test_a_failed_frame_is_told_once_and_the_next_goes_on(
-    worker: tuple[Worker, Pipe], monkeypatch: pytest.MonkeyPatch
+def test_the_first_message_says_what_runs(engine: tuple[Worker, Bridge]) -> None:
+    _, bridge = engine
+    [ready] = bridge.received(Ready)
+    assert (ready.status.model, ready.status.size, ready.status.device) == ("pocket", "64x64", "cpu")
+    assert ready.status.running["/size"] == "64x64"
+
+
+def test_a_failed_frame_is_reported_once_and_the_next_one_is_published(
+    engine: tuple[Worker, Bridge], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop, pipe = worker
-    ticks(loop)
-    monkeypatch.setattr(loop.stream, "begin", failing(ValueError("no such kernel\nand much more")))
-    ticks(loop, FAILURES - 1)
-    assert pipe.of("error") == ["a frame failed: no such kernel"]
+    worker, bridge = engine
+    tick(worker)
+    monkeypatch.setattr(worker.stream, "begin", failing(ValueError("no such kernel\nand much more")))
+    tick(worker, MAX_FAILURES - 1)
+    assert bridge.errors() == ["a frame failed: no such kernel"]
     monkeypatch.undo()
-    ticks(loop)
-    assert loop.outbox.read() is not None
-    assert pipe.of("note") == [f"frames come again, after {FAILURES - 1} that failed"]
-    assert loop.failures == 0
+    tick(worker)
+    assert worker.outbox.read() is not None
+    assert bridge.received(Note) == [Note(f"recovered after {MAX_FAILURES - 1} failed frames")]
+    assert worker.failures == 0
 
 
-def test_too_many_in_a_row_are_given_up(worker: tuple[Worker, Pipe], monkeypatch: pytest.MonkeyPatch) -> None:
-    loop, _ = worker
-    monkeypatch.setattr(loop.stream, "begin", failing(RuntimeError("broken")))
-    ticks(loop, FAILURES - 1)
-    with pytest.raises(Failed, match="broken"):
-        ticks(loop)
+def test_too_many_failures_in_a_row_end_the_process(
+    engine: tuple[Worker, Bridge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, _ = engine
+    monkeypatch.setattr(worker.stream, "begin", failing(RuntimeError("broken")))
+    tick(worker, MAX_FAILURES - 1)
+    with pytest.raises(EngineFailure, match="broken"):
+        tick(worker)
 
 
-def test_a_lost_device_is_given_up_at_once(worker: tuple[Worker, Pipe], monkeypatch: pytest.MonkeyPatch) -> None:
-    loop, pipe = worker
-    monkeypatch.setattr(loop.stream, "begin", failing(RuntimeError("CUDA error: unspecified launch failure")))
-    with pytest.raises(Failed):
-        ticks(loop)
-    assert len(pipe.of("error")) == 1
+def test_a_lost_device_ends_the_process_at_once(engine: tuple[Worker, Bridge], monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, bridge = engine
+    monkeypatch.setattr(worker.stream, "begin", failing(RuntimeError("CUDA error: unspecified launch failure")))
+    with pytest.raises(EngineFailure):
+        tick(worker)
+    assert len(bridge.errors()) == 1
 
 
-def test_what_no_longer_fits_is_taken_back(worker: tuple[Worker, Pipe], monkeypatch: pytest.MonkeyPatch) -> None:
-    loop, pipe = worker
-    ticks(loop)
-    loop.snapshot = Snapshot({**SMALL, "/steps": 4}, 2)
-    monkeypatch.setattr(loop.stream, "begin", failing(OUT_OF_MEMORY))
-    ticks(loop, SEVERAL)
-    [(reason, good, wished)] = pipe.of("kept")
-    assert "out of memory" in reason
-    assert (good["/steps"], wished["/steps"]) == (1, 4)
+def test_values_that_do_not_fit_into_memory_are_reverted(
+    engine: tuple[Worker, Bridge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, bridge = engine
+    tick(worker)
+    worker.snapshot = Snapshot({**SMALL, "/steps": 4}, 2)
+    monkeypatch.setattr(worker.stream, "begin", failing(OUT_OF_MEMORY))
+    tick(worker, MITIGATE_AFTER)
+    [message] = bridge.received(Reverted)
+    assert "out of memory" in message.reason
+    assert (message.running["/steps"], message.rejected["/steps"]) == (1, 4)
 
 
-def test_numbers_that_are_none_are_no_picture_and_half_precision_gives_way(worker: tuple[Worker, Pipe]) -> None:
+def test_an_autoencoder_that_overflows_is_switched_to_float32(engine: tuple[Worker, Bridge]) -> None:
     """A decoder that overflows in its own precision, as many autoencoders do in float16."""
-    loop, pipe = worker
-    model = loop.stream.model
+    worker, bridge = engine
+    model = worker.stream.model
     model.autoencoder.to(torch.float16)
     first = next(layer for layer in model.autoencoder.decoder.modules() if isinstance(layer, torch.nn.Conv2d))
     with torch.no_grad():
         first.weight.mul_(30_000.0)
     with pytest.raises(NotFinite):
-        loop.stream.step([Frame(np.full((64, 64, 4), 90, np.uint8))])
-    ticks(loop, SEVERAL)
-    assert [text for text in pipe.of("error") if "float32" in text]
+        worker.stream.step([Frame(np.full((64, 64, 4), 90, np.uint8))])
+    tick(worker, MITIGATE_AFTER)
+    assert [text for text in bridge.errors() if "float32" in text]
     assert model.autoencoder.dtype == torch.float32
-    ticks(loop)
-    assert loop.outbox.read() is not None
-    assert not model.upcast_to_float32(), "it cannot be any wider"
+    tick(worker)
+    assert worker.outbox.read() is not None
+    assert not model.upcast_to_float32(), "it is in float32 already"
 
 
 @pytest.mark.parametrize(
@@ -134,22 +151,43 @@ def test_numbers_that_are_none_are_no_picture_and_half_precision_gives_way(worke
         (RuntimeError("shapes do not match"), False, False),
     ],
 )
-def test_what_an_error_means(error: Exception, memory: bool, device: bool) -> None:
+def test_errors_are_classified_by_their_cause(error: Exception, memory: bool, device: bool) -> None:
     assert (is_out_of_memory(error), is_device_lost(error)) == (memory, device)
 
 
-def test_a_frame_that_is_not_out_yet_is_delivered_after_the_next_has_begun_or_where_none_comes(
-    worker: tuple[Worker, Pipe], monkeypatch: pytest.MonkeyPatch
+def test_a_pending_frame_is_published_after_the_next_tick_has_begun_or_without_one(
+    engine: tuple[Worker, Bridge], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop, _ = worker
+    worker, _ = engine
     monkeypatch.setattr(PendingOutput, "done", lambda _output: False)
     sent: list[int] = []
-    monkeypatch.setattr(loop.outbox, "write", lambda frame: sent.append(frame.sequence))
+    monkeypatch.setattr(worker.outbox, "write", lambda frame: sent.append(frame.sequence))
     for sequence in range(3):
-        loop._tick([Frame(np.full((64, 64, 4), 90, np.uint8), sequence)])
+        worker._tick([Frame(np.full((64, 64, 4), 90, np.uint8), sequence)])
     assert sent == [0, 1]
-    said = iter([True, False])
-    monkeypatch.setattr(loop, "_listen", lambda: next(said))
-    loop.loop()
+    answers = iter([True, False])
+    monkeypatch.setattr(worker, "_follow_snapshot", lambda: next(answers))
+    worker.loop()
     assert sent == [0, 1, 2]
-    assert loop.leaving is None
+    assert worker.pending is None
+
+
+def test_only_the_newest_snapshot_is_followed_and_stop_ends_the_loop(engine: tuple[Worker, Bridge]) -> None:
+    worker, bridge = engine
+    for number in (2, 3, 4):
+        bridge.pipe.send(Snapshot({**SMALL, "/strength": number / 10}, number))
+    assert worker._follow_snapshot()
+    assert worker.stream.snapshot.number == 4
+    assert worker.status().snapshot == 4
+    bridge.pipe.send(Stop())
+    worker.loop()
+    worker.bridge.send(worker.status())
+    assert isinstance(bridge.received(EngineStatus)[-1], EngineStatus)
+
+
+def test_a_schedule_that_does_not_suit_the_model_is_reported(engine: tuple[Worker, Bridge]) -> None:
+    worker, bridge = engine
+    bridge.pipe.send(Snapshot({**SMALL, "/schedule": "1000 500"}, 2))
+    assert worker._follow_snapshot()
+    [text] = bridge.errors()
+    assert text.startswith("/schedule goes to 1000")

@@ -1,4 +1,4 @@
-"""Reloads: beside the running stream, and without harm when they fail."""
+"""Reloads: beside the running stream, which survives their failure."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.engine.checkpoints import save_sd
 CPU = torch.device("cpu")
 
 
-def wait(reloader: ModelReloader, running: Stream, current: Snapshot, wish: Snapshot) -> ReloadResult:
+def wait(reloader: ModelReloader, running: Stream, current: Snapshot, requested: Snapshot) -> ReloadResult:
     limit = time.monotonic() + 60
     while time.monotonic() < limit:
-        outcome = reloader.poll(running, reload_values(current), wish)
-        if outcome is not None:
-            return outcome
+        result = reloader.poll(running, reload_values(current), requested)
+        if result is not None:
+            return result
         time.sleep(0.005)
     raise AssertionError("the reload did not end")
 
@@ -34,34 +34,34 @@ def running() -> Stream:
 
 
 def test_another_size_uses_the_same_weights(running: Stream) -> None:
-    current, wish = (
+    current, requested = (
         Snapshot({"/size": "64x64", "/dtype": "float32"}),
         Snapshot({"/size": "96x128", "/dtype": "float32"}),
     )
-    outcome = wait(ModelReloader(CPU, EngineOptions()), running, current, wish)
-    assert outcome.stream is not None
-    assert (outcome.stream.width, outcome.stream.height) == (96, 128)
-    assert outcome.stream.model is running.model
-    assert outcome.stream.slots == [], "the warm-up leaves no frame behind"
+    result = wait(ModelReloader(CPU, EngineOptions()), running, current, requested)
+    assert result.stream is not None
+    assert (result.stream.width, result.stream.height) == (96, 128)
+    assert result.stream.model is running.model
+    assert result.stream.slots == [], "the warm-up leaves no frame behind"
 
 
 def test_another_checkpoint_is_loaded(running: Stream, tmp_path: Path) -> None:
     current = Snapshot({"/size": "64x64", "/dtype": "float32"})
-    wish = Snapshot({"/size": "64x64", "/dtype": "float32", "/model": str(save_sd(tmp_path))})
-    outcome = wait(ModelReloader(CPU, EngineOptions()), running, current, wish)
-    assert outcome.stream is not None
-    assert outcome.stream.model.name == str(tmp_path)
+    requested = Snapshot({"/size": "64x64", "/dtype": "float32", "/model": str(save_sd(tmp_path))})
+    result = wait(ModelReloader(CPU, EngineOptions()), running, current, requested)
+    assert result.stream is not None
+    assert result.stream.model.name == str(tmp_path)
 
 
-def test_a_missing_model_is_refused_once(running: Stream) -> None:
-    current, wish = Snapshot({"/dtype": "float32"}), Snapshot({"/dtype": "float32", "/model": "/no/such"})
+def test_a_missing_model_is_rejected_once(running: Stream) -> None:
+    current, requested = Snapshot({"/dtype": "float32"}), Snapshot({"/dtype": "float32", "/model": "/no/such"})
     reloader = ModelReloader(CPU, EngineOptions())
-    outcome = wait(reloader, running, current, wish)
-    assert outcome.stream is None
-    assert "/no/such" in outcome.error
+    result = wait(reloader, running, current, requested)
+    assert result.stream is None
+    assert "/no/such" in result.error
     for _ in range(50):
-        assert reloader.poll(running, reload_values(current), wish) is None
-    assert not reloader.busy, "the same wish is not tried again"
+        assert reloader.poll(running, reload_values(current), requested) is None
+    assert not reloader.busy, "the same request is not tried again"
 
 
 def test_running_out_of_memory_is_one_line(running: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,9 +69,9 @@ def test_running_out_of_memory_is_one_line(running: Stream, monkeypatch: pytest.
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 40 GiB")
 
     monkeypatch.setattr("engine.worker.reload.load", no_memory)
-    outcome = wait(ModelReloader(CPU, EngineOptions()), running, Snapshot(), Snapshot({"/model": "huge"}))
-    assert outcome.stream is None
-    assert outcome.error.startswith("out of memory")
+    result = wait(ModelReloader(CPU, EngineOptions()), running, Snapshot(), Snapshot({"/model": "huge"}))
+    assert result.stream is None
+    assert result.error.startswith("out of memory")
 
 
 def test_a_real_shortage_of_memory_is_survived(running: Stream) -> None:
@@ -86,7 +86,7 @@ def test_a_real_shortage_of_memory_is_survived(running: Stream) -> None:
         pytest.xfail("the process's size cannot be read here")
     resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20, before[1]))
     try:
-        outcome = wait(
+        result = wait(
             ModelReloader(CPU, EngineOptions()),
             running,
             Snapshot({"/dtype": "float32"}),
@@ -94,12 +94,12 @@ def test_a_real_shortage_of_memory_is_survived(running: Stream) -> None:
         )
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
-    assert outcome.stream is None
-    assert "memory" in outcome.error
+    assert result.stream is None
+    assert "memory" in result.error
     frames = running.step([])
     assert frames == []
 
 
-def test_a_size_that_does_not_suit_the_model_is_refused() -> None:
+def test_a_size_that_does_not_fit_the_model_is_rejected() -> None:
     with pytest.raises(InvalidValue, match="multiples"):
         make_stream(Snapshot({"/size": "100x64", "/dtype": "float32"}), CPU, EngineOptions())

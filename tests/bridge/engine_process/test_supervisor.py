@@ -1,222 +1,308 @@
-"""What the supervisor does with engines that die: another, ever later; and another model, where one kills them all."""
+"""What the supervisor does with engines that die: another one, after growing pauses; and another model, where one kills them all."""
 
 from __future__ import annotations
 
 import importlib
 import itertools
+import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 
 from bridge.control.state import State
-from bridge.engine_process import process as life
-from bridge.engine_process import supervisor
-from bridge.engine_process.supervisor import DEATHS, FIRST_PAUSE, Supervisor
+from bridge.engine_process import process as engine_process
+from bridge.engine_process import standby, supervisor
+from bridge.engine_process.model_fallback import MAX_DEATHS, ModelFallback
+from bridge.engine_process.supervisor import RESTART_SECONDS, Supervisor
+from bridge.engine_process.wakeup import Wakeup
+from engine.shared.messages import EngineError, EngineStatus, FromEngine, ModelRejected, Ready, Reloaded, Reverted
 from engine.shared.options import EngineOptions
 from engine.shared.snapshot import Snapshot
+from engine.shared.table import RELOAD_PARAMETERS
 from tests.waiting import until
 
-RUNNING = {"/model": "pocket", "/size": "512x512"}
-
-
-class Pipe:
-    """The bridge's end of a pipe to an engine that was never there."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, Any]] = []
-
-    def poll(self, _timeout: float = 0.0) -> bool:
-        if not self.told:
-            time.sleep(0.005)
-        return bool(self.told)
-
-    def recv(self) -> tuple[str, Any]:
-        return self.told.pop(0)
-
-    def send(self, _message: object) -> None:
-        pass
+STATUS = EngineStatus("pocket", "cpu", "bfloat16", "512x512", {"/model": "pocket"}, frames=9)
 
 
 class Engine:
-    """Behaves as ``way`` says when it is begun with a snapshot: runs, dies, refuses, or falls silent."""
+    """An engine process that does as ``behaviour`` says for a snapshot: run, die, or reject the model.
 
-    way: Callable[[Snapshot], str] = staticmethod(lambda _snapshot: "runs")
+    The pipe is a real one, and so is the handle that tells its end.
+    """
+
+    behaviour: Callable[[Snapshot], str] = staticmethod(lambda _snapshot: "run")
     accelerator = "eager"
     begun: ClassVar[list[tuple[float, str]]] = []
+    pid = 1
 
     def __init__(self, *_: object) -> None:
-        self.pipe, self.alive, self.waits = Pipe(), True, True
-        self.process = type("Process", (), {"exitcode": -9, "pid": 1})()
+        self.pipe, self.engine_pipe = multiprocessing.Pipe()
+        self.sentinel, self._alive_pipe = multiprocessing.Pipe(duplex=False)
+        self.alive = self.is_waiting = True
+        self.process = type("Process", (), {"exitcode": -9})()
+        self.received: list[object] = []
 
     def begin(self, snapshot: Snapshot) -> None:
-        way = Engine.way(snapshot)
-        Engine.begun.append((time.monotonic(), snapshot.text("/model")))
-        running = {name: snapshot[name] for name in supervisor.MODEL}
-        status = {
-            "model": snapshot["/model"],
-            "device": "cpu",
-            "dtype": "bfloat16",
-            "size": "512x512",
-            "running": running,
-            "frames": 9,
-        }
-        status["accelerator"] = Engine.accelerator
-        if way == "refuses":
-            self.pipe.told.append(("refused", f"{snapshot['/model']} cannot be read"))
-        elif way in ("runs", "silent"):
-            self.pipe.told.append(("ready", status))
-        self.alive = way in ("runs", "silent")
+        Engine.begun.append((time.monotonic(), snapshot.model.model))
+        behaviour = Engine.behaviour(snapshot)
+        if behaviour == "reject":
+            self.say(ModelRejected(f"{snapshot.model.model} cannot be read"))
+        elif behaviour == "run":
+            running = {name: snapshot[name] for name in RELOAD_PARAMETERS}
+            status = replace(STATUS, model=snapshot.model.model, running=running, accelerator=Engine.accelerator)
+            self.say(Ready(status))
+        if behaviour != "run":
+            self.die()
 
-    def end(self, _patience: float) -> None:
+    def say(self, message: FromEngine) -> None:
+        self.engine_pipe.send(message)
+
+    def snapshots(self) -> list[Snapshot]:
+        """What has been sent to the engine since it began."""
+        while self.engine_pipe.poll():
+            self.received.append(self.engine_pipe.recv())
+        return [message for message in self.received if isinstance(message, Snapshot)]
+
+    def die(self) -> None:
+        self.alive = False
+        self._alive_pipe.close()
+
+    def end(self, _grace_seconds: float) -> None:
         self.alive = False
 
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[State, Supervisor]]:
-    monkeypatch.setattr(supervisor, "Life", Engine)
-    monkeypatch.setattr(supervisor, "SETTLED", 0.1)
+    monkeypatch.setattr(supervisor, "EngineProcess", Engine)
+    monkeypatch.setattr(supervisor, "SUCCESS_SECONDS", 0.1)
     monkeypatch.setattr(Engine, "begun", [])
-    state = State({"/model": "pocket", "/prompt": "kept"})
-    made = Supervisor(state, EngineOptions("cpu"), spare=False)
-    made.start()
-    yield state, made
-    made.close()
+    monkeypatch.setattr(Engine, "behaviour", staticmethod(lambda _snapshot: "run"))
+    state = State({"/model": "pocket", "/prompt": "unchanged"})
+    started = Supervisor(state, EngineOptions("cpu"), standby=False)
+    started.start()
+    yield state, started
+    started.close()
 
 
-def dies_with(name: str, how: str = "dies") -> Callable[[Snapshot], str]:
-    return staticmethod(lambda snapshot: how if snapshot.text("/model") == name else "runs")  # type: ignore[return-value]
+def engine_of(watched: Supervisor) -> Engine:
+    assert isinstance(watched.process, Engine)
+    return watched.process
 
 
-def test_a_model_that_kills_every_engine_gives_way_to_the_one_before(
+def only_for(model: str, behaviour: str) -> Callable[[Snapshot], str]:
+    return staticmethod(lambda snapshot: behaviour if snapshot.model.model == model else "run")  # type: ignore[return-value]
+
+
+def test_a_change_is_sent_at_once(watched: tuple[State, Supervisor]) -> None:
+    state, started = watched
+    until(started.ready.is_set, 5, "a running engine")
+    engine = engine_of(started)
+    for strength in (0.1, 0.2, 0.3):
+        begun = time.monotonic()
+        state.put({"/strength": strength})
+        until(lambda s=strength: any(one["/strength"] == s for one in engine.snapshots()), 5, "the change")
+        assert time.monotonic() - begun < supervisor.WATCH_SECONDS, "it does not wait for the next look"
+
+
+def test_a_model_that_kills_every_engine_gives_way_to_the_last_good_one(
     watched: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state, made = watched
-    until(lambda: made._good, 5, "a good life")
-    monkeypatch.setattr(Engine, "way", dies_with("killer"))
+    state, started = watched
+    until(lambda: started.fallback.last_good, 5, "an engine that runs well")
+    monkeypatch.setattr(Engine, "behaviour", only_for("killer", "die"))
     state.put({"/model": "killer"})
-    assert made._life is not None
-    made._life.alive = False
-    until(lambda: state.snapshot().text("/model") == "pocket", 10, "the model before")
-    until(made.ready.is_set, 5, "a running engine")
-    assert [name for _, name in Engine.begun] == ["pocket", *["killer"] * (DEATHS - 1), "pocket"]
-    assert "killer does not work; back to pocket" in made.last_error
-    assert state.snapshot().text("/prompt") == "kept"
+    engine_of(started).die()
+    until(lambda: state.snapshot().model.model == "pocket", 10, "the last good model")
+    until(started.ready.is_set, 5, "a running engine")
+    assert [name for _, name in Engine.begun] == ["pocket", *["killer"] * (MAX_DEATHS - 1), "pocket"]
+    assert "killer does not work; back to pocket" in started.last_error
+    assert state.snapshot()["/prompt"] == "unchanged"
 
 
-def test_restarts_come_ever_later(watched: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch) -> None:
-    _, made = watched
-    until(lambda: made._good, 5, "a good life")
-    monkeypatch.setattr(Engine, "way", staticmethod(lambda _snapshot: "dies"))
-    assert made._life is not None
-    made._life.alive = False
+def test_restarts_back_off(watched: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, started = watched
+    until(lambda: started.fallback.last_good, 5, "an engine that runs well")
+    monkeypatch.setattr(Engine, "behaviour", staticmethod(lambda _snapshot: "die"))
+    engine_of(started).die()
     until(lambda: len(Engine.begun) == 6, 20, "restarts")
     moments = [moment for moment, _ in Engine.begun[1:]]
     pauses = [later - earlier for earlier, later in itertools.pairwise(moments)]
     for number, pause in enumerate(pauses):
-        assert pause >= FIRST_PAUSE * 2 ** (number + 1)
+        assert pause >= RESTART_SECONDS * 2 ** (number + 1)
 
 
-def test_a_model_that_is_gone_from_the_disk_gives_way_to_the_built_in_one(
+def test_a_model_that_can_no_longer_be_read_gives_way_to_the_built_in_one(
     watched: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state, made = watched
-    until(lambda: made._good, 5, "a good life")
+    state, started = watched
+    until(lambda: started.fallback.last_good, 5, "an engine that runs well")
     state.put({"/model": "folder"})
-    assert made._life is not None
-    made._life.pipe.told.append(("status", made.status | {"running": made.status["running"] | {"/model": "folder"}}))  # type: ignore[attr-defined]
-    until(lambda: made._good.get("/model") == "folder", 5, "another good model")
-    monkeypatch.setattr(Engine, "way", dies_with("folder", "refuses"))
-    made._life.alive = False
-    until(lambda: state.snapshot().text("/model") == "pocket", 10, "the built-in model")
-    until(made.ready.is_set, 5, "a running engine")
+    assert started.status is not None
+    running = dict(started.status.running) | {"/model": "folder"}
+    engine_of(started).say(replace(started.status, running=running))
+    until(lambda: started.fallback.last_good.get("/model") == "folder", 5, "another good model")
+    monkeypatch.setattr(Engine, "behaviour", only_for("folder", "reject"))
+    engine_of(started).die()
+    until(lambda: state.snapshot().model.model == "pocket", 10, "the built-in model")
+    until(started.ready.is_set, 5, "a running engine")
 
 
-def test_an_engine_that_says_nothing_is_replaced(
-    watched: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, made = watched
-    monkeypatch.setattr(life, "HUNG", 0.5)
+def test_the_first_model_that_is_rejected_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "EngineProcess", Engine)
+    monkeypatch.setattr(Engine, "behaviour", staticmethod(lambda _snapshot: "reject"))
+    started = Supervisor(State({"/model": "nowhere"}), EngineOptions("cpu"), standby=False)
+    started.start()
+    until(lambda: started.rejected, 5, "the rejection, though the process has ended by then")
+    assert started.rejected == "nowhere cannot be read"
+    started.close()
+
+
+def test_a_silent_engine_is_replaced(watched: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, started = watched
+    monkeypatch.setattr(engine_process, "HANG_SECONDS", 0.5)
     until(lambda: len(Engine.begun) == 2, 10, "another engine")
-    assert "hangs" in made.last_error
+    assert "hangs" in started.last_error
 
 
-def test_how_long_an_engine_may_be_silent() -> None:
-    assert life.hang_timeout({}, 0) == life.HUNG
-    assert life.hang_timeout({"tick_ms": 40.0, "snapshot": 3}, 3) == life.HUNG
-    assert life.hang_timeout({"tick_ms": 4000.0, "snapshot": 3}, 3) == life.TICKS * 4.0
-    assert life.hang_timeout({"tick_ms": 4000.0, "snapshot": 3}, 4) == life.TICKS_CHANGED * 4.0, (
-        "more steps may make the next one heavier"
-    )
-    assert life.hang_timeout({"loading": True}, 0) == life.HUNG_LOADING
+def test_the_engine_reports_and_reverts(watched: tuple[State, Supervisor]) -> None:
+    state, started = watched
+    until(started.ready.is_set, 5, "a running engine")
+    engine = engine_of(started)
+    state.put({"/model": "huge", "/steps": 4})
+    engine.say(Reverted("out of memory", {"/model": "pocket", "/steps": 4}, {"/model": "huge", "/steps": 4}))
+    until(lambda: state.snapshot().model.model == "pocket", 5, "the values that fitted")
+    assert state.snapshot()["/steps"] == 4
+    assert started.last_error == "out of memory"
+    state.put({"/model": "other"})
+    engine.say(Reverted("too late", {"/model": "pocket"}, {"/model": "huge"}))
+    engine.say(EngineError("a frame failed"))
+    engine.say(Reloaded("model other"))
+    until(lambda: started.last_error == "a frame failed", 5, "the error")
+    assert state.snapshot().model.model == "other", "what was requested since stays"
+    assert started.errors == 3
 
 
-class Reserve(Engine):
-    """Where it is a reserve it dies before it is ready, while ``dies``."""
+def test_the_hang_timeout_grows_with_the_tick() -> None:
+    timeout = engine_process.hang_timeout
+    slow = replace(STATUS, tick_ms=4000.0, snapshot=3)
+    assert timeout(None, 0) == engine_process.HANG_SECONDS
+    assert timeout(replace(STATUS, tick_ms=40.0, snapshot=3), 3) == engine_process.HANG_SECONDS
+    assert timeout(slow, 3) == engine_process.HANG_TICKS * 4.0
+    assert timeout(slow, 4) == engine_process.HANG_TICKS_AFTER_CHANGE * 4.0, "more steps may make ticks slower"
+    assert timeout(replace(STATUS, loading=True), 0) == engine_process.HANG_SECONDS_LOADING
+
+
+class StandbyEngine(Engine):
+    """As a standby it dies before it is ready, while ``dies``."""
 
     dies = True
-    made: ClassVar[list[float]] = []
+    started: ClassVar[list[float]] = []
 
-    def __init__(self, *arguments: object, reserve: bool = False) -> None:
+    def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)
-        if reserve:
-            Reserve.made.append(time.monotonic())
-            self.alive = self.waits = not Reserve.dies
+        if arguments[-1]:
+            StandbyEngine.started.append(time.monotonic())
+            self.alive = self.is_waiting = not StandbyEngine.dies
 
 
-def reserving(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Engines that run, with reserves that begin soon."""
-    monkeypatch.setattr(supervisor, "Life", Reserve)
-    monkeypatch.setattr(supervisor, "SPARE", 0.1)
-    monkeypatch.setattr(Engine, "way", staticmethod(lambda _snapshot: "runs"))
-    monkeypatch.setattr(Reserve, "made", [])
+def with_standby(monkeypatch: pytest.MonkeyPatch, dies: bool) -> Supervisor:
+    """A supervisor of engines that run, with standbys that start soon."""
+    monkeypatch.setattr(supervisor, "EngineProcess", StandbyEngine)
+    monkeypatch.setattr(standby, "DELAY_SECONDS", 0.1)
+    monkeypatch.setattr(Engine, "behaviour", staticmethod(lambda _snapshot: "run"))
+    monkeypatch.setattr(StandbyEngine, "started", [])
+    monkeypatch.setattr(StandbyEngine, "dies", dies)
+    started = Supervisor(State({"/model": "pocket"}), EngineOptions("cpu"))
+    started.start()
+    return started
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="for Linux")
-def test_what_is_made_ready_beside_a_stream_steps_back_and_nothing_after_it() -> None:
+def test_preparation_runs_at_low_priority_and_nothing_after_it() -> None:
     def nice() -> int:
         return os.getpriority(os.PRIO_PROCESS, 0)
 
     seen: list[int] = []
     before = nice()
-    life.stepping_back(lambda: seen.append(nice()))
-    assert seen == [before + life.NICE]
+    engine_process.run_with_low_priority(lambda: seen.append(nice()))
+    assert seen == [before + engine_process.PREPARE_NICE]
     assert nice() == before
     with pytest.raises(ImportError):
-        life.stepping_back(lambda: importlib.import_module("engine.nowhere"))
+        engine_process.run_with_low_priority(lambda: importlib.import_module("engine.nowhere"))
 
 
-def test_a_reserve_waits_while_the_engine_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    reserving(monkeypatch)
-    monkeypatch.setattr(Reserve, "dies", False)
+def test_no_standby_starts_while_the_engine_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "accelerator", "compiling denoiser")
-    made = Supervisor(State({"/model": "pocket"}), EngineOptions("cpu"))
-    made.start()
+    started = with_standby(monkeypatch, dies=False)
     try:
-        until(made.ready.is_set)
+        until(started.ready.is_set)
         time.sleep(0.5)
-        assert not Reserve.made
-        made._life.pipe.told.append(("status", made.status | {"accelerator": "compiled"}))  # type: ignore[union-attr]
-        until(lambda: len(Reserve.made) == 1)
+        assert not StandbyEngine.started
+        assert started.status is not None
+        engine_of(started).say(replace(started.status, accelerator="compiled"))
+        until(lambda: len(StandbyEngine.started) == 1)
+        until(lambda: started.standby.pid is not None)
     finally:
-        made.close()
+        started.close()
 
 
-def test_a_reserve_that_dies_again_and_again_comes_ever_later_until_one_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    reserving(monkeypatch)
-    monkeypatch.setattr(Reserve, "dies", True)
-    made = Supervisor(State({"/model": "pocket"}), EngineOptions("cpu"))
-    made.start()
+def test_a_standby_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = with_standby(monkeypatch, dies=False)
     try:
-        until(lambda: len(Reserve.made) == 4)
-        pauses = [two - one for one, two in itertools.pairwise(Reserve.made)]
+        until(lambda: started.standby.pid is not None)
+        first = engine_of(started)
+        first.die()
+        until(lambda: started.starts == 2 and started.ready.is_set(), 5, "the standby")
+        assert len(StandbyEngine.started) == 1, "it was the standby, and not a process started for it"
+        assert engine_of(started) is not first
+    finally:
+        started.close()
+
+
+def test_standbys_that_die_early_back_off_until_one_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = with_standby(monkeypatch, dies=True)
+    try:
+        until(lambda: len(StandbyEngine.started) == 4)
+        pauses = [two - one for one, two in itertools.pairwise(StandbyEngine.started)]
         assert pauses[0] >= 0.1
         assert pauses[2] > 1.5 * pauses[1] > 2 * pauses[0]
-        Reserve.dies = False
-        until(lambda: made._spare is not None and made._spare.alive)
-        until(lambda: made._spare_pause == supervisor.SPARE)
+        StandbyEngine.dies = False
+        until(lambda: started.standby.alive)
+        until(lambda: started.standby.delay == standby.DELAY_SECONDS)
     finally:
-        made.close()
+        started.close()
+
+
+def test_the_fallback_prefers_the_last_good_model_and_then_the_built_in_one() -> None:
+    requested = {"/model": "bad"}
+    fallback = ModelFallback()
+    for _ in range(MAX_DEATHS - 1):
+        fallback.record_death()
+    assert fallback.choose(requested) is None, "not enough deaths"
+    fallback.record_death()
+    assert fallback.choose(requested) is None, "nothing is known to work"
+    fallback.record_success({"/model": "good"})
+    assert fallback.choose(requested) is None
+    fallback.record_rejection()
+    assert fallback.choose(requested) == {"/model": "good"}
+    fallback.record_rejection()
+    builtin = fallback.choose({"/model": "good"})
+    assert builtin is not None
+    assert builtin["/model"] == "pocket"
+
+
+def test_a_wakeup_never_blocks_and_is_seen_once() -> None:
+    wakeup = Wakeup(multiprocessing.get_context("spawn"))
+    for _ in range(100_000):
+        wakeup.set()
+    assert wakeup.reader.poll()
+    wakeup.clear()
+    assert not wakeup.reader.poll()
+    wakeup.clear()
+    wakeup.set()
+    assert wakeup.reader.poll()

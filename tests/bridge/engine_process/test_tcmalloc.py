@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from bridge.engine_process import process as life
-from bridge.engine_process import tcmalloc as allocator
+from bridge.engine_process import tcmalloc
 from bridge.engine_process.process import EngineProcess
 from engine.shared.mailbox import Mailbox, Mailboxes
+from engine.shared.messages import Waiting
 from engine.shared.options import EngineOptions
 
 ROOT = Path(__file__).parents[3]
@@ -25,59 +25,65 @@ VARIABLES = ("LD_PRELOAD", "TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD")
 
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
-    """What every process has anyhow, under the name of that allocator."""
+    """A library that every process has loaded anyway, under the name of tcmalloc's."""
     maps = Path("/proc/self/maps").read_text(encoding="utf-8")
     libm = next(line.split()[-1] for line in maps.splitlines() if Path(line.split()[-1]).name.startswith("libm.so"))
-    return Path(shutil.copy(libm, tmp_path / allocator.LIBRARY))
+    return Path(shutil.copy(libm, tmp_path / tcmalloc.LIBRARY))
 
 
 @LINUX
-def test_it_is_found_where_it_is_and_no_other_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_library_is_found_unless_another_allocator_is_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("LD_PRELOAD", raising=False)
     folders = (str(tmp_path / "nowhere"), str(tmp_path))
-    assert allocator.installed(folders) is None
-    (tmp_path / allocator.LIBRARY).touch()
-    assert allocator.installed(folders) == tmp_path / allocator.LIBRARY
+    assert tcmalloc.find_library(folders) is None
+    (tmp_path / tcmalloc.LIBRARY).touch()
+    assert tcmalloc.find_library(folders) == tmp_path / tcmalloc.LIBRARY
     monkeypatch.setenv("LD_PRELOAD", "/usr/lib/libjemalloc.so.2")
-    assert allocator.installed(folders) is None
+    assert tcmalloc.find_library(folders) is None
     monkeypatch.delenv("LD_PRELOAD")
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert allocator.installed(folders) is None
+    assert tcmalloc.find_library(folders) is None
 
 
-def _tell(pipe: Connection) -> None:
-    loaded = allocator.LIBRARY in Path("/proc/self/maps").read_text(encoding="utf-8")
-    had = os.environ.get("LD_PRELOAD")
-    allocator.kept_to_itself()
-    pipe.send((loaded, had, os.environ.get("LD_PRELOAD")))
+def _report(pipe: Connection) -> None:
+    loaded = tcmalloc.LIBRARY in Path("/proc/self/maps").read_text(encoding="utf-8")
+    before = os.environ.get("LD_PRELOAD")
+    tcmalloc.forget_preload()
+    pipe.send((loaded, before, os.environ.get("LD_PRELOAD")))
 
 
 @LINUX
-def test_a_process_has_it_and_hands_it_to_nobody(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_loads_it_and_its_children_do_not(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LD_PRELOAD", "libdl.so.2")
     context = multiprocessing.get_context("spawn")
-    for given in (library, None):
+    for preloaded in (library, None):
         here, there = context.Pipe()
-        process = context.Process(target=_tell, args=(there,))
-        with allocator.preloaded(given):
+        process = context.Process(target=_report, args=(there,))
+        with tcmalloc.preload(preloaded):
             process.start()
         assert here.poll(30)
-        assert here.recv() == (given is not None, f"{library} libdl.so.2" if given else "libdl.so.2", "libdl.so.2")
+        assert here.recv() == (
+            preloaded is not None,
+            f"{library} libdl.so.2" if preloaded else "libdl.so.2",
+            "libdl.so.2",
+        )
         process.join(10)
         assert os.environ["LD_PRELOAD"] == "libdl.so.2"
         assert VARIABLES[1] not in os.environ
 
 
 @LINUX
-def test_the_engine_has_it_and_this_process_has_not(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(life, "installed", lambda: library)
+def test_the_engine_loads_it_and_this_process_does_not(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcmalloc, "find_library", lambda: library)
     before = {name: os.environ.get(name) for name in VARIABLES}
     context = multiprocessing.get_context("spawn")
     boxes = Mailboxes(Mailbox(context), Mailbox(context), Mailbox(context))
     engine = EngineProcess(context, boxes, EngineOptions("cpu"))
     try:
         assert engine.pipe.poll(60)
-        assert engine.pipe.recv() == ("waiting", None)
+        assert engine.pipe.recv() == Waiting()
         assert str(library) in Path(f"/proc/{engine.process.pid}/maps").read_text(encoding="utf-8")
         assert str(library) not in Path("/proc/self/maps").read_text(encoding="utf-8")
         assert {name: os.environ.get(name) for name in VARIABLES} == before
@@ -88,17 +94,17 @@ def test_the_engine_has_it_and_this_process_has_not(library: Path, monkeypatch: 
 
 
 @LINUX
-def test_a_command_begins_again_with_it_once(library: Path) -> None:
+def test_a_command_restarts_with_it_once(library: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
-from bridge import allocator
-allocator.begin_again(allocator.installed(({str(library.parent)!r},)))
-print(sys.argv[1:], allocator.LIBRARY in Path("/proc/self/maps").read_text())
+from bridge.engine_process import tcmalloc
+tcmalloc.restart_with(tcmalloc.find_library(({str(library.parent)!r},)))
+print(sys.argv[1:], tcmalloc.LIBRARY in Path("/proc/self/maps").read_text())
 """
     command = [sys.executable, "-c", program, "one", "two words"]
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    told = subprocess.run(
+    output = subprocess.run(
         command, capture_output=True, text=True, check=True, timeout=60, cwd=ROOT, env=environment
     ).stdout
-    assert told.splitlines() == ["['one', 'two words'] True"]
+    assert output.splitlines() == ["['one', 'two words'] True"]

@@ -58,7 +58,7 @@ class Stage:
         accelerate: str = "eager",
         presets: Sequence[Path] = (),
         desks: Sequence[str] = (),
-        spare: bool = False,
+        standby: bool = False,
         **values: str,
     ) -> None:
         names = {name.replace("_", "/"): value for name, value in values.items()}
@@ -66,7 +66,7 @@ class Stage:
         self.audience = Audience()
         second = open_source(control) if control else None
         options = EngineOptions("cpu", accelerate=accelerate)
-        self.show = Show(self.state, open_source(source), [self.audience], options, second, presets, desks, spare)
+        self.show = Show(self.state, open_source(source), [self.audience], options, second, presets, desks, standby)
         self.server = UdpServer(self.show.osc, "127.0.0.1", 0)
         self.desk = SimpleUDPClient("127.0.0.1", self.server.port)
         self.show.open()
@@ -77,7 +77,8 @@ class Stage:
         return self
 
     def engine(self, name: str) -> Any:
-        return self.show.supervisor.status.get(name)
+        """One value of the engine's status; None before it is ready."""
+        return getattr(self.show.supervisor.status, name, None)
 
     def send(self, name: str, *values: object) -> None:
         self.desk.send_message(f"/phosphene{name}", list(values))  # type: ignore[arg-type]

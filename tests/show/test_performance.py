@@ -92,14 +92,14 @@ def test_an_interrupted_crossfade_goes_on_from_where_it_stands(stage: Stage) -> 
 
 def test_cues_are_gone_through_and_seen_and_panic_brings_the_light_back(stage: Stage) -> None:
     stage.send("/cue/list", "night")
-    until(lambda: stage.show.status()["show"]["cues"]["next"] == "1", 2)
+    until(lambda: stage.show.status().show["cues"]["next"] == "1", 2)
     stage.send("/cue/go")
-    until(lambda: stage.show.status()["show"]["cues"]["current"] == "1", 2)
+    until(lambda: stage.show.status().show["cues"]["current"] == "1", 2)
     settled(stage)
     time.sleep(0.6)
     cold = stage.audience.picture
     stage.send("/cue/go")
-    until(lambda: stage.show.status()["show"]["cues"]["current"] == "2", 2)
+    until(lambda: stage.show.status().show["cues"]["current"] == "2", 2)
     time.sleep(2.6)
     hot = stage.audience.picture
     assert cold is not None
@@ -114,10 +114,10 @@ def test_cues_are_gone_through_and_seen_and_panic_brings_the_light_back(stage: S
     assert dark.pixels[..., :3].max() == 0
     stage.send("/panic")
     until(lambda: (picture := stage.audience.picture) is not None and picture.pixels[..., :3].max() > 60, 1, "light")
-    assert stage.show.status()["show"]["cues"]["current"] == ""
+    assert stage.show.status().show["cues"]["current"] == ""
 
 
 def test_the_stage_of_presets_is_told(stage: Stage) -> None:
-    told = stage.show.status()["show"]
+    told = stage.show.status().show
     assert {"cold", "hot", "neon-tunnel"} <= {preset["name"] for preset in told["presets"]}
     assert told["preset_problems"] == {}

@@ -44,10 +44,10 @@ def test_an_effect_is_loaded_changed_and_switched_off_while_running(tmp_path: Pa
         desk = SimpleUDPClient("127.0.0.1", show.osc_port())
         show.wait_for("first transformed frame", 60)
         desk.send_message("/phosphene/hook/dim/light", 0.25)
-        until(lambda: show.status()["parameters"].get("/hook/dim/light") == 0.25, 10)
-        assert show.status()["refused"] == 0
+        until(lambda: show.status().parameters.get("/hook/dim/light") == 0.25, 10)
+        assert show.status().rejected == 0
         hook.write_text("def after(pictures, values, seconds):\n    return pictures[0]\n")
-        until(lambda: show.status()["errors"] == 1, 15, "the hook disabled")
-        assert show.status()["last_error"].startswith("hook dim disabled: after: TypeError: returned a tensor")
-        frames = show.status()["frames"]
-        until(lambda: show.status()["frames"] > frames + 3, 10, "the show going on")
+        until(lambda: show.status().errors == 1, 15, "the hook disabled")
+        assert show.status().last_error.startswith("hook dim disabled: after: TypeError: returned a tensor")
+        frames = show.status().frames
+        until(lambda: show.status().frames > frames + 3, 10, "the show going on")

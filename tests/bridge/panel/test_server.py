@@ -208,7 +208,7 @@ def test_a_change_during_a_broadcast_is_sent_in_the_next(server: PanelServer) ->
 def test_jpegs_are_encoded_once_for_all_viewers(server: PanelServer) -> None:
     show = server._show
     assert get(server, "/output.jpg")[0] == 404
-    show.output = Frame(np.full((64, 64, 4), 200, np.uint8))
+    show.presenter.output = Frame(np.full((64, 64, 4), 200, np.uint8))
     assert get(server, "/output.jpg")[1][:2] == b"\xff\xd8"
 
     async def watch() -> list[int]:
@@ -222,7 +222,7 @@ def test_jpegs_are_encoded_once_for_all_viewers(server: PanelServer) -> None:
 
         async def move() -> None:
             for i in range(60):
-                show.output = Frame(np.full((64, 64, 4), i, np.uint8), i)
+                show.presenter.output = Frame(np.full((64, 64, 4), i, np.uint8), i)
                 await asyncio.sleep(0.04)
 
         async with aiohttp.ClientSession() as session:
@@ -239,7 +239,7 @@ def test_jpegs_are_encoded_once_for_all_viewers(server: PanelServer) -> None:
     assert preview.viewers == 0
     encoded = preview.encoded
     time.sleep(0.3)
-    show.output = Frame(np.full((64, 64, 4), 7, np.uint8), 99)
+    show.presenter.output = Frame(np.full((64, 64, 4), 7, np.uint8), 99)
     time.sleep(0.3)
     assert preview.encoded == encoded, "without viewers nothing is encoded"
 

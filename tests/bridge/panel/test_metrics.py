@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -11,22 +12,31 @@ import pytest
 
 from bridge.panel import metrics as module
 from bridge.panel.metrics import health, metrics
+from bridge.show.status import ShowStatus
+from engine.shared.messages import EngineStatus
 
-STATUS: dict[str, Any] = {
-    "fps": 24.5,
-    "latency_ms": 41.0,
-    "frames": 100,
-    "source_frames": 200,
-    "sinks": {'file:a "b"\\c.mp4': 90, "null:": 100},
-    "engine": {"skipped": 3, "dropped": 4},
-    "engine_ready": True,
-    "engine_starts": 2,
-    "engine_pid": os.getpid(),
-    "errors": 1,
-    "osc_messages": 12,
-    "refused": 5,
-    "last_error": "",
-}
+STATUS = ShowStatus(
+    fps=24.5,
+    latency_ms=41.0,
+    frames=100,
+    engine=EngineStatus("pocket", "cpu", "float32", "256x256", {}, skipped=3, dropped=4),
+    engine_pid=os.getpid(),
+    engine_ready=True,
+    engine_starts=2,
+    errors=1,
+    last_error="",
+    source="pattern:plasma",
+    source_frames=200,
+    second="",
+    second_frames=0,
+    sinks={'file:a "b"\\c.mp4': 90, "null:": 100},
+    osc_messages=12,
+    rejected=5,
+    last_rejection="",
+    snapshot=1,
+    parameters={},
+    show={},
+)
 NAMES = {
     "frames_per_second", "latency_seconds", "frames_total", "source_frames_total", "sink_frames_total",
     "skipped_total", "dropped_total", "engine_ready", "engine_starts_total", "errors_total", "osc_messages_total",
@@ -69,7 +79,7 @@ def test_every_value_is_there_and_prometheus_can_read_it() -> None:
 
 @pytest.mark.parametrize("count", [1_234_567, 1_234_571, 548_405_248, 2**40 + 1])
 def test_counts_past_a_million_are_exact(count: int) -> None:
-    samples = read(metrics(STATUS | {"frames": count, "sinks": {"null:": count}}))
+    samples = read(metrics(replace(STATUS, frames=count, sinks={"null:": count})))
     assert samples["phosphene_frames_total"] == count
     assert samples['phosphene_sink_frames_total{sink="null:"}'] == count
 
@@ -85,21 +95,28 @@ def test_help_is_escaped() -> None:
 
 
 def test_an_engine_that_has_ended_has_no_samples() -> None:
-    samples = read(metrics(STATUS | {"engine_pid": None, "engine": {}, "engine_ready": False}))
+    samples = read(metrics(replace(STATUS, engine_pid=None, engine=None, engine_ready=False)))
     assert samples["phosphene_engine_ready"] == 0
     assert not [name for name in samples if 'process="engine"' in name]
-    assert not [name for name in read(metrics(STATUS | {"engine_pid": 2**22 + 1})) if 'process="engine"' in name]
+    assert not [name for name in read(metrics(replace(STATUS, engine_pid=2**22 + 1))) if 'process="engine"' in name]
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({}, ""),
-        ({"engine": {}, "engine_ready": False}, "the engine has not started yet"),
+        ({"engine": None, "engine_ready": False}, "the engine has not started yet"),
         ({"engine_ready": False}, "the engine is starting"),
         ({"frames": 0}, "no frame came out yet"),
     ],
 )
 def test_health(change: dict[str, Any], reason: str) -> None:
-    healthy, report = health(STATUS | change)
+    healthy, report = health(replace(STATUS, **change))
     assert (healthy, report["reason"]) == (not reason, reason)
+
+
+def test_the_published_keys_stay() -> None:
+    keys = {"frames", "fps", "latency_ms", "engine_starts", "engine_pid", "engine_ready", "refused", "last_refusal"}
+    assert keys <= set(STATUS.as_dict())
+    assert STATUS.as_dict()["engine"]["skipped"] == 3
+    assert replace(STATUS, engine=None).as_dict()["engine"] == {}

@@ -40,18 +40,18 @@ def test_without_a_folder_there_are_no_hooks(picture: torch.Tensor) -> None:
 def test_a_hook_changes_its_stage_by_its_values(tmp_path: Path, picture: torch.Tensor) -> None:
     write_hook(tmp_path, "dim", DIM)
     hooks = Hooks(tmp_path)
-    assert torch.allclose(hooks.run("after", picture, SETTINGS.hooks), picture * 0.25)
-    assert hooks.run("before", picture, SETTINGS.hooks) is picture
+    assert torch.allclose(hooks.run("after", picture, SETTINGS), picture * 0.25)
+    assert hooks.run("before", picture, SETTINGS) is picture
     assert hooks.run("after", picture, Snapshot({"/hook/dim/on": False, "/hook/dim/amount": 0.25}).hooks) is picture
     write_hook(tmp_path, "dim", DIM.replace("* values", "* 2 * values"), tick=5)
     hooks.poll()
-    assert torch.allclose(hooks.run("after", picture, SETTINGS.hooks), picture * 0.5), "a changed file is reloaded"
+    assert torch.allclose(hooks.run("after", picture, SETTINGS), picture * 0.5), "a changed file is reloaded"
     write_hook(tmp_path, "later", "def after(pictures, values, seconds):\n    return 1 - pictures\n")
     hooks.poll()
-    assert torch.allclose(hooks.run("after", picture, SETTINGS.hooks), 1 - picture * 0.5), "hooks run in name order"
+    assert torch.allclose(hooks.run("after", picture, SETTINGS), 1 - picture * 0.5), "hooks run in name order"
     (tmp_path / "dim.py").unlink()
     hooks.poll()
-    assert torch.allclose(hooks.run("after", picture, SETTINGS.hooks), 1 - picture)
+    assert torch.allclose(hooks.run("after", picture, SETTINGS), 1 - picture)
     hooks.close()
 
 
@@ -75,16 +75,12 @@ def test_a_hook_that_fails_is_disabled_with_one_line(
     write_hook(tmp_path, "dim", DIM)
     hooks = Hooks(tmp_path)
     for _ in range(3):
-        assert torch.allclose(hooks.run("after", picture, SETTINGS.hooks), picture * 0.25), (
-            "the other hooks keep running"
-        )
+        assert torch.allclose(hooks.run("after", picture, SETTINGS), picture * 0.25), "the other hooks keep running"
     assert len(hooks.notes) == 1
     assert hooks.notes[0].startswith(f"hook bad disabled: {message}")
     write_hook(tmp_path, "bad", "def after(pictures, values, seconds):\n    return pictures * 2\n", tick=9)
     hooks.poll()
-    assert torch.allclose(hooks.run("after", picture, SETTINGS.hooks), picture * 0.5), (
-        "enabled again once its file is fixed"
-    )
+    assert torch.allclose(hooks.run("after", picture, SETTINGS), picture * 0.5), "enabled again once its file is fixed"
     hooks.close()
 
 
@@ -104,5 +100,5 @@ def test_a_hook_that_cannot_be_loaded_is_reported_in_one_line(
     hooks.poll()
     assert len(hooks.notes) == 1
     assert hooks.notes[0].startswith(message)
-    assert hooks.run("after", picture, SETTINGS.hooks) is picture
+    assert hooks.run("after", picture, SETTINGS) is picture
     hooks.close()

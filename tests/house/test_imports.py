@@ -45,7 +45,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 #: Folders of ``bridge`` that are no part of the running program: what draws the guides, and users' example programs.
 OUTSIDE = ("bridge.guides",)
-#: Commands that drive the engine in their own process. They import it inside the function that needs it, or for types alone.
+#: Commands that drive the engine in their process. They import it in the function that needs it, or for types alone.
 COMMANDS_WITH_ENGINE = ("bridge.commands.",)
 #: (importing module, imported module) that the table forbids, each with its reason.
 EXCEPTIONS: dict[tuple[str, str], str] = {

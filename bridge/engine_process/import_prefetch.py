@@ -1,7 +1,8 @@
 """Reads the files that the engine imports ahead of it: after a boot it would wait for thousands of them in turn.
 
 A standby records them once it has imported everything. At the next start a thread of the bridge has the system read
-them, while the engine is busy with the first ones. Systems without posix_fadvise, such as Windows and macOS, do nothing.
+them, while the engine is busy with the first ones. Systems without posix_fadvise, such as Windows and macOS, do
+nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def list_path() -> Path:
 
 
 def record(files: Iterable[Path]) -> None:
-    """Record ``files`` in the order in which they are imported; where the list cannot be written nothing is recorded."""
+    """Record ``files`` in the order of their import; where the list cannot be written nothing is recorded."""
     if not _is_supported():
         return
     path = list_path()

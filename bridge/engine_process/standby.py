@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from bridge.engine_process.process import EngineProcess
 
-#: Seconds between the engine's readiness and the start of a standby; doubled while standbys die early, up to the maximum.
+#: Seconds between the engine's readiness and the start of a standby; doubled while standbys die early, to the maximum.
 DELAY_SECONDS, MAX_DELAY_SECONDS = 2.0, 600.0
 #: The same while the engine compiles: starting another process would hold that up.
 DELAY_SECONDS_COMPILING = 90.0

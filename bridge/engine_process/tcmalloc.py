@@ -1,7 +1,7 @@
-"""tcmalloc in the engine process, where Linux has it installed: oneDNN's allocations at every operation cost less there.
+"""tcmalloc in the engine process, where Linux has it installed: oneDNN's allocations at every operation cost less.
 
-For each convolution oneDNN makes many small objects aligned to cache lines, which glibc cuts out of larger blocks one by
-one. Nothing is done on Windows and macOS, whose allocators were never compared with it.
+For each convolution oneDNN makes many small objects aligned to cache lines. glibc cuts them out of larger blocks one
+by one. Nothing is done on Windows and macOS, whose allocators were never compared with it.
 """
 
 from __future__ import annotations

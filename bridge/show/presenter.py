@@ -26,9 +26,9 @@ PASS_SECONDS = 1 / 60
 class Presenter(threading.Thread):
     """Sends a new picture at once and repeats the last one without; or sends at a steady rate, with frames between.
 
-    ``newest_input`` returns the input's newest frame, ``engine_silence`` the engine's silence in seconds, ``working_size``
-    the size of the diffusion. ``output`` is the last picture that was sent, ``first_frame_at`` the monotonic time of the
-    engine's first frame.
+    ``newest_input`` returns the input's newest frame, ``engine_silence`` the engine's silence in seconds,
+    ``working_size`` the size of the diffusion. ``output`` is the last picture that was sent, ``first_frame_at`` the
+    monotonic time of the engine's first frame.
     """
 
     def __init__(

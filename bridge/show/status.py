@@ -14,8 +14,8 @@ from engine.shared.parameter import Value
 class ShowStatus:
     """Everything that is known of a show at one moment.
 
-    ``fps`` and ``latency_ms`` are over the last two seconds, ``frames`` is the total of transformed frames. ``engine`` is
-    None until the engine is ready for the first time.
+    ``fps`` and ``latency_ms`` are over the last two seconds, ``frames`` is the total of transformed frames.
+    ``engine`` is None until the engine is ready for the first time.
     """
 
     fps: float

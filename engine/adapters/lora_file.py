@@ -37,7 +37,7 @@ LoraUpdates = Mapping[tuple[str, str], LowRankUpdate]
 
 
 def read_lora(path: Path, mixin: str, components: Mapping[str, nn.Module], config: Any = None) -> LoraUpdates:
-    """Read a LoRA file for the model's ``components``. ``mixin`` is the loader class of diffusers that knows its layout.
+    """Read a LoRA file for the model's ``components``; ``mixin`` is the loader class of diffusers for its layout.
 
     Raises InvalidValue for a file that is not a LoRA, or one for another model.
     """

@@ -31,7 +31,7 @@ from engine.bench.measure import (
 from engine.bench.random_weights import WORKING_SIDES, build_components
 from engine.compile import Accelerator
 from engine.diffusion.stream import Stream
-from engine.models import Model, pick_device, pick_dtype
+from engine.models import pick_device, pick_dtype
 from engine.models.hf_imports import import_quietly
 from engine.models.loading import build_model
 from engine.runtime.allocator import retain_freed_memory
@@ -64,7 +64,7 @@ class Bench:
         picture = np.asarray(Image.fromarray(coarse).resize((self.side, self.side), Image.Resampling.BICUBIC)).copy()
         self.frame = Frame(picture)
 
-    def open_stream(self, model: Model | None = None, **values: Value) -> Stream:
+    def open_stream(self, model: Any = None, **values: Value) -> Stream:
         """Return a stream of ``model``, by default the bench's, with a full batch, compiled as the options say."""
         side = int(values.pop("side", self.side))
         stream = Stream(model or self.model, side, side, blocking=True)

@@ -43,9 +43,9 @@ def _mix(one: Condition, two: Condition, share: float, mode: str) -> Condition:
 class Conditioner:
     """The prompts of the newest looks as one condition and its negative.
 
-    A live conditioner never encodes on the caller's thread, but for the very first prompt: until a new text is encoded
-    the last conditions stay. A ``blocking`` one encodes at once, for offline rendering. The other arguments are those of
-    ``PromptEncoder``.
+    A live conditioner never encodes on the caller's thread, but for the very first prompt: until a new text is
+    encoded the last conditions stay. A ``blocking`` one encodes at once, for offline rendering. The other arguments
+    are those of ``PromptEncoder``.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from __future__ import annotations
 from torch import Tensor
 
 MODES = ("none", "full", "self", "onetime")
-#: Smallest a of the residual forms: where almost no signal is left (Stable Diffusion starts at 0.068), x/a is all noise.
+#: Smallest a of the residual forms: where almost no signal is left (0.068 in Stable Diffusion), x/a is all noise.
 MIN_SIGNAL = 0.05
 
 
@@ -35,7 +35,7 @@ def residual(conditional: Tensor, reference: Tensor, x: Tensor, a: Tensor, gamma
 
 
 def extra_rows(mode: str, gamma: float) -> str:
-    """Return which negative predictions a tick needs: "" none, "first" the entering frames, "all" every frame in flight."""
+    """Return which frames need a negative prediction: "" none, "first" the entering ones, "all" all in flight."""
     if gamma == 1.0:
         return ""
     return {"none": "", "self": "", "onetime": "first", "full": "all"}[mode]

@@ -78,8 +78,9 @@ def plan_steps(
 def noise_split(schedule: NoiseSchedule, t: float, eta: float) -> tuple[float, float]:
     """Return how much of the noise at ``t`` is reused and how much is new, (r, n) with r² + n² = b².
 
-    η = 1 renews all of it (LCM's and the stream batch's own way), η = 0 none (DDIM, and Euler on a flow). Between them as
-    in Zheng et al., "Trajectory Consistency Distillation" (arXiv 2402.19159), algorithm 3: down to (1−η)·t, then up to t.
+    η = 1 renews all of it (as LCM and the stream batch do), η = 0 none (DDIM, and Euler on a flow). Between them it
+    follows Zheng et al., "Trajectory Consistency Distillation" (arXiv 2402.19159), algorithm 3: down to (1−η)·t, then
+    up to t.
     """
     a, b = schedule.ab(t)
     if eta >= 1.0:

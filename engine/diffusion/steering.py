@@ -13,8 +13,8 @@ class Steering:
     """Adapters and prompts of one stream.
 
     ``shared_adapters`` are those of a running stream on the same model, which keeps steering them until this one leads.
-    A ``blocking`` one waits for files and encodes prompts at once, for offline rendering. ``snapshot_number`` is that of
-    the newest snapshot that is wholly in effect.
+    A ``blocking`` one waits for files and encodes prompts at once, for offline rendering. ``snapshot_number`` is that
+    of the newest snapshot that is wholly in effect.
     """
 
     def __init__(self, model: Model, shared_adapters: AdapterSet | None = None, blocking: bool = False) -> None:

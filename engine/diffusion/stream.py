@@ -49,9 +49,9 @@ class StreamStats:
 class Stream:
     """Frames in, transformed frames out, n − 1 ticks later. Not thread-safe: one loop owns it.
 
-    ``width`` and ``height`` are the working size. A ``blocking`` stream waits for prompts and adapter files, for offline
-    rendering; a live one never does after ``settle``. ``shared_adapters`` are those of another stream on the same model,
-    which keeps steering them until this one takes over.
+    ``width`` and ``height`` are the working size. A ``blocking`` stream waits for prompts and adapter files, for
+    offline rendering; a live one never does after ``settle``. ``shared_adapters`` are those of another stream on the
+    same model, which keeps steering them until this one takes over.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Stream:
     def apply(self, snapshot: Snapshot) -> None:
         """Follow ``snapshot`` from the next tick on; prompts and adapter files follow when they are ready.
 
-        Raises InvalidValue where an explicit schedule does not suit the model: the steps then stay, all else is applied.
+        Raises InvalidValue where an explicit schedule does not fit the model: the steps then stay, all else applies.
         """
         self.snapshot = snapshot
         self.effects.apply(snapshot.effects)

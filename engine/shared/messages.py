@@ -24,8 +24,8 @@ class Waiting:
 class EngineStatus:
     """How the engine is doing. Rates are over the last two seconds; totals are since the process began.
 
-    ``snapshot`` is the number of the newest snapshot that it follows, ``running`` the values of the parameters that need
-    a reload, ``size`` the working size as WxH, ``rows`` the denoiser rows of the last tick.
+    ``snapshot`` is the number of the newest snapshot that it follows, ``running`` the values of the parameters that
+    need a reload, ``size`` the working size as WxH, ``rows`` the denoiser rows of the last tick.
     """
 
     model: str

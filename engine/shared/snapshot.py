@@ -9,6 +9,7 @@ from typing import Any
 from engine.shared import settings
 from engine.shared.parameter import Value
 from engine.shared.table import TABLE, canonical, lookup
+from engine.shared.view import read
 
 #: Parameters that a crossfade mixes by meaning: prompts by their embeddings, seeds by their noises.
 MIXED = (
@@ -57,39 +58,39 @@ class Snapshot(Mapping[str, Value]):
     @cached_property
     def diffusion(self) -> settings.DiffusionSettings:
         """How frames are noised and denoised."""
-        return settings.read(settings.DiffusionSettings, self._values)
+        return read(settings.DiffusionSettings, self._values)
 
     @cached_property
     def similarity(self) -> settings.SimilaritySettings:
         """The similarity filter."""
-        return settings.read(settings.SimilaritySettings, self._values)
+        return read(settings.SimilaritySettings, self._values)
 
     @cached_property
     def effects(self) -> settings.EffectSettings:
         """Picture effects before and after diffusion."""
-        return settings.read(settings.EffectSettings, self._values)
+        return read(settings.EffectSettings, self._values)
 
     @cached_property
     def adapters(self) -> settings.AdapterSettings:
         """LoRAs, ControlNets and the image prompt."""
-        return settings.read(settings.AdapterSettings, self._values)
+        return read(settings.AdapterSettings, self._values)
 
     @cached_property
     def model(self) -> settings.ModelSettings:
         """The model and how it is run."""
-        return settings.read(settings.ModelSettings, self._values)
+        return read(settings.ModelSettings, self._values)
 
     @cached_property
     def output(self) -> settings.OutputSettings:
         """What the bridge does with pictures on their way out."""
-        return settings.read(settings.OutputSettings, self._values)
+        return read(settings.OutputSettings, self._values)
 
     @cached_property
     def looks(self) -> tuple[tuple[settings.LookSettings, float], ...]:
         """The looks that are mixed and their shares: several during a crossfade, otherwise one at 1."""
         if not self.mixture:
-            return ((settings.read(settings.LookSettings, self._values), 1.0),)
-        return tuple((settings.read(settings.LookSettings, look), share) for look, share in self.mixture)
+            return ((read(settings.LookSettings, self._values), 1.0),)
+        return tuple((read(settings.LookSettings, look), share) for look, share in self.mixture)
 
     @cached_property
     def hooks(self) -> Mapping[str, settings.HookSettings]:

@@ -22,7 +22,7 @@ def render(
 ) -> Iterator[Frame]:
     """Yield the transformed ``frames``, one for one and in order. Their ``sequence`` must count up from 0.
 
-    ``second`` are control images and masks, one for each frame; where they end before the frames do, the last one stays.
+    ``second`` are control images and masks, one for each frame; where they end first, the last one stays.
     The batch's lag of n − 1 ticks is made up for: what is in flight at the end is drained. A frame that the similarity
     filter skips repeats the output of the frame before it. Raises InvalidValue where the model cannot be loaded.
     """

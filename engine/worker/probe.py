@@ -1,4 +1,7 @@
-"""``python -m engine.worker.probe``: torch, the device, whether the pocket model loads and compiles there; four lines for ``phosphene doctor``."""
+"""``python -m engine.worker.probe``: four lines for ``phosphene doctor``.
+
+torch's version, the device, how the pocket model was loaded, and what is missing to compile it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from engine.models import load, pick_device, pick_dtype
 
 
 def main() -> None:
-    """Prints torch's version, the device, how the pocket model was loaded, and what is lacking to compile it."""
+    """Print the four lines."""
     device = pick_device()
     dtype = pick_dtype("auto", device)
     names = {

@@ -1,4 +1,4 @@
-"""What the supervisor does with engines that die: another one, after growing pauses; and another model, where one kills them all."""
+"""The supervisor restarts engines that die, after growing pauses, and goes back to a model that works."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Engine:
         self.engine_pipe.send(message)
 
     def snapshots(self) -> list[Snapshot]:
-        """What has been sent to the engine since it began."""
+        """Return what has been sent to the engine since it began."""
         while self.engine_pipe.poll():
             self.received.append(self.engine_pipe.recv())
         return [message for message in self.received if isinstance(message, Snapshot)]
@@ -211,7 +211,7 @@ class StandbyEngine(Engine):
 
 
 def with_standby(monkeypatch: pytest.MonkeyPatch, dies: bool) -> Supervisor:
-    """A supervisor of engines that run, with standbys that start soon."""
+    """Start a supervisor of engines that run, with standbys that start soon."""
     monkeypatch.setattr(supervisor, "EngineProcess", StandbyEngine)
     monkeypatch.setattr(standby, "DELAY_SECONDS", 0.1)
     monkeypatch.setattr(Engine, "behaviour", staticmethod(lambda _snapshot: "run"))

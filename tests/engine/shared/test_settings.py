@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
+from dataclasses import fields
 from typing import Any, get_type_hints
 
 import pytest
@@ -28,7 +29,7 @@ def parameters(view: type[Any], number: int = 0) -> list[tuple[str, type[Any]]]:
     """Name and annotated type of every parameter that ``view`` reads, in its own fields and those of its views."""
     types = get_type_hints(view)
     result = []
-    for entry in settings.fields(view):
+    for entry in fields(view):
         metadata = entry.metadata
         if "parameter" in metadata:
             result.append((metadata["parameter"].format(number), types[entry.name]))

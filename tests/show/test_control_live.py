@@ -106,7 +106,7 @@ def light(found: float) -> bool:
     return found > 10
 
 
-@needs("oscsend")
+@needs("oscsend", "chromium", "chromedriver")
 def test_oscsend_is_seen_everywhere(run: Run) -> None:
     for name, kind, value, bright in (
         ("/master", "f", 0.0, dark),
@@ -117,7 +117,7 @@ def test_oscsend_is_seen_everywhere(run: Run) -> None:
         run.shows(name, value, bright)
 
 
-@needs("qlcplus")
+@needs("qlcplus", "chromium", "chromedriver")
 def test_qlcplus_is_seen_everywhere(run: Run, tmp_path: Path) -> None:
     """Its first channels through the shipped map, moved at its web interface."""
     import asyncio

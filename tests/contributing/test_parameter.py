@@ -47,7 +47,7 @@ def test_it_does_what_the_page_promises(root: Path) -> None:
 
 
 def test_it_is_in_everything_that_is_generated(root: Path) -> None:
-    run_python(root, "-m", "bridge.commands.generate_docs")
+    run_python(root, "-m", "bridge.guides.generate")
     reference = (root / "bridge" / "guides" / "parameters.md").read_text(encoding="utf-8")
     assert "| `/input/levels` | int | 0–32 | `0` | live |" in reference
     assert "/input/levels" in (root / "touchdesigner" / "parameters.json").read_text(encoding="utf-8")

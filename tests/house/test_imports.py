@@ -51,7 +51,6 @@ COMMANDS_WITH_ENGINE = ("bridge.commands.",)
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("bridge.engine_process.process", "engine.worker.process"): "the name of what the spawned process runs",
     ("bridge.engine_process.process", "engine.models.hf_imports"): "the name of what a standby process imports ahead",
-    ("bridge.commands.generate_docs", "bridge.cli"): "the command reference is generated from the parser",
 }
 
 

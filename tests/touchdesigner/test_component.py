@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from bridge.commands import touchdesigner_parameters
 from bridge.control.state import State
+from bridge.guides import touchdesigner_parameters
 from bridge.osc.dispatch import OscControl
 from bridge.osc.oscquery import build_tree
 from bridge.osc.udp import UdpServer
@@ -56,7 +56,7 @@ def engine(built: tuple[TouchDesigner, Operator]) -> Iterator[Engine]:
 
 def test_parameters_json_matches_the_table() -> None:
     assert (FOLDER / "parameters.json").read_text(encoding="utf-8") == touchdesigner_parameters.to_json(), (
-        "run `python -m bridge.commands.generate_docs`"
+        "run `python -m bridge.guides.generate`"
     )
 
 

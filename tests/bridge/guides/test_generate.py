@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from bridge.commands.generate_docs import outdated_files, parameters_page
+from bridge.guides.generate import outdated_files, parameters_page
 from engine.shared.table import TABLE
 
 
 def test_every_generated_file_is_up_to_date() -> None:
-    assert not list(outdated_files()), "run `python -m bridge.commands.generate_docs`"
+    assert not list(outdated_files()), "run `python -m bridge.guides.generate`"
 
 
 def test_the_reference_lists_every_parameter_once() -> None:

@@ -1,6 +1,6 @@
 """The parameter table as the TouchDesigner component needs it: custom parameters by page, under valid names.
 
-Phosphene is not importable inside TouchDesigner. ``python -m bridge.commands.generate_docs`` therefore writes this
+Phosphene is not importable inside TouchDesigner. ``python -m bridge.guides.generate`` therefore writes this
 description to ``touchdesigner/parameters.json``, beside the script that builds the component.
 """
 

@@ -1,4 +1,4 @@
-"""Waiting in tests."""
+"""Wait for a condition in tests, and mark the tests that take long."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 import pytest
 
-#: Length of the tests of a minute, in seconds.
+#: Length of the one-minute tests, in seconds.
 MINUTE = float(os.environ.get("PHOSPHENE_MINUTE", "60"))
-#: For long tests that check little that no other does: deselected where PHOSPHENE_MINUTE is under 60.
+#: Marks long tests that add little to the others. They are deselected where PHOSPHENE_MINUTE is under 60.
 thorough = pytest.mark.thorough
 
 
-def until(condition: Callable[[], object], seconds: float = 10.0, what: str = "it") -> float:
-    """Waits for ``condition``; returns the seconds it took."""
+def until(condition: Callable[[], object], seconds: float = 10.0, what: str = "the condition") -> float:
+    """Wait until ``condition`` is true; return the seconds it took. Fails after ``seconds``."""
     start = time.monotonic()
     while not condition():
         assert time.monotonic() - start < seconds, f"{what} did not happen within {seconds:.0f} s"

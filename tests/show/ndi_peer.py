@@ -1,7 +1,8 @@
-"""An NDI sender and an NDI receiver of its own, each a process: written on the package alone, with nothing of Phosphene in it.
+"""An independent NDI sender and receiver: each is a process that uses the NDI package and nothing of Phosphene.
 
-``python ndi_peer.py send NAME`` sends a moving picture at 30 a second; ``python ndi_peer.py receive NAME SECONDS`` prints one
-JSON line a second with the frames that were new and the picture's mean colour.
+``python ndi_peer.py send NAME`` sends a moving picture at 30 frames a second.
+``python ndi_peer.py receive NAME SECONDS`` prints one JSON line a second: the number of new frames, the number of
+different pictures, mean colour and size.
 """
 
 from __future__ import annotations
@@ -45,22 +46,22 @@ def receive(name: str, seconds: float) -> None:
     from cyndilib.video_frame import VideoFrameSync
     from cyndilib.wrapper.ndi_recv import RecvBandwidth, RecvColorFormat
 
-    limit, found = time.monotonic() + 30, []
-    while not found:
+    limit, names = time.monotonic() + 30, []
+    while not names:
         if time.monotonic() > limit:
-            sys.exit("the sender was not found")
-        # Without mDNS one sender process of the machine answers, whichever: look afresh until it is the right one.
+            sys.exit(f"no NDI sender named {name} within 30 s")
+        # Without mDNS any one sender process of the machine answers: search again until it is the right one.
         finder = Finder()
         finder.open()
         finder.wait_for_sources(1.0)
-        found = [n for n in finder.get_source_names() if f"({name})" in n]
+        names = [n for n in finder.get_source_names() if f"({name})" in n]
     receiver = Receiver(color_format=RecvColorFormat.RGBX_RGBA, bandwidth=RecvBandwidth.highest)
     video = VideoFrameSync()
     receiver.frame_sync.set_video_frame(video)
-    receiver.set_source(finder.get_source(found[0]))
+    receiver.set_source(finder.get_source(names[0]))
     end, report = time.monotonic() + seconds, time.monotonic() + 1
     stamps: set[float] = set()
-    colour, size, kinds, last = [0.0, 0.0, 0.0], [0, 0], set(), 0.0
+    colour, size, hashes, last = [0.0, 0.0, 0.0], [0, 0], set(), 0.0
     while time.monotonic() < end:
         receiver.frame_sync.capture_video()
         stamp = video.get_timestamp_posix()
@@ -68,15 +69,15 @@ def receive(name: str, seconds: float) -> None:
             last = stamp
             view = np.asarray(video.get_array()).reshape(video.yres, video.xres, 4)
             colour, size = [float(view[..., c].mean()) for c in range(3)], [video.xres, video.yres]
-            kinds.add(hash(view.tobytes()))
+            hashes.add(hash(view.tobytes()))
             stamps.add(stamp)
             del view
         if time.monotonic() >= report:
             print(
-                json.dumps({"frames": len(stamps), "pictures": len(kinds), "colour": colour, "size": size}), flush=True
+                json.dumps({"frames": len(stamps), "pictures": len(hashes), "colour": colour, "size": size}), flush=True
             )
             stamps.clear()
-            kinds.clear()
+            hashes.clear()
             report += 1
         time.sleep(0.002)
 

@@ -1,4 +1,4 @@
-"""A stage for tests: a real show in this process with its real engine process, or the real command in a process of its own."""
+"""Real shows for tests: one in this process with its engine process, or the command in a separate process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pythonosc.udp_client import SimpleUDPClient
@@ -21,64 +21,82 @@ from bridge.osc.udp import UdpServer
 from bridge.show.show import Show
 from bridge.textures import Sink, open_source
 from engine.shared.frame import Frame
+from engine.shared.messages import EngineStatus
 from engine.shared.options import EngineOptions
 from engine.shared.snapshot import parse_settings
 from tests.waiting import until
 
+#: The status before the engine's first report.
+NO_ENGINE = EngineStatus("", "", "", "", {})
+
+
+class ShownFrame(NamedTuple):
+    """A frame that was shown: monotonic time in seconds, input frame's number, snapshot's number (0: none)."""
+
+    at: float
+    sequence: int
+    snapshot: int
+
 
 class Audience(Sink):
-    """A sink that keeps each frame's moment and number, and the last picture."""
+    """A sink that records time and numbers of each frame, and the last picture."""
 
     def __init__(self) -> None:
         super().__init__("audience:")
-        self.seen: list[tuple[float, int, int]] = []
+        self.shown: list[ShownFrame] = []
         self.picture: Frame | None = None
 
     def _write(self, frame: Frame) -> None:
-        self.seen.append((time.monotonic(), frame.sequence, frame.snapshot))
+        self.shown.append(ShownFrame(time.monotonic(), frame.sequence, frame.snapshot))
         self.picture = frame
 
-    def gaps(self, since: float, until: float | None = None) -> np.ndarray:
-        """Seconds between the frames that came from ``since`` on."""
-        moments = [seen[0] for seen in list(self.seen) if seen[0] >= since and (until is None or seen[0] <= until)]
-        return np.diff(np.array(moments))
+    def gaps(self, start: float, end: float | None = None) -> np.ndarray:
+        """Return the seconds between the frames that were shown from ``start`` to ``end``."""
+        times = [frame.at for frame in list(self.shown) if frame.at >= start and (end is None or frame.at <= end)]
+        return np.diff(np.array(times))
 
-    def fresh(self, since: float) -> int:
-        """How many different input frames were shown since then."""
-        return len({seen[1] for seen in list(self.seen) if seen[0] >= since and seen[2] > 0})
+    def count_transformed(self, start: float) -> int:
+        """Return how many different input frames have been shown transformed since ``start``."""
+        return len({frame.sequence for frame in list(self.shown) if frame.at >= start and frame.snapshot > 0})
+
+    def has_seen(self, snapshot: int) -> bool:
+        """Return whether one of the last frames was rendered with ``snapshot`` or a later one."""
+        return any(frame.snapshot >= snapshot for frame in self.shown[-3:])
 
 
 class Stage:
-    """A running show, its audience, and a desk that talks to it over UDP."""
+    """A running show, its audience, and a desk that controls it over UDP. ``second`` is the second source's URL."""
 
     def __init__(
         self,
         source: str = "pattern:plasma",
-        control: str = "",
+        second: str = "",
         accelerate: str = "eager",
         presets: Sequence[Path] = (),
         desks: Sequence[str] = (),
         standby: bool = False,
         **values: str,
     ) -> None:
-        names = {name.replace("_", "/"): value for name, value in values.items()}
-        self.state = State(parse_settings({"size": "256x256", "steps": "1"} | names))
+        settings = {name.replace("_", "/"): value for name, value in values.items()}
+        self.state = State(parse_settings({"size": "256x256", "steps": "1"} | settings))
         self.audience = Audience()
-        second = open_source(control) if control else None
+        second_source = open_source(second) if second else None
         options = EngineOptions("cpu", accelerate=accelerate)
-        self.show = Show(self.state, open_source(source), [self.audience], options, second, presets, desks, standby)
+        self.show = Show(
+            self.state, open_source(source), [self.audience], options, second_source, presets, desks, standby
+        )
         self.server = UdpServer(self.show.osc, "127.0.0.1", 0)
         self.desk = SimpleUDPClient("127.0.0.1", self.server.port)
         self.show.open()
 
-    def live(self, seconds: float = 60) -> Stage:
-        """Waits until transformed frames come out."""
-        until(lambda: self.show.meter.frames > 3, seconds, "the first frame")
-        return self
+    def wait_until_live(self, seconds: float = 60) -> None:
+        """Wait until transformed frames come out."""
+        until(lambda: self.show.meter.frames > 3, seconds, "the first transformed frames")
 
-    def engine(self, name: str) -> Any:
-        """One value of the engine's status; None before it is ready."""
-        return getattr(self.show.supervisor.status, name, None)
+    @property
+    def engine(self) -> EngineStatus:
+        """The engine's last status; NO_ENGINE before it is ready."""
+        return self.show.supervisor.status or NO_ENGINE
 
     def send(self, name: str, *values: object) -> None:
         self.desk.send_message(f"/phosphene{name}", list(values))  # type: ignore[arg-type]
@@ -94,12 +112,12 @@ class Stage:
         self.close()
 
 
-#: The command without compiling, on ports that are free.
+#: The command without compilation, on free ports.
 RUN = (sys.executable, "-m", "bridge", "run", "--accelerate", "eager", "--osc-port", "0", "--http-port", "0")
 
 
 class Command:
-    """``phosphene run …`` in a process of its own, its output read as it comes."""
+    """``phosphene run …`` in a separate process. ``lines`` are its output so far."""
 
     def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         self.started = time.monotonic()
@@ -130,14 +148,17 @@ class Command:
         return match
 
     def page(self) -> str:
+        """Return the panel's URL."""
         return self.wait_for(r"http://[\d.:]+/", 20)[0]
 
     def osc_port(self) -> int:
+        """Return the UDP port that the command listens on."""
         return int(self.wait_for(r"udp [\d.]+:(\d+)", 20)[1])
 
     def status(self) -> dict[str, Any]:
-        with urllib.request.urlopen(self.page() + "status.json", timeout=5) as answer:
-            return dict(json.load(answer))
+        """Return ``/status.json``."""
+        with urllib.request.urlopen(self.page() + "status.json", timeout=5) as response:
+            return dict(json.load(response))
 
     def close(self) -> None:
         self.process.terminate()

@@ -1,4 +1,4 @@
-"""A minute of every live control of models, adapters, time and picture, changed at random, on the pocket model with all adapters on."""
+"""The pocket model with all adapters on: a minute of random changes, another model, models that cannot be loaded."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
+import diffusers
 import numpy as np
 import psutil
 import pytest
@@ -36,16 +37,16 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     cv2.imwrite(str(folder / "look.png"), np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     values = {"lora/1": loras[0], "lora/2": loras[1], "control/1": net, "reference": folder / "look.png"}
     values |= {"reference/model": adapter, "reference/encoder": encoder}
-    with Stage(control="pattern:checker") as made:
-        made.live()
+    with Stage(second="pattern:checker") as running:
+        running.wait_until_live()
         for name, path in values.items():
-            made.send(f"/{name}", str(path))
-        until(lambda: made.engine("snapshot") == made.state.number, 20)
-        yield made
+            running.send(f"/{name}", str(path))
+        until(lambda: running.engine.snapshot == running.state.number, 20, "all adapters in effect")
+        yield running
 
 
-def of_this_page(name: str) -> bool:
-    """Whether the minute changes it: what models, adapters, time and picture have, live, that is no file."""
+def is_changed_at_random(name: str) -> bool:
+    """Return whether the minute changes a parameter: live ones of models, adapters, time and picture, without files."""
     roots = (
         "/lora",
         "/control",
@@ -57,18 +58,21 @@ def of_this_page(name: str) -> bool:
         "/tempo",
         "/input",
         "/output",
+        "/mask",
+        "/mix",
+        "/eta",
+        "/guidance/embedded",
     )
-    roots += ("/mask", "/mix", "/eta", "/guidance/embedded")
     return name.startswith(roots) and TABLE[name].kind in ("float", "int", "bool", "choice") and name != "/output/rate"
 
 
 def test_a_minute_of_random_changes_leaves_no_gap(stage: Stage) -> None:
     rng = random.Random(9)
-    names = [name for name in TABLE if of_this_page(name)]
+    names = [name for name in TABLE if is_changed_at_random(name)]
     assert len(names) > 50
     process = psutil.Process(stage.show.supervisor.pid)
-    errors, refused, sizes = stage.show.supervisor.errors, stage.state.rejected, []
-    stage.audience.seen.clear()
+    errors, rejected, sizes = stage.show.supervisor.errors, stage.state.rejected, []
+    stage.audience.shown.clear()
     start = due = time.monotonic()
     while time.monotonic() - start < MINUTE:
         parameter = TABLE[rng.choice(names)]
@@ -77,7 +81,6 @@ def test_a_minute_of_random_changes_leaves_no_gap(stage: Stage) -> None:
         elif parameter.kind == "bool":
             stage.send(parameter.name, rng.random() < 0.5)
         else:
-            # Mostly near the default, as a hand on a fader is; at times anywhere in the range.
             low, high = parameter.low, parameter.high
             stage.send(
                 parameter.name,
@@ -87,16 +90,16 @@ def test_a_minute_of_random_changes_leaves_no_gap(stage: Stage) -> None:
         due += 0.05
         time.sleep(max(0.0, due - time.monotonic()))
     gaps = stage.audience.gaps(start)
-    fresh = stage.audience.fresh(start) / MINUTE
+    rate = stage.audience.count_transformed(start) / MINUTE
     first, last = np.median(sizes[200:400]) / 2**20, np.median(sizes[-200:]) / 2**20
     print(
-        f"{len(names)} controls, 20 changes a second: longest gap {gaps.max() * 1000:.0f} ms, median {np.median(gaps) * 1000:.0f} ms, "
-        f"{fresh:.1f} new frames a second, memory {first:.0f} to {last:.0f} MiB"
+        f"{len(names)} parameters, 20 changes a second: longest gap {gaps.max() * 1000:.0f} ms, "
+        f"median {np.median(gaps) * 1000:.0f} ms, {rate:.1f} new frames a second, memory {first:.0f} to {last:.0f} MiB"
     )
     assert stage.show.supervisor.errors == errors, stage.show.supervisor.last_error
-    assert stage.state.rejected == refused
+    assert stage.state.rejected == rejected
     assert gaps.max() < 3 * np.median(gaps)
-    assert fresh > 1.0
+    assert rate > 1.0
     assert last < first * 1.1
     assert stage.show.supervisor.starts == 1
 
@@ -110,35 +113,35 @@ def test_another_model_fades_in_beside_the_running_one(stage: Stage, tmp_path: P
     other = tmp_path / "other"
     shutil.copytree(POCKET, other)
     process = psutil.Process(stage.show.supervisor.pid)
-    until(lambda: stage.engine("snapshot") == stage.state.number and not stage.engine("loading"), 20)
+    until(lambda: stage.engine.snapshot == stage.state.number and not stage.engine.loading, 20, "no adapters")
     time.sleep(3.0)
-    alone = process.memory_info().rss / 2**20
-    stage.audience.seen.clear()
+    before = process.memory_info().rss / 2**20
+    stage.audience.shown.clear()
     start = time.monotonic()
     time.sleep(3.0)
     stage.send("/model", str(other))
-    said: set[str] = set()
-    until(lambda: said.add(str(stage.engine("progress"))) or stage.engine("fading") is True, 30, "the fade")
-    until(lambda: stage.engine("fading") is False, 20, "the end of the fade")
+    reports: set[str] = set()
+    until(lambda: reports.add(stage.engine.progress) or stage.engine.fading, 30, "the fade")
+    until(lambda: not stage.engine.fading, 20, "the end of the fade")
     end = time.monotonic()
     time.sleep(3.0)
     gaps = stage.audience.gaps(start)
     after = process.memory_info().rss / 2**20
     print(
-        f"another model in {end - start - 3:.1f} s with its fade: longest gap {gaps.max() * 1000:.0f} ms, "
-        f"median {np.median(gaps) * 1000:.0f} ms, memory {alone:.0f} MiB before, {after:.0f} after"
+        f"another model after {end - start - 3:.1f} s with its fade: longest gap {gaps.max() * 1000:.0f} ms, "
+        f"median {np.median(gaps) * 1000:.0f} ms, memory {before:.0f} MiB before, {after:.0f} MiB after"
     )
-    assert stage.engine("model") == str(other)
-    assert any(text.startswith(("reading", "warming")) for text in said), said
+    assert stage.engine.model == str(other)
+    assert any(text.startswith(("reading", "warming")) for text in reports), reports
     assert gaps.max() < 3 * np.median(gaps)
-    assert after < alone + 40, "one model again"
+    assert after < before + 40, "one model in memory again"
     assert stage.show.supervisor.starts == 1
     stage.send("/model", "pocket")
-    until(lambda: stage.engine("model") == "pocket" and stage.engine("fading") is False, 40)
+    until(lambda: stage.engine.model == "pocket" and not stage.engine.fading, 40, "the pocket model")
 
 
-def wrong_models(folder: Path) -> Iterator[tuple[str, str]]:
-    """Model names that cannot be loaded, and what is said of each."""
+def unloadable_models(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield names of models that cannot be loaded, with a part of each one's error."""
     yield str(folder / "missing"), "no such folder or file"
     half = folder / "half"
     shutil.copytree(POCKET, half)
@@ -149,7 +152,7 @@ def wrong_models(folder: Path) -> Iterator[tuple[str, str]]:
     shutil.copytree(POCKET, other)
     index = json.loads((other / "model_index.json").read_text())
     (other / "model_index.json").write_text(json.dumps(index | {"unet": ["diffusers", "NoSuchModel"]}))
-    yield str(other), "NoSuchModel, which the installed diffusers does not have"
+    yield str(other), f"a NoSuchModel, which diffusers {diffusers.__version__} does not have"
     nan = folder / "nan"
     shutil.copytree(POCKET, nan)
     weights = next(nan.glob("text_encoder/*.safetensors"))
@@ -159,29 +162,31 @@ def wrong_models(folder: Path) -> Iterator[tuple[str, str]]:
     yield str(nan), "holds NaN or infinity"
     large = folder / "large"
     shutil.copytree(POCKET, large)
-    sparse(large / "unet" / "diffusion_pytorch_model.safetensors", 2**40)
+    write_sparse_weights(large / "unet" / "diffusion_pytorch_model.safetensors", 2**40)
     yield str(large), "GiB are free on cpu"
 
 
-def sparse(path: Path, size: int) -> None:
-    """A weights file that says it holds ``size`` bytes, and takes none on the disk."""
+def write_sparse_weights(path: Path, size: int) -> None:
+    """Write a weights file that claims ``size`` bytes and occupies almost none on the disk."""
     header = json.dumps({"weight": {"dtype": "F16", "shape": [size // 2], "data_offsets": [0, size]}}).encode()
     with path.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + size)
 
 
-def test_a_model_that_cannot_be_loaded_is_one_line_and_the_stream_goes_on(stage: Stage, tmp_path: Path) -> None:
-    stage.audience.seen.clear()
+def test_a_model_that_cannot_be_loaded_is_reported_in_one_line_and_the_stream_keeps_running(
+    stage: Stage, tmp_path: Path
+) -> None:
+    stage.audience.shown.clear()
     start = time.monotonic()
-    for name, told in wrong_models(tmp_path):
+    for name, error in unloadable_models(tmp_path):
         errors = stage.show.supervisor.errors
         stage.send("/model", name)
-        until(lambda errors=errors: stage.show.supervisor.errors > errors, 20, told)  # type: ignore[misc]
-        assert told in stage.show.supervisor.last_error
+        until(lambda errors=errors: stage.show.supervisor.errors > errors, 20, f"the error {error!r}")  # type: ignore[misc]
+        assert error in stage.show.supervisor.last_error
         assert "\n" not in stage.show.supervisor.last_error
-        until(lambda: stage.state.snapshot().text("/model") == "pocket", 5, "the wish taken back")
+        until(lambda: stage.state.snapshot().text("/model") == "pocket", 5, "the running model in the state")
         assert stage.show.supervisor.errors == errors + 1
-    assert stage.engine("model") == "pocket"
+    assert stage.engine.model == "pocket"
     assert stage.audience.gaps(start).max() < 0.5
-    assert stage.audience.fresh(start) > 4
+    assert stage.audience.count_transformed(start) > 4

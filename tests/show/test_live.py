@@ -24,31 +24,31 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    with Stage() as made:
-        made.live()
-        yield made
+    with Stage() as running:
+        running.wait_until_live()
+        yield running
 
 
 @pytest.fixture(autouse=True)
 def defaults(stage: Stage) -> Iterator[None]:
-    """Each test starts and leaves the stage as it was made."""
+    """Restore the first settings after each test."""
     yield
     stage.send("/reset")
     stage.send("/steps", 1)
     stage.send("/model", "pocket")
     stage.send("/size", "256x256")
     until(lambda: stage.state.snapshot().whole("/steps") == 1 and stage.state.snapshot().text("/size") == "256x256", 10)
-    until(lambda: stage.engine("size") == "256x256" and not stage.engine("loading"), 60)
+    until(lambda: stage.engine.size == "256x256" and not stage.engine.loading, 60, "the first size")
 
 
 def test_at_least_12_frames_a_second(stage: Stage, record_property: pytest.RecordProperty) -> None:
     until(lambda: stage.show.meter.rates().fps > 0, 10)
     time.sleep(1.0)
     rate = 0.0
-    for _ in range(3):  # another program may take the machine for a while: one undisturbed window is enough
+    for _ in range(3):  # another program may use the machine meanwhile: one undisturbed window is enough
         start = time.monotonic()
         until(lambda start=start: time.monotonic() - start >= 10.0, 11)  # type: ignore[misc]
-        rate = max(rate, stage.audience.fresh(start) / (time.monotonic() - start))
+        rate = max(rate, stage.audience.count_transformed(start) / (time.monotonic() - start))
         if rate >= 12.0:
             break
     latency = stage.show.meter.rates().latency_ms
@@ -89,26 +89,28 @@ def test_a_minute_of_random_changes_leaves_no_gap(stage: Stage) -> None:
         time.sleep(0.05)
     gaps = stage.audience.gaps(start)
     median = float(np.median(gaps))
-    fresh = stage.audience.fresh(start) / MINUTE
-    told = f"{len(gaps)} frames in {MINUTE:.0f} s, {fresh:.1f} new ones a second"
-    print(f"{told}, median {median * 1000:.0f} ms, longest {gaps.max() * 1000:.0f} ms")
+    rate = stage.audience.count_transformed(start) / MINUTE
+    print(
+        f"{len(gaps)} frames in {MINUTE:.0f} s, {rate:.1f} new ones a second, "
+        f"gaps: median {median * 1000:.0f} ms, longest {gaps.max() * 1000:.0f} ms"
+    )
     assert stage.state.rejected == 0
     assert stage.show.supervisor.starts == 1
     assert gaps.max() <= 3 * median
-    assert fresh > 2.0
+    assert rate > 2.0
 
 
-def test_bad_osc_disturbs_nothing(stage: Stage) -> None:
-    before, refused = dict(stage.state.snapshot()), stage.state.rejected
+def test_invalid_osc_disturbs_nothing(stage: Stage) -> None:
+    before, rejected = dict(stage.state.snapshot()), stage.state.rejected
     start = time.monotonic()
     for packet in BAD.values():
         stage.desk._sock.sendto(packet, (stage.desk._address, stage.desk._port))
-    until(lambda: stage.state.rejected == refused + len(BAD), 10, "the count of every bad packet")
+    until(lambda: stage.state.rejected == rejected + len(BAD), 10, "a count of every invalid packet")
     assert dict(stage.state.snapshot()) == before
     stage.send("/strength", 0.3125)
     until(lambda: stage.state.snapshot().real("/strength") == 0.3125, 5)
     number = stage.state.number
-    until(lambda: any(seen[2] >= number for seen in stage.audience.seen[-3:]), 5, "a frame made with the new value")
+    until(lambda: stage.audience.has_seen(number), 5, "a frame with the new value")
     assert stage.audience.gaps(start).max() < 0.5
 
 
@@ -117,7 +119,7 @@ def test_control_reaches_the_picture(stage: Stage) -> None:
     stage.send("/strength", 0.9)
     until(lambda: stage.state.snapshot().real("/strength") == pytest.approx(0.9), 5)
     number, start = stage.state.number, time.monotonic()
-    until(lambda: any(seen[2] >= number for seen in stage.audience.seen[-3:]), 5)
+    until(lambda: stage.audience.has_seen(number), 5, "a frame with the new value")
     print(f"control to picture in {(time.monotonic() - start) * 1000:.0f} ms")
 
 
@@ -146,54 +148,50 @@ def test_freeze_blackout_master_and_bypass(stage: Stage) -> None:
     stage.send("/output/size", "")
     stage.send("/bypass", True)
 
-    def untouched() -> bool:
-        shown, given = stage.audience.picture, stage.show.input
-        return shown is not None and given is not None and shown.snapshot == 0 and shown.size == (256, 256)
+    def is_passed_through() -> bool:
+        shown, newest_input = stage.audience.picture, stage.show.input
+        return shown is not None and newest_input is not None and shown.snapshot == 0 and shown.size == (256, 256)
 
-    until(untouched, 5)
+    until(is_passed_through, 5, "the input at the working size")
 
 
-def test_a_still_input_is_skipped_and_motion_comes_back_at_once(stage: Stage) -> None:
+def test_a_still_input_is_skipped_and_motion_is_seen_at_once(stage: Stage) -> None:
     engine = psutil.Process(stage.show.supervisor.pid)
 
-    def load(seconds: float) -> tuple[float, int, int]:
-        """CPU seconds a second, ticks and skips."""
-        until(lambda: stage.engine("ticks") is not None, 5)
-        cpu, ticks, skipped, start = (
-            sum(engine.cpu_times()[:2]),
-            stage.engine("ticks"),
-            stage.engine("skipped"),
-            time.monotonic(),
-        )
+    def measure(seconds: float) -> tuple[float, int, int]:
+        """Return the engine's CPU seconds per second, its ticks and its skipped ticks."""
+        until(lambda: stage.engine.ticks > 0, 5, "a status")
+        cpu, before, start = sum(engine.cpu_times()[:2]), stage.engine, time.monotonic()
         time.sleep(seconds)
-        rate = (sum(engine.cpu_times()[:2]) - cpu) / (time.monotonic() - start)
+        load = (sum(engine.cpu_times()[:2]) - cpu) / (time.monotonic() - start)
         time.sleep(0.6)
-        return rate, stage.engine("ticks") - ticks, stage.engine("skipped") - skipped
+        return load, stage.engine.ticks - before.ticks, stage.engine.skipped - before.skipped
 
     moving = stage.show.source.source
-    full, _, _ = load(4.0)
+    moving_load, _, _ = measure(4.0)
     stage.send("/similarity", True)
     stage.send("/similarity/max_skip", 20)
     stage.show.source.source = open_source("pattern:still?fps=30")
     time.sleep(2.0)
-    still, ticks, skipped = load(6.0)
+    still_load, ticks, skipped = measure(6.0)
     stage.show.source.source = moving
     start = time.monotonic()
-    seen = len(stage.audience.seen)
-    until(lambda: stage.audience.fresh(start) >= 12, 20, "full rate")
+    count = len(stage.audience.shown)
+    until(lambda: stage.audience.count_transformed(start) >= 12, 20, "full rate")
     until(lambda: time.monotonic() - start > 5.0, 6)
-    rate = stage.audience.fresh(start) / (time.monotonic() - start)
-    first = next(s for s in stage.audience.seen[seen:] if s[2] > 0 and s[0] >= start)
+    rate = stage.audience.count_transformed(start) / (time.monotonic() - start)
+    first = next(frame for frame in stage.audience.shown[count:] if frame.snapshot > 0 and frame.at >= start)
     print(
-        f"still: {skipped} of {ticks} ticks skipped, CPU {full:.2f} → {still:.2f} of a core; moving again: {rate:.1f} a second"
+        f"still: {skipped} of {ticks} ticks skipped, load {moving_load:.2f} → {still_load:.2f} of a core; "
+        f"moving again: {rate:.1f} frames a second"
     )
     assert skipped / ticks >= 0.9
-    assert still < 0.35 * full
-    assert first[0] - start < 20 / 30 + 1.0, "motion is seen within max_skip frames"
+    assert still_load < 0.35 * moving_load
+    assert first.at - start < 20 / 30 + 1.0, "motion is seen within max_skip frames"
     assert rate > 6.0
 
 
-def test_another_size_is_swapped_in_beside_the_running_stream(stage: Stage) -> None:
+def test_another_size_replaces_the_stream_while_it_runs(stage: Stage) -> None:
     start = time.monotonic()
     stage.send("/size", "128x192")
     until(lambda: stage.audience.picture is not None and stage.audience.picture.size == (128, 192), 30, "the new size")
@@ -201,34 +199,34 @@ def test_another_size_is_swapped_in_beside_the_running_stream(stage: Stage) -> N
     assert stage.show.supervisor.starts == 1
 
 
-@pytest.mark.parametrize("wish", [("/model", "/no/such/model"), ("/size", "2048x2048")])
-def test_a_reload_that_fails_leaves_the_stream_running(stage: Stage, wish: tuple[str, str]) -> None:
+@pytest.mark.parametrize(("name", "value"), [("/model", "/no/such/model"), ("/size", "2048x2048")])
+def test_a_reload_that_fails_leaves_the_stream_running(stage: Stage, name: str, value: str) -> None:
     resource = pytest.importorskip("resource")
     if not hasattr(resource, "prlimit"):
-        pytest.xfail("a process's memory can only be limited from outside on Linux")
+        pytest.xfail("only Linux limits the memory of another process")
     pid = stage.show.supervisor.pid
     assert pid is not None
     before = resource.prlimit(pid, resource.RLIMIT_AS)
-    if wish[0] == "/size":  # not enough memory for so large a picture
+    if name == "/size":  # leave too little memory for so large a picture
         used = psutil.Process(pid).memory_info().vms
         resource.prlimit(pid, resource.RLIMIT_AS, (used + 100 * 2**20, before[1]))
-    errors, start, was = stage.show.supervisor.errors, time.monotonic(), stage.state.snapshot()[wish[0]]
+    errors, start, running = stage.show.supervisor.errors, time.monotonic(), stage.state.snapshot()[name]
     try:
-        stage.send(*wish)
+        stage.send(name, value)
         until(lambda: stage.show.supervisor.errors > errors, 60, "the error")
     finally:
         resource.prlimit(pid, resource.RLIMIT_AS, before)
-    until(lambda: stage.state.snapshot()[wish[0]] == was, 5, "the running value is told again")
+    until(lambda: stage.state.snapshot()[name] == running, 5, "the running value in the state")
     assert stage.show.supervisor.errors == errors + 1
-    assert "goes on" in stage.show.supervisor.last_error
-    fresh = time.monotonic()
-    until(lambda: stage.audience.fresh(fresh) > 5, 20, "new frames after the failure")
+    assert stage.show.supervisor.last_error.endswith("; keeping the current model")
+    failed = time.monotonic()
+    until(lambda: stage.audience.count_transformed(failed) > 5, 20, "new frames after the failure")
     assert stage.show.supervisor.starts == 1
     assert stage.audience.gaps(start).max() < 1.0
 
 
-def test_while_the_engine_is_away_the_audience_sees_what_was_chosen(stage: Stage) -> None:
-    """Black here: it is there soon after the engine is killed, and the picture comes back with the engine."""
+def test_the_chosen_fallback_is_shown_while_the_engine_is_away(stage: Stage) -> None:
+    """Black, soon after the engine is killed. The picture returns with the engine."""
 
     def brightness() -> float:
         assert stage.audience.picture is not None
@@ -252,9 +250,9 @@ def test_while_the_engine_is_away_the_audience_sees_what_was_chosen(stage: Stage
 def test_shared_memory_is_freed(stage: Stage) -> None:
     folder = Path("/dev/shm")
     if not folder.is_dir():
-        pytest.xfail("shared memory has no folder here")
+        pytest.xfail("this system has no folder of shared memory")
     before = set(folder.iterdir())
     with Stage():
         assert len(set(folder.iterdir()) - before) >= 2
-    gc.collect()  # semaphores go with the objects that hold them
+    gc.collect()  # semaphores are freed with the objects that hold them
     assert set(folder.iterdir()) - before == set()

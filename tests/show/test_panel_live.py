@@ -25,7 +25,7 @@ WATCHERS = str(Path(__file__).with_name("watchers.py"))
 def stage() -> Iterator[tuple[Stage, str]]:
     with Stage(cue_list="demo") as stage:
         server = PanelServer(stage.show, "127.0.0.1", 0)
-        stage.live()
+        stage.wait_until_live()
         yield stage, f"http://127.0.0.1:{server.port}/"
         server.close()
 

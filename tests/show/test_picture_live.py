@@ -1,4 +1,4 @@
-"""A steady output rate, a captured reference, and effects of the user's own, in a running show."""
+"""A steady output rate, a captured reference, and a user's effect, in a running show."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.waiting import until
 
 def test_a_steady_rate_and_a_captured_reference() -> None:
     with Stage(source="pattern:ball") as stage:
-        stage.live()
+        stage.wait_until_live()
         stage.send("/output/rate", 60)
         until(lambda: stage.state.snapshot().whole("/output/rate") == 60, 5)
         time.sleep(1.0)
@@ -31,23 +31,23 @@ def test_a_steady_rate_and_a_captured_reference() -> None:
         captured = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
         assert captured.shape == (256, 256, 3)
         assert captured.max() > 200, "the ball"
-        assert np.median(captured) < 60, "on its dark ground"
+        assert np.median(captured) < 60, "the dark ground"
         path.unlink()
 
 
 def test_an_effect_is_loaded_changed_and_switched_off_while_running(tmp_path: Path) -> None:
     hook = tmp_path / "dim.py"
-    declared = 'PARAMETERS = {"light": (1.0, 0.0, 1.0, "How bright")}\n'
-    hook.write_text(declared + 'def after(pictures, values, seconds):\n    return pictures * values["light"]\n')
+    declaration = 'PARAMETERS = {"light": (1.0, 0.0, 1.0, "How bright")}\n'
+    hook.write_text(declaration + 'def after(pictures, values, seconds):\n    return pictures * values["light"]\n')
     options = ("--source", "pattern:bars", "--sink", "null:", "--device", "cpu", "--steps", "1")
     with Command(*options, "--hooks", str(tmp_path)) as show:
         desk = SimpleUDPClient("127.0.0.1", show.osc_port())
         show.wait_for("first transformed frame", 60)
         desk.send_message("/phosphene/hook/dim/light", 0.25)
-        until(lambda: show.status().parameters.get("/hook/dim/light") == 0.25, 10)
-        assert show.status().rejected == 0
+        until(lambda: show.status()["parameters"].get("/hook/dim/light") == 0.25, 10)
+        assert show.status()["refused"] == 0
         hook.write_text("def after(pictures, values, seconds):\n    return pictures[0]\n")
-        until(lambda: show.status().errors == 1, 15, "the hook disabled")
-        assert show.status().last_error.startswith("hook dim disabled: after: TypeError: returned a tensor")
-        frames = show.status().frames
-        until(lambda: show.status().frames > frames + 3, 10, "the show going on")
+        until(lambda: show.status()["errors"] == 1, 15, "the error of the hook")
+        assert show.status()["last_error"].startswith("hook dim disabled: after: TypeError: returned a tensor")
+        frames = show.status()["frames"]
+        until(lambda: show.status()["frames"] > frames + 3, 10, "frames after the error")

@@ -1,4 +1,4 @@
-"""The TouchDesigner component starts the real command, steers it and ends it."""
+"""The TouchDesigner component starts the real command, controls it and ends it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["built"]  # a fixture
 
 
 def free_port() -> int:
-    """A port that nobody has, for packets or for connections."""
+    """Return a port that is free for both TCP and UDP."""
     while True:
-        with socket.socket() as found, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as too:
-            found.bind(("127.0.0.1", 0))
-            port = int(found.getsockname()[1])
+        with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+            tcp.bind(("127.0.0.1", 0))
+            port = int(tcp.getsockname()[1])
             try:
-                too.bind(("127.0.0.1", port))
+                udp.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return port
@@ -32,7 +32,8 @@ def test_start_play_and_stop(built: tuple[TouchDesigner, Operator], tmp_path: Pa
     wire = Wire(touch, component, free_port())
     program = tmp_path / "phosphene"
     program.write_text(
-        f"#!{sys.executable}\nimport sys\nfrom bridge.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n",
+        f"#!{sys.executable}\nimport sys\nfrom bridge.cli import main\n\n"
+        "if __name__ == '__main__':\n    sys.exit(main())\n",
         encoding="utf-8",
     )
     program.chmod(0o755)
@@ -57,10 +58,10 @@ def test_start_play_and_stop(built: tuple[TouchDesigner, Operator], tmp_path: Pa
         wire.advance(until=lambda: par(component, "Cue").val == "1")
         assert "2" in par(component, "Cuegoto").menuNames
         process = psutil.Process(extension.process.pid)
-        family = [process, *process.children(recursive=True)]
+        processes = [process, *process.children(recursive=True)]
         par(component, "Stop").pulse()
         wire.advance(
-            until=lambda: all(not each.is_running() or each.status() == psutil.STATUS_ZOMBIE for each in family),
+            until=lambda: all(not each.is_running() or each.status() == psutil.STATUS_ZOMBIE for each in processes),
             timeout=15,
         )
         wire.advance(until=lambda: not par(component, "Connected").val)

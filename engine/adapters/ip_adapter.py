@@ -26,7 +26,7 @@ from engine.shared.settings import AdapterSettings
 
 #: CLIP's training statistics.
 _MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-#: The second source as a reference picture is encoded anew once in this many frames.
+#: The second source as a reference picture is encoded again every this many frames.
 REFERENCE_FRAMES = 15
 #: No image prompt is requested.
 _NO_REQUEST = ("", "", "")
@@ -72,7 +72,8 @@ class ImageEncoder:
 
 
 class ImagePromptAdapter(Adapter):
-    """The image prompt of ``/reference``: a file, or the second source, encoded anew every REFERENCE_FRAMES frames."""
+    """The image prompt of ``/reference``: a file, or the second source, encoded again every
+    REFERENCE_FRAMES frames."""
 
     loader: AsyncLoader[tuple[str, str, str], ImagePrompt | None]
 

@@ -22,7 +22,7 @@ from engine.shared.parameter import InvalidValue
 from engine.shared.settings import AdapterSettings
 
 SLOTS = 4
-#: Steps per unit of weight at which prompts are encoded anew: a fader sends hundreds of values.
+#: Steps per unit of weight at which prompts are encoded again: a fader sends hundreds of values.
 TEXT_WEIGHT_STEPS = 20
 #: What changes how a text is encoded: the files on the text encoders and their weights; () for none.
 TextStyle = tuple[Hashable, ...]

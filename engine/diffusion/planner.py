@@ -25,7 +25,7 @@ class Planner:
         self._key: tuple[object, ...] = ()
 
     def update(self, settings: DiffusionSettings, looks: Sequence[tuple[LookSettings, float]]) -> None:
-        """Plan anew where the settings ask for it.
+        """Compute a new plan where the settings ask for one.
 
         Raises InvalidValue where an explicit schedule does not suit the model: the steps then stay, the noises follow.
         """

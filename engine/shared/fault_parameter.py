@@ -5,5 +5,5 @@ from __future__ import annotations
 from engine.shared.parameter import Parameter
 
 NO_FAULT, NAN, OUT_OF_MEMORY, DEVICE_LOST = FAULTS = ("none", "nan", "out of memory", "device lost")
-#: Declared like a parameter of an effect, and only heeded with ``EngineOptions.fault_injection``.
+#: Declared like a parameter of an effect, and only used with ``EngineOptions.fault_injection``.
 FAULT_PARAMETER = Parameter("/hook/fault/kind", "choice", NO_FAULT, "Fault of the decoder", choices=FAULTS)

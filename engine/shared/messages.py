@@ -96,7 +96,7 @@ class Reloaded:
 
 @dataclass(frozen=True)
 class Reverted:
-    """Requested values could not be taken: the engine keeps ``running`` in place of ``rejected``."""
+    """Requested values could not be used: the engine keeps ``running`` in place of ``rejected``."""
 
     reason: str
     running: Mapping[str, Value]

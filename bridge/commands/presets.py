@@ -15,7 +15,6 @@ from bridge.images import THUMBNAIL_PIXELS, encode_jpeg, fit
 from bridge.performance.presets import PresetLibrary, format_presets
 from bridge.textures.pattern import draw
 from engine.shared.frame import Frame, Pixels
-from engine.shared.parameter import parse_size
 from engine.shared.snapshot import Snapshot
 
 #: Frames before a thumbnail is taken: feedback and walks need some to develop.
@@ -49,10 +48,8 @@ def render_thumbnails(options: argparse.Namespace, library: PresetLibrary) -> in
     images = list(itertools.islice(clip, WARM_UP_FRAMES))
     for preset in tqdm(chosen, unit="preset", desc="thumbnails"):
         snapshot = Snapshot(values | preset.recall_values, 1)
-        width, height = parse_size(snapshot.text("/size"))
-        frames = (
-            Frame(fit(pixels, width, height, snapshot.text("/fit")), i, i / 30) for i, pixels in enumerate(images)
-        )
+        width, height = snapshot.model.size
+        frames = (Frame(fit(pixels, width, height, snapshot.output.fit), i, i / 30) for i, pixels in enumerate(images))
         *_, last = render_frames(frames, snapshot, engine_options(options))
         (folder / f"{preset.name}.jpg").write_bytes(encode_jpeg(last, THUMBNAIL_PIXELS))
     print(f"{len(chosen)} thumbnails → {folder}")

@@ -16,7 +16,6 @@ from bridge.errors import UserError
 from bridge.images import fit, resize
 from bridge.textures.file import VideoWriter
 from engine.shared.frame import Frame, Pixels
-from engine.shared.parameter import parse_size
 from engine.shared.snapshot import Snapshot
 
 
@@ -55,19 +54,18 @@ def render(options: argparse.Namespace) -> int:
 
     from engine.worker.offline import render as render_frames
 
-    width, height = parse_size(snapshot.text("/size"))
-    size = parse_size(snapshot.text("/output/size")) if snapshot.text("/output/size") else None
+    (width, height), output = snapshot.model.size, snapshot.output
     count, start = 0, time.monotonic()
 
     def frames(clip: ClipReader) -> Iterator[Frame]:
         # Timestamps are the video's own, so that what depends on time is the same at every rendering.
         for i, pixels in enumerate(clip):
-            yield Frame(fit(pixels, width, height, snapshot.text("/fit")), i, float(i / clip.rate))
+            yield Frame(fit(pixels, width, height, output.fit), i, float(i / clip.rate))
 
     outputs = render_frames(frames(clip), snapshot, engine_options(options), frames(second) if second else ())
     try:
         for frame in tqdm(outputs, total=clip.count or None, unit="frame", desc="render"):
-            writer.write(resize(frame.pixels, *size, snapshot.real("/output/sharpen")) if size else frame.pixels)
+            writer.write(resize(frame.pixels, *output.size, output.sharpen) if output.size else frame.pixels)
             count += 1
     finally:
         writer.close()

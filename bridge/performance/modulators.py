@@ -10,8 +10,8 @@ from functools import lru_cache
 from bridge.control.state import State
 from bridge.control.tempo import Tempo
 from engine.shared.parameter import InvalidValue, Parameter, Value
-from engine.shared.snapshot import Snapshot
-from engine.shared.table import MODULATORS, TABLE, lookup
+from engine.shared.settings import ModulatorSettings
+from engine.shared.table import TABLE, lookup
 
 #: Offset from the set value by the phase of a cycle, 0 to 1. It is -1 to 1; for ``beat``, which only adds, 0 to 1.
 SHAPES: Mapping[str, Callable[[float], float]] = {
@@ -21,8 +21,6 @@ SHAPES: Mapping[str, Callable[[float], float]] = {
     "square": lambda phase: 1.0 if phase < 0.5 else -1.0,
     "beat": lambda phase: (1 - phase) ** 3,
 }
-#: Shapes that follow an audio level, and the parameter that holds it.
-AUDIO_LEVELS = {"level": "/audio/level", "bass": "/audio/bass", "mid": "/audio/mid", "high": "/audio/high"}
 
 
 class Modulators:
@@ -36,30 +34,28 @@ class Modulators:
         """Overlay the state with the modulated values of this moment."""
         snapshot = self._state.snapshot()
         offsets: dict[str, float] = {}
-        for number in range(1, MODULATORS + 1):
-            root = f"/mod/{number}"
-            target = self._target(snapshot.text(f"{root}/to")) if snapshot.flag(f"{root}/on") else None
+        for number, modulator in enumerate(snapshot.modulation.modulators, 1):
+            target = self._target(modulator.target) if modulator.enabled else None
             if target is not None:
-                depth, span = snapshot.real(f"{root}/depth"), target.high - target.low
-                offset = self._offset(snapshot, root, number) * depth * span
+                offset = self._offset(modulator, number, snapshot.modulation.levels) * modulator.depth
+                offset *= target.high - target.low
                 offsets[target.name] = offsets.get(target.name, 0.0) + offset
         values: dict[str, Value] = {}
         for name, offset in offsets.items():
             row = TABLE[name]
-            values[name] = min(max(snapshot.real(name) + offset, row.low), row.high)
+            values[name] = min(max(float(snapshot[name]) + offset, row.low), row.high)
         self._state.overlay(values)
 
-    def _offset(self, snapshot: Snapshot, root: str, number: int) -> float:
+    def _offset(self, modulator: ModulatorSettings, number: int, levels: Mapping[str, float]) -> float:
         """Return the offset of one modulator, -1 to 1."""
-        shape = snapshot.text(f"{root}/shape")
-        if shape in AUDIO_LEVELS:
-            return snapshot.real(AUDIO_LEVELS[shape])
-        cycles = self._tempo.beats() / snapshot.real(f"{root}/rate") + snapshot.real(f"{root}/phase")
+        if modulator.shape in levels:
+            return levels[modulator.shape]
+        cycles = self._tempo.beats() / modulator.rate + modulator.phase
         cycle, phase = divmod(cycles, 1.0)
-        if shape == "walk":
+        if modulator.shape == "walk":
             start, end = walk_point(number, int(cycle)), walk_point(number, int(cycle) + 1)
             return start + (end - start) * phase * phase * (3 - 2 * phase)
-        return SHAPES[shape](phase)
+        return SHAPES[modulator.shape](phase)
 
     def _target(self, name: str) -> Parameter | None:
         try:
@@ -71,7 +67,7 @@ class Modulators:
     def _refuse_invalid_target(self, names: frozenset[str], by: str) -> None:
         for name in names:
             if name.startswith("/mod/") and name.endswith("/to"):
-                target = self._state.snapshot().text(name)
+                target = str(self._state.snapshot()[name])
                 if target and self._target(target) is None:
                     self._state.reject(f"{name}: {target[:80]!r} is no continuous parameter", by)
 

@@ -73,7 +73,8 @@ class ImageEncoder:
 
 class ImagePromptAdapter(Adapter):
     """The image prompt of ``/reference``: a file, or the second source, encoded again every
-    REFERENCE_FRAMES frames."""
+    REFERENCE_FRAMES frames.
+    """
 
     loader: AsyncLoader[tuple[str, str, str], ImagePrompt | None]
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from engine.shared.parameter import Value, parse_size
+from engine.shared.table import MODULATORS
 from engine.shared.view import each, parameter
 
 
@@ -284,6 +285,34 @@ class OutputSettings:
     def brightness(self) -> float:
         """Return the share of full brightness, 0 to 1."""
         return 0.0 if self.blackout else self.master
+
+
+@dataclass(frozen=True)
+class ModulatorSettings:
+    """One modulator: the parameter that it moves, its shape, depth as a share of the range, and cycle in beats."""
+
+    enabled: bool = parameter("/mod/{}/on")
+    target: str = parameter("/mod/{}/to")
+    shape: str = parameter("/mod/{}/shape")
+    depth: float = parameter("/mod/{}/depth")
+    rate: float = parameter("/mod/{}/rate")
+    phase: float = parameter("/mod/{}/phase")
+
+
+@dataclass(frozen=True)
+class ModulationSettings:
+    """All modulators, and the audio levels that they can follow, 0 to 1."""
+
+    modulators: tuple[ModulatorSettings, ...] = each(ModulatorSettings, MODULATORS)
+    level: float = parameter("/audio/level")
+    bass: float = parameter("/audio/bass")
+    mid: float = parameter("/audio/mid")
+    high: float = parameter("/audio/high")
+
+    @property
+    def levels(self) -> Mapping[str, float]:
+        """The audio levels by the shape that follows each."""
+        return {"level": self.level, "bass": self.bass, "mid": self.mid, "high": self.high}
 
 
 @dataclass(frozen=True)

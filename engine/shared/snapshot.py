@@ -86,6 +86,11 @@ class Snapshot(Mapping[str, Value]):
         return read(settings.OutputSettings, self._values)
 
     @cached_property
+    def modulation(self) -> settings.ModulationSettings:
+        """Modulators and audio levels."""
+        return read(settings.ModulationSettings, self._values)
+
+    @cached_property
     def looks(self) -> tuple[tuple[settings.LookSettings, float], ...]:
         """The looks that are mixed and their shares: several during a crossfade, otherwise one at 1."""
         if not self.mixture:

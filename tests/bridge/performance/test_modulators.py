@@ -6,8 +6,9 @@ import itertools
 
 import pytest
 
-from bridge.performance.modulators import AUDIO_LEVELS, SHAPES, Modulators
+from bridge.performance.modulators import SHAPES, Modulators
 from engine.shared.parameter import Value
+from engine.shared.snapshot import Snapshot
 from engine.shared.table import TABLE
 from tests.bridge.performance.rig import Rig
 
@@ -60,7 +61,7 @@ def test_every_shape_stays_in_its_bounds() -> None:
         assert max(values) <= 1.0
         assert max(values) - min(values) > 0.9, shape
     assert (SHAPES["sine"](0), SHAPES["triangle"](0), SHAPES["beat"](0)) == (0.0, 0.0, 1.0)
-    assert set(TABLE["/mod/1/shape"].choices) == {*SHAPES, *AUDIO_LEVELS, "walk"}
+    assert set(TABLE["/mod/1/shape"].choices) == {*SHAPES, *Snapshot().modulation.levels, "walk"}
 
 
 def test_depth_is_a_share_of_the_range_and_the_result_is_clamped() -> None:

@@ -20,6 +20,7 @@ VIEWS = (
     settings.AdapterSettings,
     settings.ModelSettings,
     settings.OutputSettings,
+    settings.ModulationSettings,
     settings.LookSettings,
 )
 PYTHON_TYPES = {"float": float, "int": int, "bool": bool}

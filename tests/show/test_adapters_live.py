@@ -104,7 +104,7 @@ def test_a_minute_of_random_changes_leaves_no_gap(stage: Stage) -> None:
     assert stage.show.supervisor.starts == 1
 
 
-def test_another_model_fades_in_beside_the_running_one(stage: Stage, tmp_path: Path) -> None:
+def test_another_model_fades_in_while_the_first_one_runs(stage: Stage, tmp_path: Path) -> None:
     for name in ("/lora/1", "/lora/2", "/control/1", "/reference"):
         stage.send(name, "")
     stage.send("/reset")

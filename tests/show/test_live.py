@@ -38,7 +38,12 @@ def defaults(stage: Stage) -> Iterator[None]:
     stage.send("/model", "pocket")
     stage.send("/size", "256x256")
     until(lambda: stage.state.snapshot().whole("/steps") == 1 and stage.state.snapshot().text("/size") == "256x256", 10)
-    until(lambda: stage.engine.size == "256x256" and not stage.engine.loading, 60, "the first size")
+
+    def is_settled() -> bool:
+        status = stage.engine
+        return status.snapshot == stage.state.number and status.size == "256x256" and not status.loading
+
+    until(is_settled, 60, "the first settings in the engine")
 
 
 def test_at_least_12_frames_a_second(stage: Stage, record_property: pytest.RecordProperty) -> None:

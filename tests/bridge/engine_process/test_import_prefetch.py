@@ -1,4 +1,4 @@
-"""What the engine imports is noted, and read ahead of it at the next start."""
+"""Import prefetch: the files of the engine's imports are recorded, and read ahead at the next start."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from bridge.engine_process import import_prefetch
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="needs a system that reads ahead on request")
+pytestmark = pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="needs posix_fadvise")
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def imports_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def requested_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files that the system is asked to read."""
+    """Return the list to which each file is added that the system is asked to read ahead."""
     paths: list[str] = []
     monkeypatch.setattr(os, "posix_fadvise", lambda file, *_: paths.append(os.readlink(f"/proc/self/fd/{file}")))
     return paths

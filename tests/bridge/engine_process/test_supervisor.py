@@ -30,9 +30,9 @@ STATUS = EngineStatus("pocket", "cpu", "bfloat16", "512x512", {"/model": "pocket
 
 
 class Engine:
-    """An engine process that does as ``behaviour`` says for a snapshot: run, die, or reject the model.
+    """An engine process that follows ``behaviour`` for its snapshot: run, die, or reject the model.
 
-    The pipe is a real one, and so is the handle that tells its end.
+    Its pipe is a real one, and so is the handle that reports its end.
     """
 
     behaviour: Callable[[Snapshot], str] = staticmethod(lambda _snapshot: "run")
@@ -51,19 +51,19 @@ class Engine:
         Engine.begun.append((time.monotonic(), snapshot.model.model))
         behaviour = Engine.behaviour(snapshot)
         if behaviour == "reject":
-            self.say(ModelRejected(f"{snapshot.model.model} cannot be read"))
+            self.send(ModelRejected(f"{snapshot.model.model} cannot be read"))
         elif behaviour == "run":
             running = {name: snapshot[name] for name in RELOAD_PARAMETERS}
             status = replace(STATUS, model=snapshot.model.model, running=running, accelerator=Engine.accelerator)
-            self.say(Ready(status))
+            self.send(Ready(status))
         if behaviour != "run":
             self.die()
 
-    def say(self, message: FromEngine) -> None:
+    def send(self, message: FromEngine) -> None:
         self.engine_pipe.send(message)
 
     def snapshots(self) -> list[Snapshot]:
-        """Return what has been sent to the engine since it began."""
+        """Return the snapshots that were sent to the engine since it began."""
         while self.engine_pipe.poll():
             self.received.append(self.engine_pipe.recv())
         return [message for message in self.received if isinstance(message, Snapshot)]
@@ -77,7 +77,7 @@ class Engine:
 
 
 @pytest.fixture
-def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[State, Supervisor]]:
+def supervised(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[State, Supervisor]]:
     monkeypatch.setattr(supervisor, "EngineProcess", Engine)
     monkeypatch.setattr(supervisor, "SUCCESS_SECONDS", 0.1)
     monkeypatch.setattr(Engine, "begun", [])
@@ -89,32 +89,32 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[State, Supervisor
     started.close()
 
 
-def engine_of(watched: Supervisor) -> Engine:
-    assert isinstance(watched.process, Engine)
-    return watched.process
+def engine_of(started: Supervisor) -> Engine:
+    assert isinstance(started.process, Engine)
+    return started.process
 
 
-def only_for(model: str, behaviour: str) -> Callable[[Snapshot], str]:
+def behave_only_for(model: str, behaviour: str) -> Callable[[Snapshot], str]:
     return staticmethod(lambda snapshot: behaviour if snapshot.model.model == model else "run")  # type: ignore[return-value]
 
 
-def test_a_change_is_sent_at_once(watched: tuple[State, Supervisor]) -> None:
-    state, started = watched
+def test_a_change_is_sent_at_once(supervised: tuple[State, Supervisor]) -> None:
+    state, started = supervised
     until(started.ready.is_set, 5, "a running engine")
     engine = engine_of(started)
     for strength in (0.1, 0.2, 0.3):
         begun = time.monotonic()
         state.put({"/strength": strength})
-        until(lambda s=strength: any(one["/strength"] == s for one in engine.snapshots()), 5, "the change")
-        assert time.monotonic() - begun < supervisor.WATCH_SECONDS, "it does not wait for the next look"
+        until(lambda s=strength: any(snapshot["/strength"] == s for snapshot in engine.snapshots()), 5, "the change")
+        assert time.monotonic() - begun < supervisor.WATCH_SECONDS, "it does not wait for the next poll"
 
 
-def test_a_model_that_kills_every_engine_gives_way_to_the_last_good_one(
-    watched: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch
+def test_a_model_that_ends_every_engine_is_replaced_by_the_last_good_one(
+    supervised: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state, started = watched
+    state, started = supervised
     until(lambda: started.fallback.last_good, 5, "an engine that runs well")
-    monkeypatch.setattr(Engine, "behaviour", only_for("killer", "die"))
+    monkeypatch.setattr(Engine, "behaviour", behave_only_for("killer", "die"))
     state.put({"/model": "killer"})
     engine_of(started).die()
     until(lambda: state.snapshot().model.model == "pocket", 10, "the last good model")
@@ -124,8 +124,8 @@ def test_a_model_that_kills_every_engine_gives_way_to_the_last_good_one(
     assert state.snapshot()["/prompt"] == "unchanged"
 
 
-def test_restarts_back_off(watched: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch) -> None:
-    _, started = watched
+def test_restarts_back_off(supervised: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, started = supervised
     until(lambda: started.fallback.last_good, 5, "an engine that runs well")
     monkeypatch.setattr(Engine, "behaviour", staticmethod(lambda _snapshot: "die"))
     engine_of(started).die()
@@ -136,17 +136,17 @@ def test_restarts_back_off(watched: tuple[State, Supervisor], monkeypatch: pytes
         assert pause >= RESTART_SECONDS * 2 ** (number + 1)
 
 
-def test_a_model_that_can_no_longer_be_read_gives_way_to_the_built_in_one(
-    watched: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch
+def test_a_model_that_can_no_longer_be_read_is_replaced_by_the_built_in_one(
+    supervised: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state, started = watched
+    state, started = supervised
     until(lambda: started.fallback.last_good, 5, "an engine that runs well")
     state.put({"/model": "folder"})
     assert started.status is not None
     running = dict(started.status.running) | {"/model": "folder"}
-    engine_of(started).say(replace(started.status, running=running))
+    engine_of(started).send(replace(started.status, running=running))
     until(lambda: started.fallback.last_good.get("/model") == "folder", 5, "another good model")
-    monkeypatch.setattr(Engine, "behaviour", only_for("folder", "reject"))
+    monkeypatch.setattr(Engine, "behaviour", behave_only_for("folder", "reject"))
     engine_of(started).die()
     until(lambda: state.snapshot().model.model == "pocket", 10, "the built-in model")
     until(started.ready.is_set, 5, "a running engine")
@@ -157,33 +157,33 @@ def test_the_first_model_that_is_rejected_ends_the_start(monkeypatch: pytest.Mon
     monkeypatch.setattr(Engine, "behaviour", staticmethod(lambda _snapshot: "reject"))
     started = Supervisor(State({"/model": "nowhere"}), EngineOptions("cpu"), standby=False)
     started.start()
-    until(lambda: started.rejected, 5, "the rejection, though the process has ended by then")
+    until(lambda: started.rejected, 5, "the rejection, although the process has ended")
     assert started.rejected == "nowhere cannot be read"
     started.close()
 
 
-def test_a_silent_engine_is_replaced(watched: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch) -> None:
-    _, started = watched
+def test_a_silent_engine_is_replaced(supervised: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, started = supervised
     monkeypatch.setattr(engine_process, "HANG_SECONDS", 0.5)
     until(lambda: len(Engine.begun) == 2, 10, "another engine")
     assert "hangs" in started.last_error
 
 
-def test_the_engine_reports_and_reverts(watched: tuple[State, Supervisor]) -> None:
-    state, started = watched
+def test_the_engine_reports_and_reverts(supervised: tuple[State, Supervisor]) -> None:
+    state, started = supervised
     until(started.ready.is_set, 5, "a running engine")
     engine = engine_of(started)
     state.put({"/model": "huge", "/steps": 4})
-    engine.say(Reverted("out of memory", {"/model": "pocket", "/steps": 4}, {"/model": "huge", "/steps": 4}))
-    until(lambda: state.snapshot().model.model == "pocket", 5, "the values that fitted")
+    engine.send(Reverted("out of memory", {"/model": "pocket", "/steps": 4}, {"/model": "huge", "/steps": 4}))
+    until(lambda: state.snapshot().model.model == "pocket", 5, "the values that run")
     assert state.snapshot()["/steps"] == 4
     assert started.last_error == "out of memory"
     state.put({"/model": "other"})
-    engine.say(Reverted("too late", {"/model": "pocket"}, {"/model": "huge"}))
-    engine.say(EngineError("a frame failed"))
-    engine.say(Reloaded("model other"))
+    engine.send(Reverted("too late", {"/model": "pocket"}, {"/model": "huge"}))
+    engine.send(EngineError("a frame failed"))
+    engine.send(Reloaded("model other"))
     until(lambda: started.last_error == "a frame failed", 5, "the error")
-    assert state.snapshot().model.model == "other", "what was requested since stays"
+    assert state.snapshot().model.model == "other", "a later request stays"
     assert started.errors == 3
 
 
@@ -198,7 +198,7 @@ def test_the_hang_timeout_grows_with_the_tick() -> None:
 
 
 class StandbyEngine(Engine):
-    """As a standby it dies before it is ready, while ``dies``."""
+    """An engine that dies before it is ready where it starts as a standby, while ``dies``."""
 
     dies = True
     started: ClassVar[list[float]] = []
@@ -210,7 +210,7 @@ class StandbyEngine(Engine):
             self.alive = self.is_waiting = not StandbyEngine.dies
 
 
-def with_standby(monkeypatch: pytest.MonkeyPatch, dies: bool) -> Supervisor:
+def start_with_standby(monkeypatch: pytest.MonkeyPatch, dies: bool) -> Supervisor:
     """Start a supervisor of engines that run, with standbys that start soon."""
     monkeypatch.setattr(supervisor, "EngineProcess", StandbyEngine)
     monkeypatch.setattr(standby, "DELAY_SECONDS", 0.1)
@@ -238,13 +238,13 @@ def test_preparation_runs_at_low_priority_and_nothing_after_it() -> None:
 
 def test_no_standby_starts_while_the_engine_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "accelerator", "compiling denoiser")
-    started = with_standby(monkeypatch, dies=False)
+    started = start_with_standby(monkeypatch, dies=False)
     try:
         until(started.ready.is_set)
         time.sleep(0.5)
         assert not StandbyEngine.started
         assert started.status is not None
-        engine_of(started).say(replace(started.status, accelerator="compiled"))
+        engine_of(started).send(replace(started.status, accelerator="compiled"))
         until(lambda: len(StandbyEngine.started) == 1)
         until(lambda: started.standby.pid is not None)
     finally:
@@ -252,23 +252,23 @@ def test_no_standby_starts_while_the_engine_compiles(monkeypatch: pytest.MonkeyP
 
 
 def test_a_standby_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    started = with_standby(monkeypatch, dies=False)
+    started = start_with_standby(monkeypatch, dies=False)
     try:
         until(lambda: started.standby.pid is not None)
         first = engine_of(started)
         first.die()
         until(lambda: started.starts == 2 and started.ready.is_set(), 5, "the standby")
-        assert len(StandbyEngine.started) == 1, "it was the standby, and not a process started for it"
+        assert len(StandbyEngine.started) == 1, "the standby took over, not a new process"
         assert engine_of(started) is not first
     finally:
         started.close()
 
 
 def test_standbys_that_die_early_back_off_until_one_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    started = with_standby(monkeypatch, dies=True)
+    started = start_with_standby(monkeypatch, dies=True)
     try:
         until(lambda: len(StandbyEngine.started) == 4)
-        pauses = [two - one for one, two in itertools.pairwise(StandbyEngine.started)]
+        pauses = [later - earlier for earlier, later in itertools.pairwise(StandbyEngine.started)]
         assert pauses[0] >= 0.1
         assert pauses[2] > 1.5 * pauses[1] > 2 * pauses[0]
         StandbyEngine.dies = False

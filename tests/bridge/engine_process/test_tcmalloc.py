@@ -1,4 +1,4 @@
-"""The allocator that the engine's process is given where it is installed."""
+"""tcmalloc: preloaded into the engine process where it is installed, and nowhere else."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ VARIABLES = ("LD_PRELOAD", "TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD")
 
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
-    """A library that every process has loaded anyway, under the name of tcmalloc's."""
+    """Copy a library that every process loads to the name of tcmalloc's, and return its path."""
     maps = Path("/proc/self/maps").read_text(encoding="utf-8")
     libm = next(line.split()[-1] for line in maps.splitlines() if Path(line.split()[-1]).name.startswith("libm.so"))
     return Path(shutil.copy(libm, tmp_path / tcmalloc.LIBRARY))
 
 
 @LINUX
-def test_the_library_is_found_unless_another_allocator_is_chosen(
+def test_the_library_is_found_unless_another_allocator_is_preloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LD_PRELOAD", raising=False)
@@ -59,12 +59,12 @@ def test_a_process_loads_it_and_its_children_do_not(library: Path, monkeypatch: 
     monkeypatch.setenv("LD_PRELOAD", "libdl.so.2")
     context = multiprocessing.get_context("spawn")
     for preloaded in (library, None):
-        here, there = context.Pipe()
-        process = context.Process(target=_report, args=(there,))
+        parent, child = context.Pipe()
+        process = context.Process(target=_report, args=(child,))
         with tcmalloc.preload(preloaded):
             process.start()
-        assert here.poll(30)
-        assert here.recv() == (
+        assert parent.poll(30)
+        assert parent.recv() == (
             preloaded is not None,
             f"{library} libdl.so.2" if preloaded else "libdl.so.2",
             "libdl.so.2",

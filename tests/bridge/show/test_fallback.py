@@ -1,4 +1,4 @@
-"""What is shown while the engine is away."""
+"""The fallback: what is shown while the engine or the input is away."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ PICTURE = np.full((32, 48, 4), (200, 100, 50, 255), np.uint8)
 INPUT = Frame(np.full((20, 30, 4), (10, 220, 30, 255), np.uint8))
 
 
-def away(state: State, seconds: float) -> Fallback:
-    """A fallback after the engine has been silent for ``seconds``, stepped 60 times a second."""
+def run_silent(state: State, seconds: float) -> Fallback:
+    """Return a fallback after the engine has been silent for ``seconds``, stepped 60 times a second."""
     fallback = Fallback(state)
     for tick in range(int(seconds * 60) + 1):
         fallback.step(100.0 + tick / 60, choose_fallback(state.snapshot(), 9.0 if tick > 0 else 0.0, 0.0))
     return fallback
 
 
-def shown(fallback: Fallback, state: State) -> Pixels:
+def mix(fallback: Fallback, state: State) -> Pixels:
     return fallback.mix(PICTURE, state.snapshot(), INPUT)
 
 
@@ -44,22 +44,22 @@ def still(tmp_path: Path) -> str:
         ("still", (128, 0, 255, 255)),
     ],
 )
-def test_each_kind(kind: str, colour: tuple[int, ...], still: str) -> None:
+def test_each_kind_has_its_picture(kind: str, colour: tuple[int, ...], still: str) -> None:
     state = State({"/fallback": kind, "/fallback/still": still})
-    picture = shown(away(state, 1.0), state)
+    picture = mix(run_silent(state, 1.0), state)
     assert picture.shape == PICTURE.shape
     assert np.abs(picture.reshape(-1, 4).astype(int) - colour).max() <= 1
 
 
 def test_it_fades_in_and_out() -> None:
     state = State({"/fallback": "black"})
-    fallback = away(state, FADE_SECONDS / 2)
-    assert shown(fallback, state)[0, 0, 0] == pytest.approx(100, abs=10)
-    fallback = away(state, 1.0)
+    fallback = run_silent(state, FADE_SECONDS / 2)
+    assert mix(fallback, state)[0, 0, 0] == pytest.approx(100, abs=10)
+    fallback = run_silent(state, 1.0)
     levels = []
     for tick in range(60):
         visible = fallback.step(102.0 + tick / 60, "hold")
-        levels.append(int(shown(fallback, state)[0, 0, 0]))
+        levels.append(int(mix(fallback, state)[0, 0, 0]))
     assert levels == sorted(levels)
     assert levels[0] < 70
     assert levels[-1] == 200
@@ -69,23 +69,23 @@ def test_it_fades_in_and_out() -> None:
 def test_a_still_that_cannot_be_read_is_black_and_reported(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture", encoding="utf-8")
     state = State({"/fallback": "still"})
-    fallback = away(state, 1.0)
+    fallback = run_silent(state, 1.0)
     for name in (str(tmp_path / "nothing.png"), str(tmp_path / "text.png"), str(tmp_path)):
         rejected = state.rejected
         state.set("/fallback/still", [name], "test")
         assert state.rejected == rejected + 1
         assert "/fallback/still" in state.last_rejection
-    assert shown(fallback, state)[0, 0].tolist() == [0, 0, 0, 255]
+    assert mix(fallback, state)[0, 0].tolist() == [0, 0, 0, 255]
 
 
-def test_what_is_wanted_when_the_engine_or_the_input_is_away() -> None:
+def test_the_choice_for_a_silent_engine_or_source() -> None:
     state = State({"/fallback": "input", "/fallback/source": "black"})
-    long, now = TIMEOUT_SECONDS + 1, 0.0
-    assert choose_fallback(state.snapshot(), now, now) == "hold"
-    assert choose_fallback(state.snapshot(), long, now) == "input"
-    assert choose_fallback(state.snapshot(), now, long) == "black"
-    assert choose_fallback(state.snapshot(), long, long) == "input", "without an engine no input is transformed"
+    silent, live = TIMEOUT_SECONDS + 1, 0.0
+    assert choose_fallback(state.snapshot(), live, live) == "hold"
+    assert choose_fallback(state.snapshot(), silent, live) == "input"
+    assert choose_fallback(state.snapshot(), live, silent) == "black"
+    assert choose_fallback(state.snapshot(), silent, silent) == "input", "without an engine no input is transformed"
     state.put({"/mode": "text"})
-    assert choose_fallback(state.snapshot(), now, long) == "hold", "text mode needs no input"
+    assert choose_fallback(state.snapshot(), live, silent) == "hold", "text mode needs no input"
     state.put({"/mode": "image", "/fallback/source": "hold"})
-    assert choose_fallback(state.snapshot(), now, long) == "hold"
+    assert choose_fallback(state.snapshot(), live, silent) == "hold"

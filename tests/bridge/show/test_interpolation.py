@@ -1,4 +1,4 @@
-"""Frames between frames: motion half way, steady times, and stops that are no motion."""
+"""Interpolated frames: positions along the motion, stops without motion, and sharpened enlargement."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ def ball(x: float, number: int = 0) -> Frame:
     return Frame(canvas, number)
 
 
-def place(frame: Frame) -> float:
-    """Middle of what is bright, in pixels from the left."""
+def locate_ball(frame: Frame) -> float:
+    """Return the centre of the bright pixels, in pixels from the left."""
     bright = (frame.pixels[..., 1] > 150).sum(0)
     return float((bright * np.arange(192)).sum() / bright.sum())
 
 
-def pushed(way: str, interval: float = 0.1) -> Interpolator:
-    between = Interpolator()
+def interpolate(method: str, interval: float = 0.1) -> Interpolator:
+    """Return an interpolator after four frames, ``interval`` seconds apart, of a ball at 60, 70, 80 and 90 pixels."""
+    interpolator = Interpolator()
     for k in range(4):
-        between.push(ball(60 + 10 * k, k), k * interval, way)
-    return between
+        interpolator.push(ball(60 + 10 * k, k), k * interval, method)
+    return interpolator
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.75, 1.0])
-def test_motion_is_shown_where_it_would_be(share: float) -> None:
-    shown = pushed("flow").at(0.3 + 0.1 * share, "flow")
+def test_the_ball_is_shown_at_its_share_of_the_way(share: float) -> None:
+    shown = interpolate("flow").at(0.3 + 0.1 * share, "flow")
     assert shown is not None
-    assert place(shown) == pytest.approx(80 + 10 * share, abs=1.0)
-    mixed = pushed("blend").at(0.3 + 0.1 * share, "blend")
+    assert locate_ball(shown) == pytest.approx(80 + 10 * share, abs=1.0)
+    mixed = interpolate("blend").at(0.3 + 0.1 * share, "blend")
     assert mixed is not None
     expected = ball(80).pixels * (1 - share) + ball(90).pixels * share
     assert np.abs(mixed.pixels - expected).max() <= 1
@@ -46,21 +47,21 @@ def test_motion_is_shown_where_it_would_be(share: float) -> None:
 
 def test_none_and_a_stop_show_the_newest() -> None:
     newest = ball(90)
-    for between, way in ((pushed("none"), "none"), (pushed("flow", interval=0.7), "flow")):
-        shown = between.at(between._arrived + 0.01, way)
+    for interpolator, method in ((interpolate("none"), "none"), (interpolate("flow", interval=0.7), "flow")):
+        shown = interpolator.at(interpolator._arrived + 0.01, method)
         assert shown is not None
         assert np.array_equal(shown.pixels, newest.pixels)
     assert Interpolator().at(1.0, "flow") is None
 
 
 def test_another_size_is_not_mixed() -> None:
-    between = pushed("flow")
+    interpolator = interpolate("flow")
     small = Frame(np.zeros((64, 64, 4), np.uint8))
-    between.push(small, 0.4, "flow")
-    assert between.at(0.42, "flow") is small
+    interpolator.push(small, 0.4, "flow")
+    assert interpolator.at(0.42, "flow") is small
 
 
-def test_growing_with_sharpness_has_steeper_edges_and_the_same_flats() -> None:
+def test_a_sharpened_enlargement_has_steeper_edges_and_the_same_flat_areas() -> None:
     edge = np.zeros((32, 32, 4), np.uint8)
     edge[:, 16:] = 200
     plain, sharp = resize(edge, 128, 128).astype(int), resize(edge, 128, 128, 1.0).astype(int)

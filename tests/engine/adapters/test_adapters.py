@@ -1,4 +1,4 @@
-"""ControlNets and image prompts against diffusers' pipelines, and adapters coming and going while a stream runs."""
+"""ControlNets and image prompts against diffusers' pipelines, and adapters that change while a stream runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.engine.models.pipelines import NEGATIVE, TRAILING, is_close, picture,
 CPU = torch.device("cpu")
 
 
-def saved(kind: str, folder: Path) -> tuple[Path, Model]:
+def save_and_load(kind: str, folder: Path) -> tuple[Path, Model]:
     path = save_sdxl(folder) if kind == "StableDiffusionXL" else save_sd(folder, "EulerDiscreteScheduler")
     return path, load(str(path), CPU, torch.float32)
 
@@ -50,10 +50,10 @@ def map_image(name: str, size: int = 64) -> Image.Image:
 
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("kind", ["StableDiffusion", "StableDiffusionXL"])
-def test_two_controlnets_are_what_diffusers_makes_of_them(
+def test_two_controlnets_give_the_latents_of_diffusers(
     kind: str, guided: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, model = saved(kind, tmp_path / "model")
+    folder, model = save_and_load(kind, tmp_path / "model")
     nets = [save_controlnet(tmp_path / f"net{i}", model.denoiser, i) for i in range(2)]
     pipeline = getattr(diffusers, kind + "ControlNetImg2ImgPipeline").from_pretrained(
         folder,
@@ -65,40 +65,48 @@ def test_two_controlnets_are_what_diffusers_makes_of_them(
     arguments: dict[str, Any] = (
         {"guidance_scale": 2.0, "negative_prompt": NEGATIVE} if guided else {"guidance_scale": 1.0}
     )
-    expected, timesteps = run_pipeline(monkeypatch,
-        pipeline, model, 64,
-        image=Image.fromarray(picture(64)[..., :3]), control_image=[map_image("luminance"), map_image("canny")], strength=0.7,
-        num_inference_steps=4, controlnet_conditioning_scale=[0.8, 0.5], control_guidance_start=[0.0, 0.5], control_guidance_end=[1.0, 1.0],
+    expected, timesteps = run_pipeline(
+        monkeypatch,
+        pipeline,
+        model,
+        64,
+        image=Image.fromarray(picture(64)[..., :3]),
+        control_image=[map_image("luminance"), map_image("canny")],
+        strength=0.7,
+        num_inference_steps=4,
+        controlnet_conditioning_scale=[0.8, 0.5],
+        control_guidance_start=[0.0, 0.5],
+        control_guidance_end=[1.0, 1.0],
         **arguments,
-    )  # fmt: skip
+    )
     values = {
         "/control/1": str(nets[0]), "/control/1/from": "luminance", "/control/1/weight": 0.8,
         "/control/2": str(nets[1]), "/control/2/from": "canny", "/control/2/weight": 0.5, "/control/2/start": 0.5,
     }  # fmt: skip
     values |= {"/guidance": 2.0, "/guidance/mode": "full"} if guided else {}
-    found = stream_latent(model, 64, timesteps, **{"/eta": 0.0, **values})
-    assert is_close(found, expected)
+    latent = stream_latent(model, 64, timesteps, **{"/eta": 0.0, **values})
+    assert is_close(latent, expected)
     without = stream_latent(
         model, 64, timesteps, **{"/eta": 0.0, **values, "/control/1/weight": 0.0, "/control/2/on": False}
     )
     assert torch.equal(
         without, stream_latent(model, 64, timesteps, **{"/eta": 0.0, **values, "/control/1": "", "/control/2": ""})
     )
-    assert (without - found).abs().max() > 1e-2
+    assert (without - latent).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize(
     ("kind", "plus"), [("StableDiffusion", False), ("StableDiffusion", True), ("StableDiffusionXL", False)]
 )
-def test_an_image_prompt_is_what_diffusers_makes_of_it(
+def test_an_image_prompt_gives_the_latents_of_diffusers(
     kind: str,
     plus: bool,
     guided: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder, model = saved(kind, tmp_path / "model")
+    folder, model = save_and_load(kind, tmp_path / "model")
     adapter, encoder = save_image_adapter(tmp_path, model.denoiser, plus=plus)
     reference = picture(32)[..., :3]
     cv2.imwrite(str(tmp_path / "reference.png"), cv2.cvtColor(reference, cv2.COLOR_RGB2BGR))
@@ -124,15 +132,16 @@ def test_an_image_prompt_is_what_diffusers_makes_of_it(
     for weight in (0.7, 1.0):
         pipeline.set_ip_adapter_scale(weight)
         expected, timesteps = run_pipeline(monkeypatch, pipeline, model, 64, **arguments)
-        found = stream_latent(model, 64, timesteps, **values, **{"/reference/weight": weight})
-        assert is_close(found, expected)
+        latent = stream_latent(model, 64, timesteps, **values, **{"/reference/weight": weight})
+        assert is_close(latent, expected)
     none = stream_latent(model, 64, timesteps, **values | {"/reference": ""})
     assert torch.equal(none, stream_latent(model, 64, timesteps, **values, **{"/reference/weight": 0.0}))
     assert torch.equal(none, stream_latent(model, 64, timesteps, **values, **{"/reference/on": False}))
-    assert (none - found).abs().max() > 1e-2
+    assert (none - latent).abs().max() > 1e-2
 
 
-def until(done: Callable[[], bool], tick: Callable[[], object], seconds: float = 20) -> None:
+def step_until(done: Callable[[], bool], tick: Callable[[], object], seconds: float = 20) -> None:
+    """Call ``tick`` until ``done``. Fails after ``seconds``."""
     limit = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < limit
@@ -144,7 +153,7 @@ def pocket() -> Model:
     return load("pocket", CPU, torch.float32)
 
 
-def test_adapters_come_and_go_while_frames_pass(pocket: Model, tmp_path: Path) -> None:
+def test_adapters_are_installed_and_removed_while_frames_pass(pocket: Model, tmp_path: Path) -> None:
     lora = save_lora(
         tmp_path / "a.safetensors",
         {"unet": pocket.denoiser, "text_encoder": pocket.architecture.components["text_encoder"]},
@@ -157,18 +166,18 @@ def test_adapters_come_and_go_while_frames_pass(pocket: Model, tmp_path: Path) -
     base: dict[str, Any] = {"/steps": 1, "/lora/1/weight": 0.5}
     number = 0
 
-    def shown(**values: Any) -> np.ndarray:
+    def render(**values: Any) -> np.ndarray:
         nonlocal number
         number += 1
         stream.apply(Snapshot(base | values, number))
         outputs: list[Frame] = []
-        until(
+        step_until(
             lambda: bool(outputs) and outputs[-1].snapshot == number, lambda: outputs.extend(stream.step([frame]) or [])
         )
         return outputs[-1].pixels
 
-    plain = shown()
-    wishes = {
+    plain = render()
+    requests = {
         "lora": {"/lora/1": str(lora)},
         "control": {"/control/1": str(net)},
         "reference": {
@@ -177,11 +186,11 @@ def test_adapters_come_and_go_while_frames_pass(pocket: Model, tmp_path: Path) -
             "/reference/encoder": str(encoder),
         },
     }
-    for name, wish in wishes.items():
-        assert not np.array_equal(shown(**wish), plain), name
-        assert np.array_equal(shown(), plain), f"{name} taken off again"
-    assert not np.array_equal(shown(**wishes["lora"], **{"/lora/1/weight": -1.0}), plain)
-    assert np.array_equal(shown(**wishes["lora"], **{"/lora/1/weight": 0.0}), plain), "weight 0 is none"
+    for name, request in requests.items():
+        assert not np.array_equal(render(**request), plain), name
+        assert np.array_equal(render(), plain), f"{name} is removed"
+    assert not np.array_equal(render(**requests["lora"], **{"/lora/1/weight": -1.0}), plain)
+    assert np.array_equal(render(**requests["lora"], **{"/lora/1/weight": 0.0}), plain), "weight 0 is no LoRA"
     assert stream.adapters.take_notes() == []
     stream.adapters.close()
     stream.close()
@@ -191,27 +200,29 @@ def test_control_and_reference_from_the_second_source(pocket: Model, tmp_path: P
     net = save_controlnet(tmp_path / "net", pocket.denoiser)
     adapter, encoder = save_image_adapter(tmp_path, pocket.denoiser)
     frame, bright = Frame(picture(64)), Frame(np.full((48, 48, 4), 230, np.uint8))
-    wishes = {
+    requests = {
         "control": {"/control/1": str(net), "/control/1/from": "source"},
         "reference": {"/reference": "source", "/reference/model": str(adapter), "/reference/encoder": str(encoder)},
     }
-    for name, wish in wishes.items():
+    for name, request in requests.items():
         stream = Stream(pocket, 64, 64, blocking=True)
-        stream.apply(Snapshot({"/steps": 1} | wish))
-        found = []
+        stream.apply(Snapshot({"/steps": 1} | request))
+        rendered = []
         for second in (None, Frame(picture(64)), bright):
             if second is not None:
-                stream.second.show(Frame(second.pixels, len(found) * 100))
+                stream.second.show(Frame(second.pixels, len(rendered) * 100))
             outputs = stream.step([frame])
             assert outputs
-            found.append(outputs[0].pixels)
-        for one, two in pairwise(found):
+            rendered.append(outputs[0].pixels)
+        for one, two in pairwise(rendered):
             assert not np.array_equal(one, two), name
         stream.adapters.close()
         stream.close()
 
 
-def test_what_cannot_be_added_is_one_line_and_the_rest_goes_on(pocket: Model, tmp_path: Path) -> None:
+def test_an_adapter_that_cannot_be_loaded_is_one_note_and_the_others_are_installed(
+    pocket: Model, tmp_path: Path
+) -> None:
     lora = save_lora(tmp_path / "good.safetensors", {"unet": pocket.denoiser})
     stream = Stream(pocket, 64, 64)
     values = {"/lora/1": "nowhere", "/lora/2": str(lora), "/control/1": str(tmp_path), "/reference": "x.png"}
@@ -229,12 +240,12 @@ def test_what_cannot_be_added_is_one_line_and_the_rest_goes_on(pocket: Model, tm
     changed = stream.step([Frame(picture(64))]) or stream.step([])
     assert plain
     assert changed
-    assert not np.array_equal(plain[0].pixels, changed[0].pixels), "the LoRA that could be read is on"
+    assert not np.array_equal(plain[0].pixels, changed[0].pixels), "the readable LoRA is in effect"
     stream.adapters.close()
     stream.close()
 
 
-def test_a_family_without_controls_says_so(tmp_path: Path) -> None:
+def test_an_architecture_without_controlnets_is_reported(tmp_path: Path) -> None:
     model = load(str(save_flux(tmp_path)), CPU, torch.float32)
     stream = Stream(model, 64, 64)
     stream.apply(Snapshot({"/control/1": "edges"}))
@@ -247,9 +258,14 @@ def test_a_family_without_controls_says_so(tmp_path: Path) -> None:
 def test_depth_through_a_model(pocket: Model, tmp_path: Path) -> None:
     torch.manual_seed(0)
     backbone = Dinov2Config(
-        hidden_size=24, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14, out_indices=[1, 2, 3, 4],
+        hidden_size=24,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        image_size=56,
+        patch_size=14,
+        out_indices=[1, 2, 3, 4],
         reshape_hidden_states=False,
-    )  # fmt: skip
+    )
     settings = DepthAnythingConfig(
         backbone_config=backbone, reassemble_hidden_size=24, neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8
     )
@@ -266,10 +282,10 @@ def test_depth_through_a_model(pocket: Model, tmp_path: Path) -> None:
     stream.apply(Snapshot(values | {"/control/depth": str(tmp_path / "depth")}))
     stream.settle()
     assert stream.adapters.take_notes() == []
-    found = stream.step([Frame(picture(64))])
+    controlled = stream.step([Frame(picture(64))])
     assert without
-    assert found
-    assert not np.array_equal(without[0].pixels, found[0].pixels)
+    assert controlled
+    assert not np.array_equal(without[0].pixels, controlled[0].pixels)
     depth_estimator = stream.adapters.controlnet.depth_estimator
     assert depth_estimator is not None
     depth = depth_estimator(torch.rand(2, 3, 60, 90))
@@ -304,11 +320,11 @@ def test_a_live_stream_never_waits_for_a_reference_that_keeps_changing(pocket: M
         for i in range(4):
             stream.second.show(Frame(picture(64), (i + 1) * REFERENCE_FRAMES))
             outputs = stream.step([Frame(picture(64), i)])
-            assert outputs, "the frame loop goes on while the reference is encoded"
+            assert outputs, "frames are finished while the reference is encoded"
         assert loader.busy
         assert stream.adapters.image_prompt.prompt is before
     finally:
         gate.set()
-    until(lambda: stream.adapters.image_prompt.prompt is not before, lambda: stream.step([Frame(picture(64))]))
+    step_until(lambda: stream.adapters.image_prompt.prompt is not before, lambda: stream.step([Frame(picture(64))]))
     stream.adapters.close()
     stream.close()

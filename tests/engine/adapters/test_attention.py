@@ -1,4 +1,4 @@
-"""The memory of earlier frames: what it adds to attention, and when it is forgotten."""
+"""The key-value memory of earlier frames: what it adds to attention, and when it is cleared."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from engine.shared.snapshot import Snapshot
 
 
 def tensors(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    made = torch.randn(2, 3, 2, 5, 8, generator=torch.Generator().manual_seed(seed))
-    return made[0], made[1]
+    both = torch.randn(2, 3, 2, 5, 8, generator=torch.Generator().manual_seed(seed))
+    return both[0], both[1]
 
 
 @pytest.mark.parametrize("strength", [0.25, 1.0])
-def test_a_remembered_token_counts_by_its_strength(strength: float) -> None:
+def test_a_remembered_token_is_weighted_by_the_strength(strength: float) -> None:
     memory = KeyValueMemory(strength, 2)
     query = torch.randn(3, 2, 5, 8)
     seen = [tensors(k) for k in range(4)]
@@ -38,7 +38,7 @@ def test_a_remembered_token_counts_by_its_strength(strength: float) -> None:
         assert torch.allclose(out, above / below, atol=1e-5)
 
 
-def test_the_mean_is_one_bank_of_the_newest_and_what_it_held() -> None:
+def test_the_mean_is_one_bank_that_follows_the_newest_keys() -> None:
     memory = KeyValueMemory(1.0, 3, "mean")
     bank: torch.Tensor | None = None
     for k in range(4):
@@ -60,7 +60,7 @@ def test_other_rows_have_no_memory() -> None:
     memory.begin_call("b")
     memory.configure(MemorySettings(1.0, 1, "recent"))
     memory.begin_call("b")
-    assert memory.extend("layer", *tensors(0))[0].shape[2] == 5, "switched off, it forgets"
+    assert memory.extend("layer", *tensors(0))[0].shape[2] == 5, "strength 0 clears it"
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def run(model: Model, frames: list[Frame], **values: object) -> np.ndarray:
     return np.stack([f.pixels[..., :3] for f in outputs]).astype(np.int16)
 
 
-def test_attending_to_the_frames_before_draws_frames_together() -> None:
+def test_attention_to_earlier_frames_makes_frames_more_alike() -> None:
     memory = KeyValueMemory(1.0, 3)
     query, base = torch.randn(3, 2, 5, 8, generator=torch.Generator().manual_seed(9)), tensors(9)
     plain, steady = [], []
@@ -90,14 +90,14 @@ def test_attending_to_the_frames_before_draws_frames_together() -> None:
     assert changes[1] < 0.6 * changes[0]
 
 
-def test_consistency_acts_on_what_moves_and_changes_nothing_of_a_still(pocket: Model) -> None:
+def test_consistency_changes_moving_frames_and_not_still_ones(pocket: Model) -> None:
     rng = np.random.default_rng(0)
     still = Frame(rng.integers(0, 256, (64, 64, 4), dtype=np.uint8))
     assert np.abs(run(pocket, [still] * 5, **{"/consistency": 0.8}) - run(pocket, [still] * 5)).max() <= 1
     base = rng.integers(60, 196, (64, 64, 4))
     noisy = [Frame((base + rng.integers(-40, 41, base.shape)).astype(np.uint8)) for _ in range(8)]
     plain, steady = run(pocket, noisy), run(pocket, noisy, **{"/consistency": 1.0, "/consistency/frames": 3})
-    # Whether a whole picture changes less is another matter: this model has little attention.
+    # This model has too little attention to compare how much whole pictures change.
     assert np.abs(steady - plain).mean() > 0.05
     smooth = run(pocket, noisy, **{"/smoothing": 0.8})
     assert np.abs(np.diff(smooth, axis=0)).mean() < 0.9 * np.abs(np.diff(plain, axis=0)).mean()

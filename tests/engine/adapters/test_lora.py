@@ -1,4 +1,4 @@
-"""LoRA against diffusers with PEFT, and what weights, files and slots do."""
+"""LoRAs against diffusers with PEFT: weights, file layouts, architectures, and files that are rejected."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ def model(folder: Path) -> Model:
     return load(str(folder), CPU, torch.float32)
 
 
-def answer(model: Model, text: str = "green spiral") -> torch.Tensor:
+def predict(model: Model, text: str = "green spiral") -> torch.Tensor:
     x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         return model.denoise(x, torch.tensor([700.0, 300.0]), model.encode_prompt(text))
 
 
-@pytest.mark.parametrize("kind", LORA_LAYOUTS)
-def test_a_stack_of_loras_is_what_diffusers_makes_of_them(
-    kind: str, folder: Path, model: Model, tmp_path: Path
+@pytest.mark.parametrize("layout", LORA_LAYOUTS)
+def test_several_loras_give_the_predictions_of_diffusers(
+    layout: str, folder: Path, model: Model, tmp_path: Path
 ) -> None:
-    parts = {"unet": model.denoiser, "text_encoder": model.architecture.components["text_encoder"]}
-    files = [save_lora(tmp_path / f"{i}.safetensors", parts, kind, rank=2 + i, seed=i) for i in range(2)]
+    modules = {"unet": model.denoiser, "text_encoder": model.architecture.components["text_encoder"]}
+    files = [save_lora(tmp_path / f"{i}.safetensors", modules, layout, rank=2 + i, seed=i) for i in range(2)]
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
-    plain = answer(model)
-    loras = MergedLoras(parts)
-    loras.install([read_lora(file, "StableDiffusionLoraLoaderMixin", parts) for file in files])
+    plain = predict(model)
+    loras = MergedLoras(modules)
+    loras.install([read_lora(file, "StableDiffusionLoraLoaderMixin", modules) for file in files])
     loras.set_weights([0.0, 0.0])
-    assert torch.equal(answer(model), plain), "weight 0 is no LoRA"
+    assert torch.equal(predict(model), plain), "weight 0 is no LoRA"
     for i in range(2):
-        # Kohya's layout says α, 2 here; PEFT's takes α = r where it says nothing.
-        scale = 2.0 / (2 + i) if kind == "kohya" else 1.0
-        same = save_lora(tmp_path / f"same{i}.safetensors", parts, "peft", rank=2 + i, seed=i, scale=scale)
+        # Kohya's layout states α, 2 here; PEFT's has α = r where it states none.
+        scale = 2.0 / (2 + i) if layout == "kohya" else 1.0
+        same = save_lora(tmp_path / f"same{i}.safetensors", modules, "peft", rank=2 + i, seed=i, scale=scale)
         pipeline.load_lora_weights(str(same), adapter_name=f"a{i}")
     for weights in ([0.8, 0.0], [0.5, -0.7]):
         loras.set_weights(weights)
@@ -61,48 +61,52 @@ def test_a_stack_of_loras_is_what_diffusers_makes_of_them(
         x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
         with torch.inference_mode():
             expected = pipeline.unet(x, torch.tensor([700.0, 300.0]), tokens.expand(2, -1, -1)).sample
-        assert (answer(model) - expected).abs().max() < 1e-4
-        assert (answer(model) - plain).abs().max() > 1e-2
+        assert (predict(model) - expected).abs().max() < 1e-4
+        assert (predict(model) - plain).abs().max() > 1e-2
     loras.install([None, None])
-    assert torch.equal(answer(model), plain), "taken off again"
+    assert torch.equal(predict(model), plain), "removed"
 
 
-FAMILIES = {
-    "sdxl": (save_sdxl, "StableDiffusionXLPipeline"), "sd3": (save_sd3, "StableDiffusion3Pipeline"), "flux": (save_flux, "FluxPipeline"),
-    "flux2": (save_flux2, "Flux2KleinPipeline"), "lumina2": (save_lumina2, "Lumina2Pipeline"), "sana": (save_sana, "SanaSprintPipeline"),
-}  # fmt: skip
+ARCHITECTURES = {
+    "sdxl": (save_sdxl, "StableDiffusionXLPipeline"),
+    "sd3": (save_sd3, "StableDiffusion3Pipeline"),
+    "flux": (save_flux, "FluxPipeline"),
+    "flux2": (save_flux2, "Flux2KleinPipeline"),
+    "lumina2": (save_lumina2, "Lumina2Pipeline"),
+    "sana": (save_sana, "SanaSprintPipeline"),
+}
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_lora_of_each_family(name: str, tmp_path: Path) -> None:
-    save, kind = FAMILIES[name]
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_lora_of_each_architecture(name: str, tmp_path: Path) -> None:
+    save, pipeline_class = ARCHITECTURES[name]
     model = load(str(save(tmp_path / "model")), CPU, torch.float32)
-    part = model.architecture.denoiser_component
-    file = save_lora(tmp_path / "a.safetensors", {part: model.denoiser})
-    pipeline = getattr(diffusers, kind).from_pretrained(tmp_path / "model")
+    component = model.architecture.denoiser_component
+    file = save_lora(tmp_path / "a.safetensors", {component: model.denoiser})
+    pipeline = getattr(diffusers, pipeline_class).from_pretrained(tmp_path / "model")
     pipeline.load_lora_weights(str(file), adapter_name="a")
     pipeline.set_adapters(["a"], [0.6])
     x = torch.randn(1, model.latent_channels, 8, 8)
     condition, t = model.encode_prompt("green spiral"), torch.tensor([500.0])
     with torch.inference_mode():
         plain = model.denoise(x, t, condition)
-        loras = MergedLoras({part: model.denoiser})
-        loras.install([read_lora(file, model.architecture.lora_mixin, {part: model.denoiser})])
+        loras = MergedLoras({component: model.denoiser})
+        loras.install([read_lora(file, model.architecture.lora_mixin, {component: model.denoiser})])
         loras.set_weights([0.6])
-        found = model.denoise(x, t, condition)
-        model.architecture.denoiser = getattr(pipeline, part)
+        output = model.denoise(x, t, condition)
+        model.architecture.denoiser = getattr(pipeline, component)
         expected = model.denoise(x, t, condition)
-    assert (found - expected).abs().max() < 1e-4
-    assert (found - plain).abs().max() > 1e-3
+    assert (output - expected).abs().max() < 1e-4
+    assert (output - plain).abs().max() > 1e-3
 
 
-def test_files_that_are_no_lora_of_this_model(model: Model, tmp_path: Path) -> None:
-    parts = {"unet": model.denoiser}
+def test_files_without_a_lora_for_this_model_are_rejected(model: Model, tmp_path: Path) -> None:
+    modules = {"unet": model.denoiser}
 
     def rejection(name: str, weights: dict[str, torch.Tensor]) -> str:
         save_file(weights, tmp_path / name)
         with pytest.raises(InvalidValue) as caught:
-            read_lora(tmp_path / name, "StableDiffusionLoraLoaderMixin", parts)
+            read_lora(tmp_path / name, "StableDiffusionLoraLoaderMixin", modules)
         return str(caught.value)
 
     layer = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -116,6 +120,6 @@ def test_files_that_are_no_lora_of_this_model(model: Model, tmp_path: Path) -> N
     assert "another model" in rejection("foreign.safetensors", foreign)
     (tmp_path / "torn.safetensors").write_bytes(b"torn")
     with pytest.raises(InvalidValue, match="cannot be read"):
-        read_lora(tmp_path / "torn.safetensors", "StableDiffusionLoraLoaderMixin", parts)
+        read_lora(tmp_path / "torn.safetensors", "StableDiffusionLoraLoaderMixin", modules)
     with pytest.raises(InvalidValue, match="safetensors files"):
-        read_lora(tmp_path / "old.pt", "StableDiffusionLoraLoaderMixin", parts)
+        read_lora(tmp_path / "old.pt", "StableDiffusionLoraLoaderMixin", modules)

@@ -1,4 +1,4 @@
-"""Prompts: blends, the cache, and that the frame loop never encodes."""
+"""Conditions: blends of prompts, and that the frame loop never encodes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_new_prompt_is_encoded_on_another_thread_and_only_once() -> None:
     start = time.monotonic()
     conditioner.update(Snapshot({"/prompt": "slow"}).looks)
     assert time.monotonic() - start < 0.1
-    assert conditioner.condition is first, "the old prompt goes on until the new one is ready"
+    assert conditioner.condition is first, "the old prompt stays until the new one is encoded"
     assert not conditioner.settled
     gate.set()
     limit = time.monotonic() + 10
@@ -71,7 +71,7 @@ def test_a_new_prompt_is_encoded_on_another_thread_and_only_once() -> None:
     conditioner.close()
 
 
-def test_a_prompt_that_fails_leaves_the_last_one() -> None:
+def test_a_prompt_that_cannot_be_encoded_leaves_the_last_one() -> None:
     def encode(text: str) -> Condition:
         if text == "bad":
             raise RuntimeError("no memory")

@@ -1,4 +1,4 @@
-"""The residual forms, written on clean predictions, against the paper's own formula on noise."""
+"""Residual guidance on clean predictions against the paper's formula on noise predictions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.diffusion import guidance
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 1.4, 7.5])
 @pytest.mark.parametrize("delta", [0.0, 0.7, 1.0])
-def test_residual_is_the_papers_formula(gamma: float, delta: float) -> None:
+def test_the_residual_form_is_the_papers_formula(gamma: float, delta: float) -> None:
     torch.manual_seed(1)
     x, F, reference = torch.randn(3, 2, 4, 8, 8, dtype=torch.float64)
     a, b = torch.tensor(0.6, dtype=torch.float64), torch.tensor(0.8, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Crossfades as the engine makes them: prompts by their embeddings, seeds by their noises."""
+"""Crossfades in the engine: prompts are mixed by their embeddings, seeds by their noises."""
 
 from __future__ import annotations
 
@@ -52,9 +52,11 @@ def test_conditions_are_mixed_spherically_and_the_ends_are_the_looks_themselves(
     )
     assert torch.equal(tokens((ICE, 1.0), (FIRE, 0.0)), vectors["ice"])
     assert torch.allclose(tokens((ICE, 0.0), (FIRE, 1.0)), vectors["fire"], atol=1e-6)
-    own = look(prompt="ice", prompt_2="red", prompt_1_weight=1.0)
+    blended = look(prompt="ice", prompt_2="red", prompt_1_weight=1.0)
     assert torch.allclose(
-        tokens((own, 0.5), (FIRE, 0.5)), slerp((vectors["ice"] + vectors["red"]) / 2, vectors["fire"], 0.5), atol=1e-5
+        tokens((blended, 0.5), (FIRE, 0.5)),
+        slerp((vectors["ice"] + vectors["red"]) / 2, vectors["fire"], 0.5),
+        atol=1e-5,
     )
     conditioner.update(Snapshot(mixture=((ICE | {"/negative": "red"}, 0.5), (FIRE, 0.5))).looks, encode_now=True)
     assert conditioner.negative is not None
@@ -72,30 +74,28 @@ def test_noises_are_mixed_on_the_sphere(pocket: Model) -> None:
     assert mixed_noises(tables, ((ICE, 1.0),), 4) is one
     half = mixed_noises(tables, ((ICE, 0.5), (FIRE, 0.5)), 4)
     assert torch.allclose(half, slerp(one, two, 0.5, dims=(1, 2, 3)))
-    assert abs(float(half.std()) - 1) < 0.05, "noise of the right strength, which a plain mean is not"
+    assert abs(float(half.std()) - 1) < 0.05, "unit variance, which a plain mean has not"
     assert float(((one + two) / 2).std()) < 0.8
-    assert mixed_noises(tables, ((ICE, 0.5), (look(prompt="fire", seed=3), 0.5)), 4) is one, (
-        "the same seed on both sides is no mixture"
-    )
+    assert mixed_noises(tables, ((ICE, 0.5), (look(prompt="fire", seed=3), 0.5)), 4) is one, "equal seeds are not mixed"
 
 
 def test_a_crossfade_goes_smoothly_from_one_look_to_the_other(pocket: Model) -> None:
     picture = Frame(np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 4), dtype=np.uint8))
     stream = Stream(pocket, SIZE, SIZE)
 
-    def shown(snapshot: Snapshot) -> np.ndarray:
+    def render(snapshot: Snapshot) -> np.ndarray:
         stream.apply(snapshot)
         stream.settle()
         (frame,) = stream.step([picture]) or []
         return frame.pixels[..., :3].astype(float)
 
-    rest = {"/steps": 1, "/strength": 0.9}
-    first, last = shown(Snapshot(rest | ICE)), shown(Snapshot(rest | FIRE))
-    way = [shown(Snapshot(rest, mixture=((ICE, 1 - i / 20), (FIRE, i / 20)))) for i in range(21)]
-    assert np.abs(way[0] - first).max() <= 1
-    assert np.abs(way[-1] - last).max() <= 1
-    steps = [float(np.abs(a - b).mean()) for a, b in itertools.pairwise(way)]
-    whole = float(np.abs(first - last).mean())
-    assert whole > 10
-    assert max(steps) < whole / 4, "no step of the way is a jump"
+    base = {"/steps": 1, "/strength": 0.9}
+    first, last = render(Snapshot(base | ICE)), render(Snapshot(base | FIRE))
+    fade = [render(Snapshot(base, mixture=((ICE, 1 - i / 20), (FIRE, i / 20)))) for i in range(21)]
+    assert np.abs(fade[0] - first).max() <= 1
+    assert np.abs(fade[-1] - last).max() <= 1
+    steps = [float(np.abs(a - b).mean()) for a, b in itertools.pairwise(fade)]
+    distance = float(np.abs(first - last).mean())
+    assert distance > 10
+    assert max(steps) < distance / 4, "no step is a jump"
     stream.close()

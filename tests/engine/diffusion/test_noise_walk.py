@@ -1,4 +1,4 @@
-"""Noise that walks: unit length, through the seeds, at the rate that is set."""
+"""The noise walk: unit variance, from seed to seed, at its rate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def coefficients() -> Coefficients:
     return Coefficients(load("pocket", torch.device("cpu"), torch.float32), 64, 64)
 
 
-def test_nothing_walks_at_rate_0(coefficients: Coefficients) -> None:
+def test_there_is_no_walk_at_rate_0(coefficients: Coefficients) -> None:
     assert NoiseWalk(coefficients).noises(Snapshot().diffusion.noise_walk, 5.0, 2) is None
 
 
@@ -33,14 +33,14 @@ def test_the_walk_reaches_the_next_seed_in_its_time(
     shape = (8, 8, 8)
     for k, noises in enumerate(walked):
         assert noises is not None
-        assert noises.std().item() == pytest.approx(1.0, abs=0.1), "always like noise"
+        assert noises.std().item() == pytest.approx(1.0, abs=0.1), "unit variance all the way"
         if k % 4 == 0:
             assert torch.allclose(noises, noise((40 + k // 4, 0), 0.0, 2, shape), atol=1e-4)
     steps = [(b - a).abs().mean().item() for a, b in pairwise(walked) if a is not None and b is not None]
     assert max(steps) < 0.7, "no jump"
     stopped = Snapshot({"/seed": 40, "/seed/travel": 0.0})
-    rested = walk.noises(stopped.diffusion.noise_walk, 20.0, 2)
-    assert rested is not None
+    stopped_at = walk.noises(stopped.diffusion.noise_walk, 20.0, 2)
+    assert stopped_at is not None
     assert walked[-1] is not None
-    assert torch.allclose(rested, walked[-1], atol=1e-5), "it stays where it has come to"
-    assert walk.noises(Snapshot({"/seed": 41}).diffusion.noise_walk, 21.0, 2) is None, "another seed starts anew"
+    assert torch.allclose(stopped_at, walked[-1], atol=1e-5), "it stays where it was stopped"
+    assert walk.noises(Snapshot({"/seed": 41}).diffusion.noise_walk, 21.0, 2) is None, "another seed resets it"

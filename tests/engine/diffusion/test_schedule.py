@@ -19,22 +19,22 @@ def config(scheduler: object) -> dict[str, object]:
 @pytest.mark.parametrize("beta_schedule", ["scaled_linear", "linear", "squaredcos_cap_v2"])
 def test_alphas_are_those_of_the_scheduler(beta_schedule: str) -> None:
     scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule=beta_schedule)
-    ours = read_noise_schedule(config(scheduler))
-    assert ours.alphas is not None
-    assert torch.allclose(ours.alphas.float(), scheduler.alphas_cumprod, rtol=1e-4)
-    assert not ours.consistency
+    schedule = read_noise_schedule(config(scheduler))
+    assert schedule.alphas is not None
+    assert torch.allclose(schedule.alphas.float(), scheduler.alphas_cumprod, rtol=1e-4)
+    assert not schedule.consistency
 
 
 def test_the_boundary_is_that_of_the_lcm_scheduler() -> None:
     scheduler = LCMScheduler()
-    ours = read_noise_schedule(config(scheduler))
+    schedule = read_noise_schedule(config(scheduler))
     for t in (1, 19, 259, 999):
         c_skip, c_out = scheduler.get_scalings_for_boundary_condition_discrete(t)
-        assert ours.boundary(t) == pytest.approx((float(c_skip), float(c_out)), rel=1e-5)
+        assert schedule.boundary(t) == pytest.approx((float(c_skip), float(c_out)), rel=1e-5)
     assert read_noise_schedule(config(DDIMScheduler())).boundary(19) == (0.0, 1.0)
 
 
-def test_made_timesteps_fall_from_what_strength_reaches() -> None:
+def test_spaced_timesteps_fall_from_the_one_that_strength_reaches() -> None:
     model = read_noise_schedule(config(LCMScheduler()))
     assert spaced_timesteps(model, 1, 1.0) == [999]
     assert spaced_timesteps(model, 2, 1.0) == [999, 499]
@@ -42,24 +42,24 @@ def test_made_timesteps_fall_from_what_strength_reaches() -> None:
     assert spaced_timesteps(model, 1, 0.5) == [499]
     for steps in range(1, 9):
         for strength in (0.0, 0.01, 0.5, 1.0):
-            made = spaced_timesteps(model, steps, strength)
-            assert len(set(made)) == steps
-            assert made == sorted(made, reverse=True)
-            assert all(0 <= t <= 999 for t in made)
+            timesteps = spaced_timesteps(model, steps, strength)
+            assert len(set(timesteps)) == steps
+            assert timesteps == sorted(timesteps, reverse=True)
+            assert all(0 <= t <= 999 for t in timesteps)
 
 
-def test_a_flow_is_shifted_as_its_scheduler_does() -> None:
+def test_a_flow_is_shifted_by_its_schedulers_formula() -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    ours = read_noise_schedule(config(scheduler))
+    schedule = read_noise_schedule(config(scheduler))
     sigmas = [1.0, 0.75, 0.5, 0.25]
     expected = [1000 * 3.0 * s / (1 + 2.0 * s) for s in sigmas]
-    assert spaced_timesteps(ours, 4, 1.0) == pytest.approx(expected)
-    step = plan_steps(ours, 1, 1.0, "600")[0]
+    assert spaced_timesteps(schedule, 4, 1.0) == pytest.approx(expected)
+    step = plan_steps(schedule, 1, 1.0, "600")[0]
     assert (step.a, step.b) == pytest.approx((0.4, 0.6))
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v", "flow"])
-def test_the_clean_latent_is_found_again(prediction: str) -> None:
+def test_the_clean_latent_is_recovered(prediction: str) -> None:
     torch.manual_seed(0)
     z, eps = torch.randn(2, 4, 8, 8, dtype=torch.float64), torch.randn(2, 4, 8, 8, dtype=torch.float64)
     a, b = (0.4, 0.6) if prediction == "flow" else (0.8, 0.6)
@@ -68,20 +68,20 @@ def test_the_clean_latent_is_found_again(prediction: str) -> None:
     assert torch.allclose(of_x * (a * z + b * eps) + of_output * output, z)
 
 
-def test_an_explicit_schedule_beyond_the_model_is_refused() -> None:
+def test_an_explicit_schedule_beyond_the_model_is_rejected() -> None:
     with pytest.raises(InvalidValue, match="999"):
         plan_steps(read_noise_schedule(config(LCMScheduler())), 1, 1.0, "1000")
 
 
-def test_an_unknown_scheduler_is_refused() -> None:
+def test_an_unknown_prediction_type_is_rejected() -> None:
     with pytest.raises(ModelError, match="sample"):
         read_noise_schedule(config(DDIMScheduler(prediction_type="sample")))
 
 
 def test_noise_is_one_draw_of_the_generator() -> None:
-    drawn = torch.randn((3, 4, 8, 8), generator=torch.Generator().manual_seed(42))
-    assert torch.equal(noise((42, 1), 0.0, 3, (4, 8, 8)), drawn)
-    assert torch.equal(noise((1, 42), 1.0, 3, (4, 8, 8)), drawn)
+    expected = torch.randn((3, 4, 8, 8), generator=torch.Generator().manual_seed(42))
+    assert torch.equal(noise((42, 1), 0.0, 3, (4, 8, 8)), expected)
+    assert torch.equal(noise((1, 42), 1.0, 3, (4, 8, 8)), expected)
 
 
 def test_mixed_noise_stays_noise() -> None:
@@ -89,7 +89,7 @@ def test_mixed_noise_stays_noise() -> None:
     assert mixed.std() == pytest.approx(1.0, abs=0.02)
 
 
-def test_slerp_goes_round_the_circle() -> None:
+def test_slerp_follows_the_circle() -> None:
     one, two = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])
     middle = slerp(one, two, 0.5)
     assert torch.allclose(middle, torch.tensor([[1.0, 1.0]]) / 2**0.5 * 1.5)

@@ -1,4 +1,4 @@
-"""The filter: the paper's probability, the limits, and what each measure sees."""
+"""The similarity filter: the paper's probability, its limits, and what each measure detects."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_decisions_are_repeatable() -> None:
     assert 0 < sum(decisions()) < 200
 
 
-def test_small_motion_on_a_bright_picture_is_seen_by_local_and_not_by_cosine() -> None:
+def test_small_motion_on_a_bright_picture_is_detected_by_local_and_not_by_cosine() -> None:
     before = torch.full((3, 256, 256), 0.9)
     after = before.clone()
     after[:, 100:120, 100:120] = 0.2

@@ -1,4 +1,4 @@
-"""The stream batch against an independent loop: each frame denoised alone, in the papers' own formulas."""
+"""The stream batch against an independent loop: each frame denoised alone, by the papers' formulas."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def pictures(count: int) -> list[Frame]:
     return [Frame(rng.integers(0, 256, (SIZE, SIZE, 4), dtype=np.uint8), i) for i in range(count)]
 
 
-class Recording(Stream):
-    """A stream that keeps the clean latents it decodes, by frame."""
+class RecordingStream(Stream):
+    """A stream that records the clean latents that it decodes, by frame."""
 
     latents: dict[int, torch.Tensor]
 
     def _decode(self, finished: list[tuple[Slot, torch.Tensor]]) -> PendingOutput:
         for slot, latent in finished:
-            for frame, one in zip(slot.frames, latent, strict=True):
-                self.latents[frame.sequence] = one.clone()
+            for frame, frame_latent in zip(slot.frames, latent, strict=True):
+                self.latents[frame.sequence] = frame_latent.clone()
         return super()._decode(finished)
 
 
@@ -53,9 +53,9 @@ def epsilon(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def run(
     model: Model, frames: list[Frame], **values: object
 ) -> tuple[dict[int, torch.Tensor], list[int], list[list[Frame]]]:
-    """Latents by frame, rows of each full tick, and the outputs of each tick."""
+    """Return the latents by frame, the rows of each full tick, and the outputs of each tick."""
     snapshot = Snapshot({"/prompt": PROMPT, "/negative": NEGATIVE, **values})  # type: ignore[dict-item]
-    stream = Recording(model, SIZE, SIZE)
+    stream = RecordingStream(model, SIZE, SIZE)
     stream.latents = {}
     stream.apply(snapshot)
     stream.settle()
@@ -69,10 +69,10 @@ def run(
 
 
 @torch.inference_mode()
-def alone(
+def denoise_alone(
     model: Model, frame: Frame, timesteps: list[int], mode: str, gamma: float, delta: float, seed: int
 ) -> torch.Tensor:
-    """One frame through n sequential denoiser calls, written on noise predictions in float64, as the papers do."""
+    """Return one frame's latent after n sequential denoiser calls, on noise predictions in float64 as in the papers."""
     unet, vae = model.denoiser, model.autoencoder
     alphas = model.noise_schedule.alphas
     assert alphas is not None
@@ -123,9 +123,9 @@ def test_batch_equals_sequential(pocket: Model, n: int, buffer: int, mode: str) 
     latents, _, outputs = run(pocket, frames, **{"/steps": n, "/strength": 0.7, "/buffer": buffer}, **values)
     timesteps = [round(700 - 1 - 700 * i // n) for i in range(n)]
     assert [f.sequence for tick in outputs for f in tick] == [f.sequence for f in frames]
-    assert all(not tick for tick in outputs[: n - 1]), "nothing may come out before the batch is full"
+    assert all(not tick for tick in outputs[: n - 1]), "no frame is finished before the batch is full"
     for frame in frames:
-        expected = alone(pocket, frame, timesteps, mode, 1.6, 0.9, 7)
+        expected = denoise_alone(pocket, frame, timesteps, mode, 1.6, 0.9, 7)
         assert (latents[frame.sequence] - expected).abs().max() < 1e-4
 
 
@@ -135,7 +135,7 @@ def test_an_epsilon_model_with_an_explicit_schedule(epsilon: Model, mode: str) -
     values = {"/schedule": "601 402 33", "/guidance/mode": mode, "/guidance": 2.0, "/guidance/delta": 1.0, "/seed": 11}
     latents, _, _ = run(epsilon, frames, **values)
     for frame in frames:
-        expected = alone(epsilon, frame, [601, 402, 33], mode, 2.0, 1.0, 11)
+        expected = denoise_alone(epsilon, frame, [601, 402, 33], mode, 2.0, 1.0, 11)
         assert (latents[frame.sequence] - expected).abs().max() < 1e-4
 
 
@@ -154,11 +154,11 @@ def test_rows_per_tick(pocket: Model, n: int, buffer: int, mode: str) -> None:
     calls: list[int] = []
     original = pocket.denoiser.forward
 
-    def counting(x: torch.Tensor, *args: object, **kwargs: object) -> object:
+    def count_rows(x: torch.Tensor, *args: object, **kwargs: object) -> object:
         calls.append(len(x))
         return original(x, *args, **kwargs)
 
-    pocket.denoiser.forward = counting
+    pocket.denoiser.forward = count_rows
     try:
         _, rows, _ = run(
             pocket,
@@ -186,7 +186,7 @@ def test_strength_changes_without_losing_frames(pocket: Model) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (2, 3), (3, 2)])
-def test_a_new_number_of_steps_is_there_within_n_ticks(pocket: Model, before: int, after: int) -> None:
+def test_a_new_number_of_steps_takes_effect_within_n_ticks(pocket: Model, before: int, after: int) -> None:
     stream = Stream(pocket, SIZE, SIZE)
     frames = pictures(20)
     stream.apply(Snapshot({"/steps": before}))
@@ -200,10 +200,12 @@ def test_a_new_number_of_steps_is_there_within_n_ticks(pocket: Model, before: in
         if k >= after - 1:
             assert finished[-1].sequence == frame.sequence - after + 1
     assert seen == sorted(seen), "the picture never goes back in time"
-    assert stream.stats.superseded == max(0, before - after - 1), "only what a newer frame has overtaken is lost"
+    assert stream.stats.superseded == max(0, before - after - 1), (
+        "only frames that a newer one has overtaken are dropped"
+    )
 
 
-def test_a_schedule_that_does_not_suit_the_model_holds_nothing_else_up(pocket: Model) -> None:
+def test_a_schedule_that_does_not_suit_the_model_does_not_delay_other_changes(pocket: Model) -> None:
     stream = Stream(pocket, SIZE, SIZE)
     with pytest.raises(InvalidValue, match="1000"):
         stream.apply(Snapshot({"/schedule": "1000 500 10", "/guidance": 3.0}, 5))
@@ -255,7 +257,7 @@ def test_a_still_picture_is_skipped_and_a_change_is_not(pocket: Model) -> None:
     assert stream.step([other]) is not None, "a change of parameters is never skipped"
 
 
-def test_the_inputs_alpha_says_where_it_is_diffused(pocket: Model) -> None:
+def test_the_inputs_alpha_masks_the_diffusion(pocket: Model) -> None:
     frame = pictures(1)[0]
     frame.pixels[..., 3] = 0
     frame.pixels[:, SIZE // 2 :, 3] = 255
@@ -263,8 +265,8 @@ def test_the_inputs_alpha_says_where_it_is_diffused(pocket: Model) -> None:
     stream.apply(Snapshot({"/mask": "alpha", "/steps": 1, "/prompt": PROMPT}))
     stream.settle()
     (out,) = stream.step([frame]) or []
-    kept, diffused = (
+    left, right = (
         np.abs(out.pixels[side][..., :3].astype(int) - frame.pixels[side][..., :3]).mean() for side in (LEFT, RIGHT)
     )
-    assert kept == 0
-    assert diffused > 20
+    assert left == 0, "transparent: the input"
+    assert right > 20, "opaque: diffused"

@@ -37,7 +37,11 @@ def defaults(stage: Stage) -> Iterator[None]:
     stage.send("/steps", 1)
     stage.send("/model", "pocket")
     stage.send("/size", "256x256")
-    until(lambda: stage.state.snapshot().whole("/steps") == 1 and stage.state.snapshot().text("/size") == "256x256", 10)
+    # OSC messages are handled in their order: with this one all the others have arrived.
+    stage.send("/prompt/4", "restored")
+    until(lambda: stage.state.snapshot()["/prompt/4"] == "restored", 10, "the last message")
+    stage.state.put({"/prompt/4": ""})
+    assert stage.state.snapshot().whole("/steps") == 1
 
     def is_settled() -> bool:
         status = stage.engine

@@ -12,6 +12,8 @@ from tests.touchdesigner.simulator import Operator, TouchDesigner
 from tests.touchdesigner.wire import Wire, built, par
 
 __all__ = ["built"]  # a fixture
+#: The checkout, which the program adds to its path: the component removes PYTHONPATH from the environment.
+ROOT = Path(__file__).parents[2]
 
 
 def free_port() -> int:
@@ -32,7 +34,7 @@ def test_start_play_and_stop(built: tuple[TouchDesigner, Operator], tmp_path: Pa
     wire = Wire(touch, component, free_port())
     program = tmp_path / "phosphene"
     program.write_text(
-        f"#!{sys.executable}\nimport sys\nfrom bridge.cli import main\n\n"
+        f"#!{sys.executable}\nimport sys\n\nsys.path.insert(0, {str(ROOT)!r})\nfrom bridge.cli import main\n\n"
         "if __name__ == '__main__':\n    sys.exit(main())\n",
         encoding="utf-8",
     )

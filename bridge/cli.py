@@ -90,13 +90,13 @@ def _add_run(commands: Any) -> None:
     _add(textures, "--sink", metavar="URL", action="append", help="texture sink; repeatable", default_text=here)
 
     control = run.add_argument_group("control")
-    maps = "controller map: grandma3, eos, qlcplus, touchosc, resolume or a .toml file; repeatable"
+    maps = "desk map: grandma3, eos, qlcplus, touchosc, resolume or a .toml file; repeatable"
     _add(control, "--desk", metavar="NAME", action="append", help=maps)
     _add(control, "--osc-port", type=int, default=9000, metavar="N", help="OSC port, UDP and TCP; 0 for any free one")
     _add(control, "--midi", metavar="PORT", help="MIDI inputs whose name contains PORT, or all; also MIDI clock")
     _flag(control, "--link", help="tempo and beat from Ableton Link")
     _add(control, "--audio", metavar="DEVICE", help="audio input for modulators: 'default' or a part of its name")
-    _flag(control, "--artnet", help="Art-Net input, as /dmx/UNIVERSE/CHANNEL in controller maps")
+    _flag(control, "--artnet", help="Art-Net input, as /dmx/UNIVERSE/CHANNEL in desk maps")
     _add(control, "--sacn", type=int, metavar="UNIVERSE", action="append", help="sACN universe to receive; repeatable")
 
     network = run.add_argument_group("panel and network")

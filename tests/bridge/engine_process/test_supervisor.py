@@ -17,9 +17,8 @@ import pytest
 from bridge.control.state import State
 from bridge.engine_process import process as engine_process
 from bridge.engine_process import standby, supervisor
-from bridge.engine_process.model_fallback import MAX_DEATHS, ModelFallback
+from bridge.engine_process.model_fallback import MAX_DEATHS
 from bridge.engine_process.supervisor import RESTART_SECONDS, Supervisor
-from bridge.engine_process.wakeup import Wakeup
 from engine.shared.messages import EngineError, EngineStatus, FromEngine, ModelRejected, Ready, Reloaded, Reverted
 from engine.shared.options import EngineOptions
 from engine.shared.snapshot import Snapshot
@@ -276,33 +275,3 @@ def test_standbys_that_die_early_back_off_until_one_lives(monkeypatch: pytest.Mo
         until(lambda: started.standby.delay == standby.DELAY_SECONDS)
     finally:
         started.close()
-
-
-def test_the_fallback_prefers_the_last_good_model_and_then_the_built_in_one() -> None:
-    requested = {"/model": "bad"}
-    fallback = ModelFallback()
-    for _ in range(MAX_DEATHS - 1):
-        fallback.record_death()
-    assert fallback.choose(requested) is None, "not enough deaths"
-    fallback.record_death()
-    assert fallback.choose(requested) is None, "nothing is known to work"
-    fallback.record_success({"/model": "good"})
-    assert fallback.choose(requested) is None
-    fallback.record_rejection()
-    assert fallback.choose(requested) == {"/model": "good"}
-    fallback.record_rejection()
-    builtin = fallback.choose({"/model": "good"})
-    assert builtin is not None
-    assert builtin["/model"] == "pocket"
-
-
-def test_a_wakeup_never_blocks_and_is_seen_once() -> None:
-    wakeup = Wakeup(multiprocessing.get_context("spawn"))
-    for _ in range(100_000):
-        wakeup.set()
-    assert wakeup.reader.poll()
-    wakeup.clear()
-    assert not wakeup.reader.poll()
-    wakeup.clear()
-    wakeup.set()
-    assert wakeup.reader.poll()

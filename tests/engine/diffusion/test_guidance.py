@@ -32,6 +32,6 @@ def test_full_is_the_same_in_clean_and_in_noise_space() -> None:
     assert torch.allclose(guidance.full(F, negative, 3.0), (x - b * (other + 3.0 * (noise - other))) / a)
 
 
-def test_extra_rows() -> None:
+def test_extra_rows_of_each_mode() -> None:
     assert [guidance.extra_rows(mode, 2.0) for mode in guidance.MODES] == ["", "all", "", "first"]
     assert [guidance.extra_rows(mode, 1.0) for mode in guidance.MODES] == [""] * 4

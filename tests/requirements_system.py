@@ -32,7 +32,7 @@ def find_program(names: str) -> str | None:
 
 
 def needs(*programs: str) -> pytest.MarkDecorator:
-    """Return a mark that skips a test where one of ``programs`` is missing. Each is a key of PACKAGES or a part of one."""
+    """Return a mark that skips a test where one of ``programs`` is missing, each a key of PACKAGES or a part of one."""
     keys = [next(key for key in PACKAGES if program in key.split("|")) for program in programs]
     missing = [PACKAGES[key] for key in keys if find_program(key) is None]
     return pytest.mark.skipif(bool(missing), reason=_REASON + " ".join(missing))

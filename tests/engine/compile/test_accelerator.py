@@ -130,7 +130,7 @@ def test_a_compiled_model_equals_the_module_and_follows_its_weights(tmp_path: Pa
     assert counts == [counts[0]] * 3, "the static part runs once per prompt and timesteps"
     loras = MergedLoras({"unet": model.denoiser}, denoiser.mark_weights_changed)
     file = save_lora(tmp_path / "l.safetensors", {"unet": model.denoiser})
-    loras.install([read_lora(file, "StableDiffusionLoraLoaderMixin", loras._targets)])
+    loras.install([read_lora(file, "StableDiffusionLoraLoaderMixin", {"unet": model.denoiser})])
     loras.set_weights([1.0])
     compiled, eager = both(1)
     assert float((compiled - before).abs().max()) > 1e-3, "the LoRA takes effect"

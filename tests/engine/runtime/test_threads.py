@@ -65,7 +65,7 @@ def test_a_prompt_is_encoded_on_one_thread() -> None:
 
 
 def test_an_adapter_is_loaded_on_one_thread() -> None:
-    loader = AsyncLoader[str, int](lambda _request: torch.get_num_threads(), "")
+    loader = AsyncLoader[str, int](lambda _request, _report: torch.get_num_threads(), "", blocking=True)
     assert loader.poll("request") == 1
     loader.close()
     assert torch.get_num_threads() == 2

@@ -33,14 +33,14 @@ class Bridge:
     pipe: Connection
     messages: list[FromEngine] = field(default_factory=list)
 
-    def received(self, kind: type[T]) -> list[T]:
+    def messages_of(self, kind: type[T]) -> list[T]:
         """All messages of one kind so far."""
         while self.pipe.poll():
             self.messages.append(self.pipe.recv())
         return [message for message in self.messages if isinstance(message, kind)]
 
     def errors(self) -> list[str]:
-        return [message.text for message in self.received(EngineError)]
+        return [message.text for message in self.messages_of(EngineError)]
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def failing(error: Exception) -> Any:
 
 def test_the_first_message_says_what_runs(engine: tuple[Worker, Bridge]) -> None:
     _, bridge = engine
-    [ready] = bridge.received(Ready)
+    [ready] = bridge.messages_of(Ready)
     assert (ready.status.model, ready.status.size, ready.status.device) == ("pocket", "64x64", "cpu")
     assert ready.status.running["/size"] == "64x64"
 
@@ -83,7 +83,7 @@ def test_a_failed_frame_is_reported_once_and_the_next_one_is_published(
     monkeypatch.undo()
     tick(worker)
     assert worker.outbox.read() is not None
-    assert bridge.received(Note) == [Note(f"recovered after {MAX_FAILURES - 1} failed frames")]
+    assert bridge.messages_of(Note) == [Note(f"recovered after {MAX_FAILURES - 1} failed frames")]
     assert worker.failures == 0
 
 
@@ -113,7 +113,7 @@ def test_values_that_do_not_fit_into_memory_are_reverted(
     worker.snapshot = Snapshot({**SMALL, "/steps": 4}, 2)
     monkeypatch.setattr(worker.stream, "begin", failing(OUT_OF_MEMORY))
     tick(worker, MITIGATE_AFTER)
-    [message] = bridge.received(Reverted)
+    [message] = bridge.messages_of(Reverted)
     assert "out of memory" in message.reason
     assert (message.running["/steps"], message.rejected["/steps"]) == (1, 4)
 
@@ -182,7 +182,7 @@ def test_only_the_newest_snapshot_is_followed_and_stop_ends_the_loop(engine: tup
     bridge.pipe.send(Stop())
     worker.loop()
     worker.bridge.send(worker.status())
-    assert isinstance(bridge.received(EngineStatus)[-1], EngineStatus)
+    assert isinstance(bridge.messages_of(EngineStatus)[-1], EngineStatus)
 
 
 def test_a_schedule_that_does_not_suit_the_model_is_reported(engine: tuple[Worker, Bridge]) -> None:

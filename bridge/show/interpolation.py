@@ -33,7 +33,9 @@ class Interpolator:
     def push(self, frame: Frame, now: float, method: str) -> None:
         """Take a new ``frame`` that arrived ``now``, in seconds."""
         elapsed = now - self._arrived
-        if self._interval == 0.0 or elapsed > MAX_INTERVAL_SECONDS:
+        if elapsed > MAX_INTERVAL_SECONDS:  # the first frame, or the first one after a stop: no interval is known
+            self._interval = 0.0
+        elif self._interval == 0.0:
             self._interval = elapsed
         else:
             self._interval += INTERVAL_SMOOTHING * (elapsed - self._interval)

@@ -54,6 +54,16 @@ def test_none_and_a_stop_show_the_newest() -> None:
     assert Interpolator().at(1.0, "flow") is None
 
 
+def test_it_starts_with_the_second_frame_at_any_uptime_and_after_a_stop() -> None:
+    interpolator = Interpolator()
+    for start in (5_000.0, 5_010.0):
+        interpolator.push(ball(60), start, "blend")
+        interpolator.push(ball(70), start + 0.1, "blend")
+        shown = interpolator.at(start + 0.15, "blend")
+        assert shown is not None
+        assert np.abs(shown.pixels.astype(int) - (ball(60).pixels.astype(int) + ball(70).pixels) // 2).max() <= 1
+
+
 def test_another_size_is_not_mixed() -> None:
     interpolator = interpolate("flow")
     small = Frame(np.zeros((64, 64, 4), np.uint8))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from bridge.commands.clip_reader import ClipReader
-from bridge.commands.options import engine_options, parameter_values
+from bridge.commands.options import add_engine_options, add_flag, add_option, engine_options, parameter_values
 from bridge.engine_process.tcmalloc import find_library, forget_preload, restart_with
 from bridge.errors import UserError
 from bridge.images import fit, resize
@@ -29,6 +29,7 @@ from engine.shared.frame import Frame, Pixels
 from engine.shared.mailbox import Mailbox
 
 Row = dict[str, Any]
+HELP = "measure this machine: the paper's comparisons as tables, JSON and plots"
 #: Keys of the JSON in the order of measurement → a line on what the table compares or measures.
 TABLES = {
     "device": "the machine, the model and the versions",
@@ -47,7 +48,21 @@ COMPARISONS = ("autopipeline", "stream_batch", "guidance")
 SIDES = (("phosphene", -0.2, "#c2187f"), ("baseline", 0.2, "#8a8f98"))
 
 
-def bench(options: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    architectures = ("pocket", "sd15", "sd-turbo", "sdxl-turbo", "sd3")
+    size = "architecture with random weights, instead of a model"
+    add_option(parser, "--architecture", choices=architectures, help=size)
+    add_flag(parser, "--quick", help="fewer rounds and rows: under two minutes on a small machine")
+    add_option(parser, "--clip", metavar="VIDEO", action="append", help="video for the similarity filter; repeatable")
+    add_option(parser, "--only", metavar="TABLES", help="comma-separated tables", default_text="all")
+    side = "working size N x N; 0 for the model's own"
+    add_option(parser, "--side", type=int, default=0, metavar="N", help=side)
+    add_option(parser, "--output", metavar="DIR", default="bench", help="folder for parser.json and the plots")
+    add_engine_options(parser)
+
+
+def main(options: argparse.Namespace) -> int:
     """Measure, print each table as it comes, and write DIR/bench.json and a plot of each comparison."""
     values = parameter_values(options)
     restart_with(find_library())  # measure with the allocator that the engine's process uses

@@ -12,6 +12,7 @@ from typing import Protocol
 from bridge.engine_process.tcmalloc import find_library
 from bridge.textures import Transport, default_sinks, default_source, transports
 
+HELP = "check what works on this machine, with the install command for what does not"
 PACKAGES = ("torch", "diffusers", "transformers", "python-osc", "av", "numpy")
 #: Longest that loading the built-in model may take.
 PROBE_TIMEOUT_SECONDS = 300
@@ -24,7 +25,11 @@ class Check(Protocol):
         """Print ``name`` and ``text``; a ``required`` check that fails makes the exit code 1."""
 
 
-def doctor(_options: argparse.Namespace | None = None) -> int:
+def add_arguments(_parser: argparse.ArgumentParser) -> None:
+    """Add no options."""
+
+
+def main(_options: argparse.Namespace | None = None) -> int:
     """Print one line per check; return 0 where `phosphene run` can work, else 1."""
     good = True
 

@@ -1,4 +1,4 @@
-"""What shared command-line options mean: parameter values, engine options and preset folders."""
+"""Command-line options: how they are declared, those that commands share, and what these mean."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import argparse
 import gc
 import sys
 from pathlib import Path
+from typing import Any
 
 from bridge.errors import UserError
-from engine.shared.options import EngineOptions
+from engine.shared.options import ACCELERATORS, EngineOptions
 from engine.shared.parameter import Value
 from engine.shared.snapshot import parse_settings
-from engine.shared.table import canonical
+from engine.shared.table import TABLE, canonical
 
 #: Options that set a parameter: option without dashes → parameter.
 PARAMETER_OPTIONS = {
@@ -27,6 +28,41 @@ PARAMETER_OPTIONS = {
     "size": "/size",
     "fit": "/fit",
 }
+
+
+def add_option(parser: Any, *names: str, help: str, default_text: str = "", **settings: Any) -> None:
+    """Add an option whose help ends in its default, or in ``default_text`` where None stands for one."""
+    action = parser.add_argument(*names, **settings)
+    default = default_text or action.default
+    has_default = default is not None and not isinstance(default, bool)
+    action.help = help.replace("%", "%%") + (f" (default: {default})" if has_default else "")
+
+
+def add_flag(parser: Any, *names: str, help: str, **settings: Any) -> None:
+    """Add an option without a value."""
+    add_option(parser, *names, help=help, action=settings.pop("action", "store_true"), **settings)
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every command that starts an engine."""
+    parameters = parser.add_argument_group("parameters")
+    add_option(parameters, "--preset", metavar="NAME", help="preset to start from: a name or a .toml file")
+    config = "in the system's config folder"
+    add_option(parameters, "--presets", metavar="DIR", help="folder of your presets and cue lists", default_text=config)
+    for option, name in PARAMETER_OPTIONS.items():
+        row = TABLE[name]
+        accepted = "" if row.kind == "string" else f" [{row.range_text()}]"
+        metavar = "TEXT" if row.kind == "string" else row.kind.upper()
+        add_option(parameters, f"--{option}", metavar=metavar, help=row.help + accepted, default_text=str(row.default))
+    add_option(parameters, "--set", metavar="NAME=VALUE", action="append", help="any parameter by name; repeatable")
+    engine = parser.add_argument_group("engine")
+    add_option(engine, "--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1 or mps")
+    compilers = "how the model is made fast; 'auto' compiles in the background where a C++ compiler is installed"
+    add_option(engine, "--accelerate", default="auto", choices=ACCELERATORS, help=compilers)
+    add_option(engine, "--hooks", metavar="DIR", help="folder of your effects: Python files, which are executed")
+    add_flag(engine, "--offline", help="load models from the cache only, never from the network")
+    pickled = "also load pickled weights (.bin, .ckpt): they can run code, so only from authors you trust"
+    add_flag(engine, "--allow-pickle", help=pickled)
 
 
 def parameter_values(options: argparse.Namespace) -> dict[str, Value]:

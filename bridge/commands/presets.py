@@ -9,7 +9,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bridge.commands.options import engine_options, parameter_values, preset_folders
+from bridge.commands.options import (
+    add_engine_options,
+    add_option,
+    engine_options,
+    parameter_values,
+    preset_folders,
+)
 from bridge.errors import UserError
 from bridge.images import THUMBNAIL_PIXELS, encode_jpeg, fit
 from bridge.performance.presets import PresetLibrary, format_presets
@@ -17,11 +23,22 @@ from bridge.textures.pattern import draw
 from engine.shared.frame import Frame, Pixels
 from engine.shared.snapshot import Snapshot
 
+HELP = "list the presets, or render a thumbnail of each"
 #: Frames before a thumbnail is taken: feedback and walks need some to develop.
 WARM_UP_FRAMES = 24
 
 
-def presets(options: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    add_option(parser, "--thumbnails", metavar="DIR", help="folder to render a thumbnail of each preset into")
+    clip = "video or folder of images that the thumbnails are rendered from"
+    add_option(parser, "--input", metavar="IN", help=clip, default_text="a moving pattern")
+    model = "model whose presets get thumbnails"
+    add_option(parser, "--for", dest="model_kind", default="pocket", metavar="KIND", help=model)
+    add_engine_options(parser)
+
+
+def main(options: argparse.Namespace) -> int:
     """List the presets, or render thumbnails with ``--thumbnails``. Raises UserError or InvalidValue."""
     library = PresetLibrary(preset_folders(options))
     if options.thumbnails is None:

@@ -11,12 +11,14 @@ import cv2
 from tqdm import tqdm
 
 from bridge.commands.clip_reader import ClipReader
-from bridge.commands.options import engine_options, parameter_values
+from bridge.commands.options import add_engine_options, add_option, engine_options, parameter_values
 from bridge.errors import UserError
 from bridge.images import fit, resize
 from bridge.textures.file import VideoWriter
 from engine.shared.frame import Frame, Pixels
 from engine.shared.snapshot import Snapshot
+
+HELP = "transform a video or a folder of images frame by frame, with reproducible results"
 
 
 class PngFolder:
@@ -40,7 +42,15 @@ class PngFolder:
         """Do nothing: each PNG is complete when it is written."""
 
 
-def render(options: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    add_option(parser, "input", metavar="IN", help="video, or folder of images")
+    add_option(parser, "output", metavar="OUT", help="video, or, ending in /, folder for lossless PNGs")
+    add_option(parser, "--control", metavar="IN", help="second video or folder, for ControlNet images and masks")
+    add_engine_options(parser)
+
+
+def main(options: argparse.Namespace) -> int:
     """Render IN to OUT and print the frame count and rate. Raises UserError, TextureError or InvalidValue."""
     snapshot = Snapshot(parameter_values(options), 1)
     clip = ClipReader(Path(options.input).expanduser())

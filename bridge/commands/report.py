@@ -17,10 +17,12 @@ from pathlib import Path
 import psutil
 
 from bridge import logs, release
-from bridge.commands.doctor import doctor
+from bridge.commands import doctor
+from bridge.commands.options import add_option
 from bridge.errors import UserError
 from bridge.performance import session
 
+HELP = "collect versions, settings and the last logs in a zip for a bug report"
 #: Bytes that are copied from the end of each log.
 MAX_LOG_BYTES = 1 << 20
 _SECRETS = (
@@ -38,7 +40,13 @@ def redact(text: str) -> str:
     return text.replace(str(Path.home()), "~")
 
 
-def report(options: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    add_option(parser, "file", nargs="?", metavar="FILE", help="zip file", default_text="phosphene-report-DATE.zip")
+    add_option(parser, "--log", metavar="FILE", action="append", help="log in another place; repeatable")
+
+
+def main(options: argparse.Namespace) -> int:
     """Write the zip and print its contents. Raises UserError."""
     path = Path(options.file or f"phosphene-report-{time.strftime('%Y%m%d-%H%M%S')}.zip").expanduser()
     parts = {"about.json": json.dumps(describe_machine(), indent=1), "doctor.txt": _capture_doctor()}
@@ -94,7 +102,7 @@ def _default_files() -> dict[str, Path]:
 def _capture_doctor() -> str:
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
-        doctor()
+        doctor.main()
     return text.getvalue()
 
 

@@ -19,7 +19,15 @@ from typing import TypeVar
 
 from bridge import logs, release
 from bridge.commands.control_inputs import open_control_inputs
-from bridge.commands.options import engine_options, parameter_values, preset_folders, tune_for_latency
+from bridge.commands.options import (
+    add_engine_options,
+    add_flag,
+    add_option,
+    engine_options,
+    parameter_values,
+    preset_folders,
+    tune_for_latency,
+)
 from bridge.commands.status_line import StatusLine, say, status_facts
 from bridge.control.hook_parameters import HookWatch
 from bridge.control.state import State
@@ -35,6 +43,7 @@ from bridge.show.show import Show
 from bridge.textures import default_sinks, default_source, open_sink, open_source
 from engine.shared.table import ROOT
 
+HELP = "run live: textures in, transformed textures out"
 log = logging.getLogger(__name__)
 #: Seconds between two entries of the log that record the status.
 LOG_STATUS_SECONDS = 60.0
@@ -43,7 +52,55 @@ MAX_PORT_TRIES = 10
 Server = TypeVar("Server")
 
 
-def run(options: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    textures = parser.add_argument_group("textures")
+    here = "this system's transport; see `phosphene doctor`"
+    add_option(textures, "--source", metavar="URL", help="texture source; see `phosphene sources`", default_text=here)
+    add_option(textures, "--control", metavar="URL", help="second source, for ControlNet images and masks")
+    add_option(textures, "--sink", metavar="URL", action="append", help="texture sink; repeatable", default_text=here)
+
+    control = parser.add_argument_group("control")
+    maps = "desk map: grandma3, eos, qlcplus, touchosc, resolume or a .toml file; repeatable"
+    add_option(control, "--desk", metavar="NAME", action="append", help=maps)
+    add_option(
+        control, "--osc-port", type=int, default=9000, metavar="N", help="OSC port, UDP and TCP; 0 for any free one"
+    )
+    add_option(control, "--midi", metavar="PORT", help="MIDI inputs whose name contains PORT, or all; also MIDI clock")
+    add_flag(control, "--link", help="tempo and beat from Ableton Link")
+    add_option(control, "--audio", metavar="DEVICE", help="audio input for modulators: 'default' or a part of its name")
+    add_flag(control, "--artnet", help="Art-Net input, as /dmx/UNIVERSE/CHANNEL in desk maps")
+    add_option(
+        control, "--sacn", type=int, metavar="UNIVERSE", action="append", help="sACN universe to receive; repeatable"
+    )
+
+    network = parser.add_argument_group("panel and network")
+    port = "port of the panel and OSCQuery; 0 for any free one"
+    add_option(network, "--http-port", type=int, default=9001, metavar="N", help=port)
+    add_option(
+        network, "--host", default="127.0.0.1", metavar="ADDRESS", help="listening address; 0.0.0.0 for every network"
+    )
+    networks = "network that may send OSC and HTTP, such as 192.168.1.0/24; repeatable"
+    add_option(network, "--allow", metavar="NETWORKS", action="append", help=networks, default_text="private networks")
+    folder = "folder that other machines may load files from; repeatable"
+    add_option(network, "--files", metavar="DIR", action="append", help=folder, default_text="the preset folders")
+    add_option(network, "--token", metavar="TEXT", help="panel token for other machines", default_text="random")
+    add_flag(network, "--open", help="open the panel in the browser")
+
+    recovery = parser.add_argument_group("recovery and log")
+    state, logs = "in the system's state folder", "in the system's log folder"
+    session = "crash-recovery file, 'none' to disable; --journal is its old name"
+    add_option(recovery, "--session", "--journal", metavar="FILE", help=session, default_text=state)
+    resume = "start without the values from before a crash; --fresh is its old name"
+    add_flag(recovery, "--no-resume", "--fresh", dest="resume", action="store_false", help=resume)
+    standby = "start no standby engine: less memory, slower recovery; --no-spare is its old name"
+    add_flag(recovery, "--no-standby", "--no-spare", dest="standby", action="store_false", help=standby)
+    add_option(recovery, "--log", metavar="FILE", help="log file in JSON lines, 'none' to disable", default_text=logs)
+    add_option(recovery, "--seconds", type=float, metavar="N", help="running time in seconds", default_text="unlimited")
+    add_engine_options(parser)
+
+
+def main(options: argparse.Namespace) -> int:
     """Run until Ctrl-C, a signal or ``--seconds``; return the exit code.
 
     Raises UserError, also where the engine refuses to start.

@@ -6,8 +6,14 @@ import argparse
 
 from bridge.textures import transports
 
+HELP = "list the sources that can be opened now"
 
-def sources(_options: argparse.Namespace | None = None) -> int:
+
+def add_arguments(_parser: argparse.ArgumentParser) -> None:
+    """Add no options."""
+
+
+def main(_options: argparse.Namespace | None = None) -> int:
     """Print one URL per line; return 0."""
     for transport in transports():
         if transport.source is not None and not transport.unavailable_reason():

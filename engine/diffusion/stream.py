@@ -31,6 +31,7 @@ from engine.image.effects import ImageEffects, PreparedInput
 from engine.image.hooks import Hooks
 from engine.models import Model
 from engine.runtime.cuda_streams import CudaStreams, NotFinite, PendingOutput, cuda_streams_of
+from engine.runtime.threads import on_one_thread
 from engine.shared.frame import Frame
 from engine.shared.snapshot import Snapshot
 
@@ -160,10 +161,11 @@ class Stream:
     def _prepare(self, frames: Sequence[Frame]) -> PreparedInput | None:
         if not frames:
             return None
-        pictures = cat_batch([self._to_picture(frame) for frame in frames])
-        alpha = None
-        if self.effects.uses_alpha:
-            alpha = cat_batch([to_alpha(frame.pixels, self.width, self.height, self.model.device) for frame in frames])
+        size, device, alpha = (self.width, self.height), self.model.device, None
+        with on_one_thread():
+            pictures = cat_batch([self._to_picture(frame) for frame in frames])
+            if self.effects.uses_alpha:
+                alpha = cat_batch([to_alpha(frame.pixels, *size, device) for frame in frames])
         prepared = self.effects.preprocess(pictures, alpha, self.second.picture)
         pictures = self.hooks.run("before", prepared.pictures, self.snapshot.hooks, frames[-1].captured_at)
         return PreparedInput(pictures, prepared.mask)
@@ -174,7 +176,8 @@ class Stream:
             return False
         if self.effects.feeds_back or self.snapshot.diffusion.noise_walk.rate > 0.0 or self.hooks.is_dynamic:
             return False
-        return self.similarity.skips(prepared.pictures[-1], settings)
+        with on_one_thread():
+            return self.similarity.skips(prepared.pictures[-1], settings)
 
     def _encode(self, frames: Sequence[Frame], prepared: PreparedInput | None) -> None:
         """Let frames enter as x₁ = a·z + b·ε₁; in text mode there is no z, and x₁ = ε₁."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 
@@ -14,3 +17,17 @@ def limit_to_one_thread() -> None:
     first background prompt on.
     """
     torch.set_num_threads(1)
+
+
+@contextmanager
+def on_one_thread() -> Iterator[None]:
+    """Run the tensor operations inside on the calling thread alone: for a few small ones between two frames.
+
+    The workers sleep there, and waking them for each operation takes longer than the operation. Results are the same.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from engine.adapters.async_loader import AsyncLoader
 from engine.compile.accelerator import Accelerator
 from engine.compile.dispatch import CompiledModule
 from engine.diffusion.conditioning import Conditioner
-from engine.models import Condition
-from engine.runtime.threads import limit_to_one_thread
+from engine.diffusion.stream import Stream
+from engine.models import Condition, load
+from engine.runtime.threads import limit_to_one_thread, on_one_thread
 from engine.shared.frame import Frame
 from engine.shared.options import EngineOptions
 from engine.shared.snapshot import Snapshot
@@ -98,3 +100,38 @@ def test_a_model_is_loaded_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> Non
     running.close()
     assert counts == [1]
     assert torch.get_num_threads() == 2
+
+
+def test_small_operations_run_on_one_thread_and_the_number_comes_back() -> None:
+    picture = torch.rand(1, 3, 256, 256)
+    expected = (picture - 0.5).abs().mean(1)
+    with on_one_thread():
+        assert torch.get_num_threads() == 1
+        assert torch.equal((picture - 0.5).abs().mean(1), expected)
+    assert torch.get_num_threads() == 2
+    with pytest.raises(ValueError, match="inside"), on_one_thread():
+        raise ValueError("inside")
+    assert torch.get_num_threads() == 2
+
+
+def test_a_skipped_frame_costs_less_than_a_tenth_of_a_frame() -> None:
+    stream = Stream(load("pocket", CPU, torch.float32), 256, 256, blocking=True)
+    stream.apply(Snapshot({"/steps": 1, "/similarity": True, "/similarity/max_skip": 1000}))
+    frame = Frame(np.full((256, 256, 4), 100, np.uint8))
+
+    def measure_cpu(ticks: int) -> float:
+        """Return the processor time of a tick and the pause after it, in seconds: the workers sleep and wake again."""
+        start = time.process_time()
+        for _ in range(ticks):
+            stream.step([frame])
+            time.sleep(0.02)
+        return (time.process_time() - start) / ticks
+
+    stream.step([frame])
+    stream.step([frame])
+    skipped = measure_cpu(20)
+    assert stream.similarity.skipped >= 20
+    stream.apply(Snapshot({"/steps": 1, "/similarity": False}))
+    assert skipped < 0.1 * measure_cpu(10)
+    stream.adapters.close()
+    stream.close()

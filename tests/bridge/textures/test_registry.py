@@ -57,9 +57,9 @@ def test_a_new_file_is_opened_by_url_and_listed(new_module: Path, capsys: pytest
     assert default_sinks() == ["tape:out"]
     with pytest.raises(TextureError, match=r"available here: .*tape:"):
         open_source("nothing:A")
-    assert sources.sources() == 0
+    assert sources.main() == 0
     assert {"tape:A", "tape:B"} <= set(capsys.readouterr().out.splitlines())
-    assert doctor.doctor() == 0
+    assert doctor.main() == 0
     assert re.search("^ok   tape: +usable$", capsys.readouterr().out, re.MULTILINE)
 
 
@@ -72,7 +72,7 @@ def test_a_missing_package_is_one_line_with_the_install_command(
         with pytest.raises(TextureError, match=f"^tape:A: {reason}$"):
             open_url("tape:A")
     assert default_source() != "tape:A"
-    sources.sources()
+    sources.main()
     assert "tape:" not in capsys.readouterr().out
 
 

@@ -82,7 +82,7 @@ def test_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr(report.session, "default_path", lambda port: tmp_path / "state" / f"journal-{port}.json")
     monkeypatch.setattr(report.logs, "default_path", lambda port: tmp_path / "log" / f"show-{port}.jsonl")
     monkeypatch.setattr(report.doctor, "main", lambda: print("ok   Python"))
-    assert report.report(argparse.Namespace(file=str(tmp_path / "r.zip"), log=None)) == 0
+    assert report.main(argparse.Namespace(file=str(tmp_path / "r.zip"), log=None)) == 0
     with zipfile.ZipFile(tmp_path / "r.zip") as archive:
         parts = {name: archive.read(name).decode() for name in archive.namelist()}
     assert set(parts) == {"about.json", "doctor.txt", "session/journal-9000.json", "log/show-9000.jsonl"}

@@ -1,4 +1,4 @@
-"""``phosphene stress faults|load|soak``: tests a throwaway show and reports what the audience would have seen."""
+"""``phosphene stress faults|load|abuse|soak``: tests a throwaway show and reports what the audience would have seen."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from bridge.commands.options import (
 )
 from bridge.errors import UserError
 
-HELP = "test a throwaway show: inject faults, load-test it, or run it for hours"
+HELP = "test a throwaway show: inject faults, load-test it, abuse it, or run it for hours"
 #: Test → its help.
 TESTS = {
     "faults": "inject faults into a throwaway show and report what the audience would have seen",
     "load": "load-test OSC, TCP and HTTP on a throwaway show; report frame gaps and control latency",
+    "abuse": "attack a throwaway show and misuse the commands in a scratch folder; report what held",
     "soak": "run a throwaway show for hours and report drifts of memory, handles and latency",
 }
 #: Former commands → the test that each was.
@@ -33,13 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_old_name(parser: argparse.ArgumentParser, test: str) -> None:
     """Add the options of one test, which ``parser`` then runs."""
-    {"faults": _add_faults, "load": _add_load, "soak": _add_soak}[test](parser)
+    {"faults": _add_faults, "load": _add_load, "abuse": _add_abuse, "soak": _add_soak}[test](parser)
     parser.set_defaults(test=test)
 
 
 def main(options: argparse.Namespace) -> int:
     """Run the test; return 1 where a limit was exceeded. Raises UserError."""
-    return {"faults": faults, "load": load, "soak": soak}[options.test](options)
+    return {"faults": faults, "load": load, "abuse": abuse, "soak": soak}[options.test](options)
 
 
 def faults(options: argparse.Namespace) -> int:
@@ -62,6 +63,17 @@ def load(options: argparse.Namespace) -> int:
     values = parameter_values(options)
     tune_for_latency()
     return 0 if run_load(engine_options(options), values, options.seconds) else 1
+
+
+def abuse(options: argparse.Namespace) -> int:
+    """Carry out the abuses and print the table; return 1 where something did not hold. Raises UserError."""
+    from bridge.stress.abuse import find_abuses, run_abuses
+    from bridge.stress.abuse_commands import COMMANDS
+    from bridge.stress.abuse_files import FILES
+    from bridge.stress.abuse_network import NETWORK
+
+    selected = find_abuses((*NETWORK, *FILES, *COMMANDS), options.only)
+    return 0 if run_abuses(selected, options.seconds, options.descriptors) else 1
 
 
 def soak(options: argparse.Namespace) -> int:
@@ -88,6 +100,15 @@ def _add_faults(parser: argparse.ArgumentParser) -> None:
 def _add_load(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--seconds", type=float, default=10.0, metavar="N", help="seconds per kind of load")
     add_engine_options(parser)
+
+
+def _add_abuse(parser: argparse.ArgumentParser) -> None:
+    add_option(
+        parser, "--only", metavar="ABUSE", action="append", help="abuse by its name; repeatable", default_text="all"
+    )
+    add_option(parser, "--seconds", type=float, default=10.0, metavar="N", help="seconds per kind of flood")
+    descriptors = "open files and sockets that the show may have, 0 for the system's limit; not on Windows"
+    add_option(parser, "--descriptors", type=int, default=256, metavar="N", help=descriptors)
 
 
 def _add_soak(parser: argparse.ArgumentParser) -> None:

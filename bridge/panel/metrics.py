@@ -53,6 +53,10 @@ class StatusCollector(Collector):
         metrics = (
             _gauge("frames_per_second", "New frames per second", status.fps),
             _gauge("latency_seconds", "Median latency from texture in to texture out", status.latency_ms / 1000),
+            _gauge(
+                "output_gap_seconds", "Longest time between two pictures, of the last two seconds", status.gap_ms / 1000
+            ),
+            _counter("output_gaps", "Times of more than 0.1 s between two pictures", status.gaps),
             _counter("frames", "New frames put out", status.frames),
             _counter("source_frames", "Frames received", status.source_frames),
             _counter("sink_frames", "Frames sent, by sink", status.sinks, "sink"),

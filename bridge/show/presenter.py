@@ -124,5 +124,6 @@ class Presenter(threading.Thread):
 
     def _send(self, frame: Frame) -> None:
         self.output = frame
+        self.meter.record_sent()
         for sink in self._sinks:
             sink.put(frame)

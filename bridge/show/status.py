@@ -14,13 +14,16 @@ from engine.shared.parameter import Value
 class ShowStatus:
     """Everything that is known of a show at one moment.
 
-    ``fps`` and ``latency_ms`` are over the last two seconds, ``frames`` is the total of transformed frames.
+    ``fps``, ``latency_ms`` and ``gap_ms``, the longest time between two pictures, are over the last two seconds.
+    ``frames`` is the total of transformed frames, ``gaps`` that of gaps over a tenth of a second.
     ``engine`` is None until the engine is ready for the first time.
     """
 
     fps: float
     latency_ms: float
     frames: int
+    gap_ms: float
+    gaps: int
     engine: EngineStatus | None
     engine_pid: int | None
     engine_ready: bool

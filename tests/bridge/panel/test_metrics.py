@@ -19,6 +19,8 @@ STATUS = ShowStatus(
     fps=24.5,
     latency_ms=41.0,
     frames=100,
+    gap_ms=80.0,
+    gaps=1,
     engine=EngineStatus("pocket", "cpu", "float32", "256x256", {}, skipped=3, dropped=4),
     engine_pid=os.getpid(),
     engine_ready=True,
@@ -38,7 +40,7 @@ STATUS = ShowStatus(
     show={},
 )
 NAMES = {
-    "frames_per_second", "latency_seconds", "frames_total", "source_frames_total", "sink_frames_total",
+    "frames_per_second", "latency_seconds", "output_gap_seconds", "output_gaps_total", "frames_total", "source_frames_total", "sink_frames_total",
     "skipped_total", "dropped_total", "engine_ready", "engine_starts_total", "errors_total", "osc_messages_total",
     "refused_total", "resident_memory_bytes", "threads", "open_handles",
 }  # fmt: skip

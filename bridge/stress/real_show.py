@@ -1,0 +1,261 @@
+"""The show of the abuse test: ``phosphene run`` in a process of its own, in a scratch folder, with few descriptors."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pythonosc.osc_message import OscMessage
+
+from bridge.errors import UserError
+from bridge.osc.subscriptions import encode_message
+from bridge.stress.senders import LOCALHOST, Ports
+from engine.shared.parameter import Value
+from engine.shared.table import ROOT
+
+#: Longest wait for the show to do anything, and for one answer, in seconds.
+TIMEOUT_SECONDS, ANSWER_SECONDS = 60.0, 1.0
+#: The parameter whose value is asked for.
+ASKED_PARAMETER = "/strength"
+#: Time between two questions, and between two looks at the status, in seconds.
+ASK_SECONDS, LOOK_SECONDS = 0.05, 0.5
+#: Most answers that are read while one is waited for: the present values of a subscription may come first.
+MAX_ANSWERS = 2000
+
+
+class HubTrap:
+    """Stands in for the model hub and counts the requests that reach it. A context manager."""
+
+    def __init__(self) -> None:
+        self.requests: list[str] = []
+        trap = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def _answer(self) -> None:
+                trap.requests.append(self.path)
+                self.send_error(404)
+
+            do_GET = do_HEAD = do_POST = _answer  # noqa: N815 -- the library's names
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Print nothing."""
+
+        self._server = ThreadingHTTPServer((LOCALHOST, 0), Handler)
+        self.url = f"http://{LOCALHOST}:{self._server.server_address[1]}"
+
+    def __enter__(self) -> HubTrap:
+        threading.Thread(target=self._server.serve_forever, name="hub trap", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class Scratch:
+    """A folder that holds every file of a test, and the environment in which commands write there alone."""
+
+    def __init__(self, folder: Path, hub: str = "") -> None:
+        self.folder = folder
+        self.presets = folder / "presets"
+        self.elsewhere, temporary = folder / "elsewhere", folder / "tmp"
+        for made in (self.presets / "cues", self.presets / "desks", self.elsewhere, temporary):
+            made.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # where captures were once written, another user has made a link
+            (temporary / "phosphene").symlink_to(self.elsewhere)
+        homes = {name: str(folder / name.lower()) for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME")}
+        self.environment: Mapping[str, str] = {
+            **os.environ,
+            **homes,
+            "TMPDIR": str(temporary),
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path) or os.getcwd(),
+            "HF_HOME": str(folder / "hub"),
+            **({"HF_ENDPOINT": hub} if hub else {}),
+        }
+
+    def command(self, *arguments: str, timeout: float = TIMEOUT_SECONDS, **environment: str) -> tuple[int, str]:
+        """Run ``phosphene`` with ``arguments``; return its exit code and all that it printed."""
+        ran = subprocess.run(
+            [sys.executable, "-m", "bridge", *arguments],
+            env={**self.environment, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout,
+        )
+        return ran.returncode, ran.stdout.decode(errors="replace")
+
+
+class RealShow:
+    """A running show, seen from outside. ``lines`` are its output so far. A context manager.
+
+    ``descriptors`` is the number of open files and sockets that its processes may have; 0 leaves the system's.
+    """
+
+    def __init__(self, scratch: Scratch, *arguments: str, descriptors: int = 0) -> None:
+        self.scratch = scratch
+        command = [
+            sys.executable, "-m", "bridge", "run", "--source", "pattern:plasma", "--sink", "null:",
+            "--osc-port", "0", "--http-port", "0", "--presets", str(scratch.presets),
+            "--session", str(scratch.folder / "session.json"), "--log", str(scratch.folder / "show.jsonl"), *arguments,
+        ]  # fmt: skip
+        if descriptors and sys.platform != "win32":
+            command = ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh", *command]
+        self.process = subprocess.Popen(
+            command, env=dict(scratch.environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
+        )
+        self.lines: list[str] = []
+        threading.Thread(target=self._read, name="output of the show", daemon=True).start()
+        self.ports = Ports(0, 0, 0)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.decode(errors="replace").rstrip())
+
+    def __enter__(self) -> RealShow:
+        try:
+            self.wait_until(lambda: self._find(r"panel +http://[^/]*:(\d+)/"), "address of the panel")
+            osc = int(self._find(r"OSC +udp .*:(\d+) and tcp"))
+            self.ports = Ports(osc, osc, int(self._find(r"panel +http://[^/]*:(\d+)/")))
+            self.wait_until(lambda: self.status()["frames"] > 10, "first frames")
+        except BaseException:
+            self.process.kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise UserError("the show does not end") from None
+
+    def _find(self, pattern: str) -> str:
+        match = re.search(pattern, "\n".join(self.lines))
+        return match[1] if match else ""
+
+    def wait_until(self, condition: Callable[[], object], what: str, timeout: float = TIMEOUT_SECONDS) -> None:
+        """Wait for ``condition``, also past answers that fail. Raises UserError after ``timeout`` seconds."""
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                if condition():
+                    return
+            except (OSError, ValueError):
+                pass
+            if self.process.poll() is not None:
+                raise UserError(f"the show ended with exit code {self.process.returncode}: {self.lines[-3:]}")
+            if time.monotonic() > end:
+                raise UserError(f"no {what} within {timeout:.0f} s; last line: {self.lines[-1:]}")
+            time.sleep(0.02)
+
+    def get(self, path: str, timeout: float = 5.0) -> bytes:
+        """Return what the panel's port answers. Raises OSError."""
+        with urllib.request.urlopen(f"http://{LOCALHOST}:{self.ports.http}/{path}", timeout=timeout) as answer:
+            return bytes(answer.read())
+
+    def status(self) -> dict[str, Any]:
+        """Return ``/status.json``. Raises OSError."""
+        return dict(json.loads(self.get("status.json")))
+
+    def is_healthy(self) -> bool:
+        """Return whether ``/health`` answers 200."""
+        try:
+            return bool(self.get("health"))
+        except OSError:
+            return False
+
+    def send(self, name: str, *values: Value) -> None:
+        """Send an OSC message over UDP."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+            udp.sendto(encode_message(ROOT + name, *values), (LOCALHOST, self.ports.udp))
+
+    def ask(self) -> float:
+        """Ask for a value over UDP and return the seconds until the answer, infinity without one."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+            udp.settimeout(ANSWER_SECONDS)
+            start = time.monotonic()
+            udp.sendto(encode_message(ROOT + ASKED_PARAMETER, "?"), (LOCALHOST, self.ports.udp))
+            try:
+                for _ in range(MAX_ANSWERS):
+                    if OscMessage(udp.recv(65536)).address == ROOT + ASKED_PARAMETER:
+                        return time.monotonic() - start
+            except OSError:
+                pass
+        return float("inf")
+
+    def kill_engine(self) -> None:
+        """Kill the engine process and wait until another one is ready."""
+        before = self.status()
+        os.kill(before["engine_pid"], getattr(signal, "SIGKILL", signal.SIGTERM))
+        self.wait_until(
+            lambda: self.status()["engine_starts"] > before["engine_starts"] and self.status()["engine_ready"],
+            "engine after a kill",
+        )
+
+    def memory_mib(self) -> float:
+        """Return the resident memory of the bridge and its children."""
+        bridge = psutil.Process(self.process.pid)
+        total = 0
+        for process in (bridge, *bridge.children(recursive=True)):
+            try:
+                total += process.memory_info().rss
+            except psutil.Error:
+                continue  # it has just ended
+        return total / 2**20
+
+    def bridge_memory_mib(self) -> float:
+        """Return the resident memory of the bridge alone."""
+        return float(psutil.Process(self.process.pid).memory_info().rss) / 2**20
+
+
+class Probe:
+    """Asks for a value over OSC and looks at the status, again and again, as a desk and an operator would."""
+
+    def __init__(self, show: RealShow) -> None:
+        self._show = show
+        self.worst_answer = self.gap_ms = 0.0
+        self.failed_looks = 0
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(work, pause), name="probe", daemon=True)
+            for work, pause in ((self._ask, ASK_SECONDS), (self._look, LOOK_SECONDS))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Stop asking."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(10)
+
+    def _run(self, work: Callable[[], None], pause: float) -> None:
+        while not self._stop.is_set():
+            work()
+            self._stop.wait(pause)
+
+    def _ask(self) -> None:
+        self.worst_answer = max(self.worst_answer, self._show.ask())
+
+    def _look(self) -> None:
+        try:
+            self.gap_ms = max(self.gap_ms, float(self._show.status()["gap_ms"]))
+        except (OSError, ValueError):
+            self.failed_looks += 1

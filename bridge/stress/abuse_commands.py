@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from fractions import Fraction
@@ -237,15 +236,12 @@ def run_with_little_shared_memory(target: Target) -> str:
         mount = f'mount -t tmpfs -o size={mebibytes}m tmpfs /dev/shm && exec "$@"'
         command = ["unshare", "-m", "sh", "-c", mount, "sh", sys.executable, "-m", "bridge", "run", *enough]
         try:
-            ran = subprocess.run(
-                command, env=dict(target.scratch.environment), stdin=subprocess.DEVNULL, capture_output=True, timeout=60
-            )
-        except FileNotFoundError:
+            code, output = target.scratch.run(command)
+        except OSError:
             return "not tried: needs unshare"
-        output = (ran.stdout + ran.stderr).decode(errors="replace")
         if "unshare" in output or "mount:" in output:
             return "not tried: needs root"
-        require(ran.returncode == expected, f"{mebibytes} MiB: exit code {ran.returncode}: {output.splitlines()[-1:]}")
+        require(code == expected, f"{mebibytes} MiB: exit code {code}: {output.splitlines()[-1:]}")
         require("/dev/shm" in output, f"{mebibytes} MiB: not a word about /dev/shm")
         if expected == 0:
             require("first transformed frame" in output, "no frame came out with 64 MiB")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
-import subprocess
 import sys
 import time
 from dataclasses import astuple
@@ -22,8 +20,6 @@ from bridge.stress.senders import LOCALHOST, SENDERS
 CONNECTIONS, MALFORMED_REQUESTS, WEBSOCKETS = 1100, 1700, 200
 #: Time for which connections are held, in seconds.
 HOLD_SECONDS = 3.0
-#: Niceness of the senders of a flood: at a show, other machines do this work.
-SENDER_NICENESS = 10
 MALFORMED_HEADERS = (
     b"Host: [",
     b"Host: [::1",
@@ -179,13 +175,8 @@ def flood(target: Target) -> str:
     show, names = target.show, [name for name in SENDERS if name != "baseline"]
     before = show.status()
     for name in names:
-        sender = subprocess.Popen(
-            [sys.executable, "-m", "bridge.stress.senders", name, *map(str, astuple(show.ports)), str(target.seconds)],
-            env=dict(target.scratch.environment),
-        )
-        if hasattr(os, "setpriority"):
-            os.setpriority(os.PRIO_PROCESS, sender.pid, SENDER_NICENESS)
-        sender.wait(target.seconds + 120)
+        sender = [sys.executable, "-m", "bridge.stress.senders", name]
+        target.scratch.run([*sender, *map(str, astuple(show.ports)), str(target.seconds)], target.seconds + 120)
         require(show.process.poll() is None, f"the show ended under {name}: {show.lines[-1:]}")
         show.wait_until(show.is_healthy, f"healthy show after {name}")
     status = show.status()

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,14 @@ from engine.shared.table import ROOT
 
 #: Longest wait for the show to do anything, and for one answer, in seconds.
 TIMEOUT_SECONDS, ANSWER_SECONDS = 60.0, 1.0
+#: Longest wait for the show to end when it is asked to, in seconds.
+END_SECONDS = 15.0
 #: The parameter whose value is asked for.
 ASKED_PARAMETER = "/strength"
 #: Time between two questions, and between two looks at the status, in seconds.
 ASK_SECONDS, LOOK_SECONDS = 0.05, 0.5
+#: Niceness of what runs beside the show.
+NICENESS = 10
 #: Most answers that are read while one is waited for: the present values of a subscription may come first.
 MAX_ANSWERS = 2000
 
@@ -89,15 +93,31 @@ class Scratch:
 
     def command(self, *arguments: str, timeout: float = TIMEOUT_SECONDS, **environment: str) -> tuple[int, str]:
         """Run ``phosphene`` with ``arguments``; return its exit code and all that it printed."""
-        ran = subprocess.run(
-            [sys.executable, "-m", "bridge", *arguments],
-            env={**self.environment, **environment},
+        return self.run([sys.executable, "-m", "bridge", *arguments], timeout, environment)
+
+    def run(
+        self, command: Sequence[str], timeout: float = TIMEOUT_SECONDS, environment: Mapping[str, str] | None = None
+    ) -> tuple[int, str]:
+        """Run a program beside the show, at a low priority; return its exit code and all that it printed.
+
+        Raises OSError where there is no such program, and UserError where it takes longer than ``timeout`` seconds.
+        """
+        process = subprocess.Popen(
+            command,
+            env={**self.environment, **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=timeout,
         )
-        return ran.returncode, ran.stdout.decode(errors="replace")
+        if hasattr(os, "setpriority"):  # at a show, another machine would do this
+            os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
+        try:
+            output = process.communicate(timeout=timeout)[0]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise UserError(f"{' '.join(command)} does not end within {timeout:.0f} s") from None
+        return process.returncode, output.decode(errors="replace")
 
 
 class RealShow:
@@ -139,12 +159,19 @@ class RealShow:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> float:
+        """Ask the show to end; return how many seconds it took, infinity where it had to be killed."""
+        start = time.monotonic()
         self.process.terminate()
         try:
-            self.process.wait(15)
+            self.process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            raise UserError("the show does not end") from None
+            self.process.wait()
+            return float("inf")
+        return time.monotonic() - start
 
     def _find(self, pattern: str) -> str:
         match = re.search(pattern, "\n".join(self.lines))
@@ -169,6 +196,10 @@ class RealShow:
         """Return what the panel's port answers. Raises OSError."""
         with urllib.request.urlopen(f"http://{LOCALHOST}:{self.ports.http}/{path}", timeout=timeout) as answer:
             return bytes(answer.read())
+
+    def is_usable(self) -> bool:
+        """Return whether the show runs and answers over HTTP and OSC."""
+        return self.process.poll() is None and self.is_healthy() and self.ask() < ANSWER_SECONDS
 
     def status(self) -> dict[str, Any]:
         """Return ``/status.json``. Raises OSError."""

@@ -98,7 +98,8 @@ def run_abuses(abuses: Sequence[Abuse], seconds: float, descriptors: int) -> boo
         seconds_to_end = show.end() if show is not None else 0.0
     good = not any(outcome.problems for outcome in outcomes) and seconds_to_end <= MAX_END_SECONDS
     print(
-        f"\nthe show ended {seconds_to_end:.1f} s after SIGTERM; limits: {MAX_END_SECONDS:.0f} s, OSC answers within {MAX_ANSWER_MS} ms, gap at most {MAX_GAP_MS} ms, memory within {MAX_GROWTH_MIB} MiB,"
+        f"\nthe show ended {seconds_to_end:.1f} s after it was asked to; limits: {MAX_END_SECONDS:.0f} s,"
+        f" OSC answers within {MAX_ANSWER_MS} ms, gap at most {MAX_GAP_MS} ms, memory within {MAX_GROWTH_MIB} MiB,"
         f" /health 200, every value as it was: {'passed' if good else 'FAILED'}"
     )
     return good
@@ -112,12 +113,13 @@ def try_abuse(target: Target, abuse: Abuse) -> Outcome:
     probe, problems, held = Probe(show), list[str](), ""
     try:
         held = abuse.attack(target)
-    except (AbuseSucceeded, UserError) as error:
+    except (AbuseSucceeded, UserError, OSError) as error:
         problems.append(str(error))
     finally:
         probe.close()
-    if show.process.poll() is not None:
-        return Outcome("", math.inf, math.inf, 0.0, (), [*problems, "the show has ended"])
+    if show.process.poll() is not None or not show.is_usable():
+        ended = "the show has ended" if show.process.poll() is not None else "the show no longer answers"
+        return Outcome("", math.inf, math.inf, 0.0, (), [*problems, ended])
     problems += _settle(show, memory)
     answer_ms, after = max(show.ask() for _ in range(ANSWERS)) * 1000, show.status()
     gap_ms, values = max(probe.gap_ms, float(after["gap_ms"])), after["parameters"]

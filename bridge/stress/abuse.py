@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridge.errors import UserError
-from bridge.stress.real_show import HubTrap, Probe, RealShow, Scratch
+from bridge.stress.real_show import Probe, RealShow
+from bridge.stress.scratch import HubTrap, Scratch
 
 #: Limits: answer over OSC and gap between two pictures in ms, growth of memory in MiB.
 MAX_ANSWER_MS, MAX_GAP_MS, MAX_GROWTH_MIB = 100, 100, 64
@@ -148,6 +149,7 @@ def _settle(show: RealShow, memory: float) -> list[str]:
 def format_row(abuse: Abuse, outcome: Outcome) -> str:
     """Return the row of the table."""
     held = f"FAILED: {'; '.join(outcome.problems)}" if outcome.problems else outcome.held
+    held = " ".join(held.replace("|", "/").split())
     return (
         f"| {abuse.name} | {held} | {outcome.answer_ms:.1f} ms | {outcome.gap_ms:.0f} ms"
         f" | {outcome.growth_mib:+.0f} MiB | {', '.join(outcome.lost) or 'as before'} |"

@@ -121,7 +121,7 @@ def name_wrong_files(target: Target) -> str:
 
 def _copy_pocket(folder: Path) -> Path:
     """Copy the built-in model."""
-    shutil.copytree(str(files("engine.pocket").joinpath("model")), folder, dirs_exist_ok=True)
+    shutil.copytree(str(files("engine").joinpath("pocket", "model")), folder, dirs_exist_ok=True)
     return folder
 
 
@@ -153,15 +153,15 @@ def load_broken_models(target: Target) -> str:
         for weights in (model / "unet").glob("*.safetensors"):
             weights.write_bytes(weights.read_bytes()[:1000])
 
-    kinds = (break_scheduler, nest, drop_keys, break_types, truncate)
-    for damage in kinds:
+    damages = (break_scheduler, nest, drop_keys, break_types, truncate)
+    for damage in damages:
         model = _copy_pocket(folder / damage.__name__)
         damage(model)
         _expect_refusal(
             target, damage.__name__, "render", str(clip), str(folder / "out.mp4"), "--model", str(model), *SMALL
         )
         shutil.rmtree(model)
-    return f"{len(kinds)} models refused in one line"
+    return f"{len(damages)} models refused in one line"
 
 
 def load_hostile_models(target: Target) -> str:

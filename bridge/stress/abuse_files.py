@@ -74,7 +74,7 @@ def name_bad_files(target: Target) -> str:
 
 def leave_bad_files_in_folders(target: Target) -> str:
     """Put pipes, links to devices, a folder and a bomb among presets, cue lists and desk maps; take them away."""
-    show, made = target.show, list[Path]()
+    show, planted = target.show, list[Path]()
     for folder in (target.scratch.presets, target.scratch.presets / "cues", target.scratch.presets / "desks"):
         bomb = folder / "dots.toml"
         bomb.write_text("a." * KEY_PARTS + "a = 1\n", encoding="utf-8")
@@ -83,12 +83,12 @@ def leave_bad_files_in_folders(target: Target) -> str:
         sparse = folder / "sparse.toml"
         with sparse.open("wb") as file:
             file.truncate(SPARSE_BYTES)
-        made += [bomb, nested, sparse]
+        planted += [bomb, nested, sparse]
         if hasattr(os, "mkfifo"):
             os.mkfifo(folder / "pipe.toml")
             (folder / "zero.toml").symlink_to("/dev/zero")
             (folder / "kmsg.toml").symlink_to("/proc/kmsg")
-            made += [folder / "pipe.toml", folder / "zero.toml", folder / "kmsg.toml"]
+            planted += [folder / "pipe.toml", folder / "zero.toml", folder / "kmsg.toml"]
     try:
         show.wait_until(
             lambda: {"dots", "nested", "sparse"} <= set(show.status()["show"]["preset_problems"]), "problems", 20.0
@@ -99,10 +99,10 @@ def leave_bad_files_in_folders(target: Target) -> str:
         require(show.is_healthy(), "/health did not answer")
     finally:
         show.send("/cue/list", "")
-        for path in made:
+        for path in planted:
             path.unlink()
     show.wait_until(lambda: not show.status()["show"]["preset_problems"], "end of the problems", 20.0)
-    return f"{len(made)} files in 3 folders, named as unreadable"
+    return f"{len(planted)} files in 3 folders, named as unreadable"
 
 
 def capture_into_a_prepared_folder(target: Target) -> str:

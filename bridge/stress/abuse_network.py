@@ -48,7 +48,7 @@ def open_silent_osc_connections(target: Target) -> str:
 
 def _hold(target: Target, port: int, start: bytes, count: int) -> int:
     """Hold ``count`` connections with ``start`` sent on each; return how many could be opened at once."""
-    _raise_own_limit(count + 200)
+    _raise_descriptor_limit(count + 200)
     clients: list[socket.socket] = []
     try:
         for _ in range(count):
@@ -67,7 +67,7 @@ def _hold(target: Target, port: int, start: bytes, count: int) -> int:
             client.close()
 
 
-def _raise_own_limit(count: int) -> None:
+def _raise_descriptor_limit(count: int) -> None:
     """Let this process have ``count`` open files, as far as the system permits."""
     if sys.platform == "win32":
         return
@@ -117,7 +117,7 @@ def _url(show: RealShow, path: str) -> str:
 
 def use_up_websockets(target: Target) -> str:
     """Open OSCQuery WebSockets until no more are admitted, then a panel."""
-    _raise_own_limit(WEBSOCKETS + 200)
+    _raise_descriptor_limit(WEBSOCKETS + 200)
 
     async def attack() -> int:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:

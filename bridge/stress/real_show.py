@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -13,9 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -23,101 +20,21 @@ from pythonosc.osc_message import OscMessage
 
 from bridge.errors import UserError
 from bridge.osc.subscriptions import encode_message
+from bridge.stress.scratch import TIMEOUT_SECONDS, Scratch
 from bridge.stress.senders import LOCALHOST, Ports
 from engine.shared.parameter import Value
 from engine.shared.table import ROOT
 
-#: Longest wait for the show to do anything, and for one answer, in seconds.
-TIMEOUT_SECONDS, ANSWER_SECONDS = 60.0, 1.0
+#: Longest wait for one answer, in seconds.
+ANSWER_SECONDS = 1.0
 #: Longest wait for the show to end when it is asked to, in seconds.
 END_SECONDS = 15.0
 #: The parameter whose value is asked for.
 ASKED_PARAMETER = "/strength"
 #: Time between two questions, and between two looks at the status, in seconds.
 ASK_SECONDS, LOOK_SECONDS = 0.05, 0.5
-#: Niceness of what runs beside the show.
-NICENESS = 10
 #: Most answers that are read while one is waited for: the present values of a subscription may come first.
 MAX_ANSWERS = 2000
-
-
-class HubTrap:
-    """Stands in for the model hub and counts the requests that reach it. A context manager."""
-
-    def __init__(self) -> None:
-        self.requests: list[str] = []
-        trap = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def _answer(self) -> None:
-                trap.requests.append(self.path)
-                self.send_error(404)
-
-            do_GET = do_HEAD = do_POST = _answer  # noqa: N815 -- the library's names
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Print nothing."""
-
-        self._server = ThreadingHTTPServer((LOCALHOST, 0), Handler)
-        self.url = f"http://{LOCALHOST}:{self._server.server_address[1]}"
-
-    def __enter__(self) -> HubTrap:
-        threading.Thread(target=self._server.serve_forever, name="hub trap", daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-class Scratch:
-    """A folder that holds every file of a test, and the environment in which commands write there alone."""
-
-    def __init__(self, folder: Path, hub: str = "") -> None:
-        self.folder = folder
-        self.presets = folder / "presets"
-        self.elsewhere, temporary = folder / "elsewhere", folder / "tmp"
-        for made in (self.presets / "cues", self.presets / "desks", self.elsewhere, temporary):
-            made.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(OSError):  # where captures were once written, another user has made a link
-            (temporary / "phosphene").symlink_to(self.elsewhere)
-        homes = {name: str(folder / name.lower()) for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME")}
-        self.environment: Mapping[str, str] = {
-            **os.environ,
-            **homes,
-            "TMPDIR": str(temporary),
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path) or os.getcwd(),
-            "HF_HOME": str(folder / "hub"),
-            **({"HF_ENDPOINT": hub} if hub else {}),
-        }
-
-    def command(self, *arguments: str, timeout: float = TIMEOUT_SECONDS, **environment: str) -> tuple[int, str]:
-        """Run ``phosphene`` with ``arguments``; return its exit code and all that it printed."""
-        return self.run([sys.executable, "-m", "bridge", *arguments], timeout, environment)
-
-    def run(
-        self, command: Sequence[str], timeout: float = TIMEOUT_SECONDS, environment: Mapping[str, str] | None = None
-    ) -> tuple[int, str]:
-        """Run a program beside the show, at a low priority; return its exit code and all that it printed.
-
-        Raises OSError where there is no such program, and UserError where it takes longer than ``timeout`` seconds.
-        """
-        process = subprocess.Popen(
-            command,
-            env={**self.environment, **(environment or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        if hasattr(os, "setpriority"):  # at a show, another machine would do this
-            os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
-        try:
-            output = process.communicate(timeout=timeout)[0]
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise UserError(f"{' '.join(command)} does not end within {timeout:.0f} s") from None
-        return process.returncode, output.decode(errors="replace")
 
 
 class RealShow:

@@ -88,14 +88,14 @@ def decode_image(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> NDArray[np.
 
 def _name_kind(mode: int) -> str:
     """Return why a file of this mode is refused."""
-    kinds = {
+    names = {
         stat.S_IFDIR: "a folder",
         stat.S_IFIFO: "a pipe",
         stat.S_IFCHR: "a device",
         stat.S_IFBLK: "a device",
         stat.S_IFSOCK: "a socket",
     }
-    return f"{kinds.get(stat.S_IFMT(mode), 'a special file')}, not a regular file"
+    return f"{names.get(stat.S_IFMT(mode), 'a special file')}, not a regular file"
 
 
 def _format_bytes(count: int) -> str:

@@ -40,7 +40,8 @@ STATUS = ShowStatus(
     show={},
 )
 NAMES = {
-    "frames_per_second", "latency_seconds", "output_gap_seconds", "output_gaps_total", "frames_total", "source_frames_total", "sink_frames_total",
+    "frames_per_second", "latency_seconds", "output_gap_seconds", "output_gaps_total", "frames_total",
+    "source_frames_total", "sink_frames_total",
     "skipped_total", "dropped_total", "engine_ready", "engine_starts_total", "errors_total", "osc_messages_total",
     "refused_total", "resident_memory_bytes", "threads", "open_handles",
 }  # fmt: skip

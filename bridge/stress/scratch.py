@@ -1,4 +1,4 @@
-"""Where the abuse test works: a scratch folder with commands that write there alone, and a stand-in for the model hub."""
+"""Where the abuse test works: a scratch folder, commands that write there alone, and a stand-in for the model hub."""
 
 from __future__ import annotations
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import logging
 import threading
 from pathlib import Path
 
 from bridge.control.state import State
+from bridge.rate_limit import RateLimit
 from engine.shared.files import FolderWatcher
 from engine.shared.parameter import InvalidValue, Parameter
 from engine.shared.table import HOOK_NAME, declare
+from engine.shared.text import is_valid_unicode
 
+log = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 MAX_PARAMETERS_PER_FILE = 32
 
@@ -55,6 +59,8 @@ def _parse_entry(hook: str, place: str, key: object, entry: object) -> Parameter
         raise InvalidValue(f"{place}: {key!r} is not a valid parameter name")
     if not isinstance(entry, tuple) or len(entry) != 4 or not isinstance(entry[3], str):
         raise InvalidValue(f"{place}: {key} must be (default, min, max, help)")
+    if not is_valid_unicode(entry[3]):
+        raise InvalidValue(f"{place}: the help of {key} is not valid Unicode")
     numbers = [float(n) for n in entry[:3] if isinstance(n, int | float) and not isinstance(n, bool)]
     if len(numbers) != 3 or not numbers[1] <= numbers[0] <= numbers[2]:
         raise InvalidValue(f"{place}: {key} must satisfy min ≤ default ≤ max")
@@ -100,5 +106,10 @@ class HookWatch:
             return previous or []
 
     def _run(self) -> None:
+        limit = RateLimit()
         while not self._stop.wait(POLL_SECONDS):
-            self.poll()
+            try:
+                self.poll()
+            except Exception:  # the next poll may work
+                if limit.passes()[0]:
+                    log.exception("the folder of hooks could not be read")

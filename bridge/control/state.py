@@ -8,9 +8,11 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from bridge.rate_limit import RateLimit
+from engine.shared.errors import first_line
 from engine.shared.parameter import InvalidValue, Parameter, Value
 from engine.shared.snapshot import Mixture, Snapshot
 from engine.shared.table import FILES, TABLE, declare, lookup
+from engine.shared.text import to_line
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +24,7 @@ class State:
         self._lock = threading.RLock()
         self._values = dict(Snapshot(values))
         self._number = 1
-        self._limit = RateLimit()
+        self._limit, self._failure_limit = RateLimit(), RateLimit()
         self._listeners: list[Callable[[], None]] = []
         self._followers: list[Callable[[frozenset[str], str], None]] = []
         self._triggers: dict[str, Callable[[], None]] = {}
@@ -61,7 +63,7 @@ class State:
             self._overlay = dict(values)
             self._number += 1
         for listener in self._listeners:
-            listener()
+            self._call(listener)
 
     @property
     def number(self) -> int:
@@ -96,13 +98,17 @@ class State:
                 self.confine(str(value))
             if parameter.kind == "command" and parameter.name in self._commands:
                 self._commands[parameter.name](str(value))
+            if parameter.kind == "trigger" and value:
+                self._trigger(parameter.name)
         except InvalidValue as error:
             self.reject(str(error), origin)
             return False
-        if parameter.kind == "trigger":
-            if value:
-                self._trigger(parameter.name)
-        elif parameter.has_value:
+        except Exception as error:  # a handler of a command or trigger: its caller's thread must live
+            if self._failure_limit.passes()[0]:
+                log.exception("%s failed", to_line(name, 80))
+            self.reject(f"{to_line(name, 80)} failed: {first_line(error)}", origin)
+            return False
+        if parameter.has_value:
             self.put({parameter.name: value}, by=origin)
         self.accepted += 1
         return True
@@ -132,17 +138,33 @@ class State:
             self._mixture = self._mixture if mixture is None else mixture
             self._number += 1
         for listener in self._listeners:
-            listener()
+            self._call(listener)
         for follower in self._followers:
-            follower(frozenset(changed), by)
+            self._call(follower, frozenset(changed), by)
+
+    def _call(self, callback: Callable[..., None], *arguments: object) -> None:
+        """Call a listener or follower. What it raises is logged: neither the others nor the caller may suffer."""
+        try:
+            callback(*arguments)
+        except Exception:
+            if self._failure_limit.passes()[0]:
+                log.exception("a follower of the parameters failed")
 
     def declare(self, rows: Sequence[Parameter]) -> None:
         """Replace the parameters of the user's effects. Values that were set stay, clamped to the new ranges."""
         declare(rows)
-        self.put({row.name: row.coerce([self._values.get(row.name, row.default)]) for row in rows})
+        self.put({row.name: self._coerce_present(row) for row in rows})
+
+    def _coerce_present(self, row: Parameter) -> Value:
+        """Return the present value as ``row`` takes it, its default where it is of another type."""
+        try:
+            return row.coerce([self._values.get(row.name, row.default)])
+        except InvalidValue:
+            return row.default
 
     def reject(self, reason: str, origin: str) -> None:
-        """Count and log unusable input."""
+        """Count and log unusable input, as one line of valid Unicode whatever ``reason`` quotes."""
+        reason, origin = to_line(reason), to_line(origin)
         with self._lock:
             self.rejected += 1
             self.last_rejection = reason

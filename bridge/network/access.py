@@ -56,7 +56,9 @@ class AccessPolicy:
 
     def trusts(self, address: str, token: str) -> bool:
         """Return whether a client at ``address`` may make changes: this machine may, others need the token."""
-        return not self.token or _is_loopback(address) or hmac.compare_digest(self.token.encode(), token.encode())
+        if not self.token or _is_loopback(address):
+            return True
+        return hmac.compare_digest(self.token.encode(), token.encode("utf-8", "surrogatepass"))  # a header's raw bytes
 
     def is_known_host(self, name: str) -> bool:
         """Return whether ``name`` is an address or one of this machine's names.

@@ -10,6 +10,7 @@ import ifaddr
 from zeroconf import InterfaceChoice, ServiceInfo, Zeroconf
 
 from engine.shared.errors import first_line
+from engine.shared.text import to_line
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,8 @@ class Announcement:
     def __init__(self, host: str, osc_port: int, http_port: int, name: str = "Phosphene") -> None:
         all_interfaces = host in ("0.0.0.0", "::", "")
         addresses = local_addresses() if all_interfaces else [host]
-        unique_name = f"{name} {socket.gethostname().split('.')[0][:30]} {http_port}"
+        host_name = to_line(socket.gethostname().split(".")[0], 30)
+        unique_name = f"{name} {host_name} {http_port}"
         self.services = [
             ServiceInfo(
                 service, f"{unique_name}.{service}", port=port, parsed_addresses=addresses, properties={"txtvers": "1"}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections import deque
 
+from engine.shared.text import to_line
+
 MAX_LINES, MAX_LINE_CHARACTERS = 200, 500
 
 
@@ -19,7 +21,11 @@ class LogLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Add the first line of a record."""
-        line = self.format(record).splitlines()[0][:MAX_LINE_CHARACTERS]
+        try:
+            line = to_line(self.format(record).splitlines()[0], MAX_LINE_CHARACTERS)
+        except Exception:  # a record that cannot be formatted must not end the thread that logs it
+            self.handleError(record)
+            return
         self.lines.append(line)
         self._unsent.append(line)
 

@@ -146,7 +146,9 @@ def read_cue_list(path: Any, name: str) -> CueList:
 
 def list_cue_lists(folders: Sequence[Path]) -> dict[str, Any]:
     """Return the files of all cue lists by name: the shipped ones, overridden by those in ``folders``."""
-    return shipped_toml_files("cues") | {path.stem: path for path in list_toml_files(folders)}
+    return shipped_toml_files("cues") | {
+        path.stem: path for path in list_toml_files(folders) if is_valid_name(path.stem)
+    }
 
 
 def load_cue_list(name: str, folders: Sequence[Path]) -> CueList:

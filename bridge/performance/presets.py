@@ -25,6 +25,7 @@ from bridge.toml_files import NAME_RULE, FieldError, is_valid_name, list_toml_fi
 from engine.shared.files import FolderWatcher, write_atomically
 from engine.shared.parameter import InvalidValue, Value
 from engine.shared.table import TABLE, lookup
+from engine.shared.text import to_line
 
 log = logging.getLogger(__name__)
 MAX_PRESET_BYTES = 65536
@@ -158,7 +159,7 @@ class PresetLibrary:
             self.presets = self._shipped | {
                 entry.preset.name: entry.preset for entry in entries.values() if entry.preset is not None
             }
-            self.problems = {path.stem: entry.problem for path, entry in entries.items() if entry.problem}
+            self.problems = {to_line(path.stem): entry.problem for path, entry in entries.items() if entry.problem}
         for listener in self._listeners:
             listener()
         return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 from collections import OrderedDict
@@ -12,8 +11,8 @@ from typing import NamedTuple
 
 from engine.models import Condition
 from engine.runtime.threads import limit_to_one_thread
+from engine.shared.errors import first_line
 
-log = logging.getLogger(__name__)
 #: Encoded texts that are cached.
 MAX_CACHED_TEXTS = 256
 #: What changes how a text is encoded, such as a LoRA on the text encoder; () for nothing.
@@ -32,7 +31,8 @@ class PromptEncoder:
     """The encoded texts of one stream.
 
     ``encode_negative`` is for models that read a negative prompt otherwise than a prompt; ``apply_style`` puts the text
-    encoders into a style while a text is encoded. ``failed`` counts texts that could not be encoded.
+    encoders into a style while a text is encoded. ``failed`` counts texts that could not be encoded, and ``notes`` are
+    lines for the user on them.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class PromptEncoder:
         self._thread: threading.Thread | None = None
         self.failed_requests: tuple[EncodingRequest, ...] = ()
         self.failed = 0
+        self.notes: list[str] = []
 
     @property
     def reads_negatives_differently(self) -> bool:
@@ -98,7 +99,7 @@ class PromptEncoder:
             for request in requests:
                 try:
                     self.encode(request)
-                except RuntimeError as error:
+                except Exception as error:  # a tokenizer may raise anything for some text: the thread must live
                     self.failed += 1
                     self.failed_requests = requests
-                    log.error("prompt %.60r could not be encoded: %s", request.text, error)
+                    self.notes.append(f"prompt {request.text[:60]!r} could not be encoded: {first_line(error)}")

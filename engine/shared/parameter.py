@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.shared.text import is_valid_unicode
+
 Value = float | int | bool | str
 #: Longest text of a parameter, in characters.
 MAX_TEXT_LENGTH = 4096
@@ -100,7 +102,7 @@ def _bool(p: Parameter, value: object) -> bool:
         if word in _TRUE | _FALSE:
             return word in _TRUE
         raise InvalidValue(f"{p.name} takes on or off, got {abbreviate(value)}")
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not isinstance(value, int) and not (isinstance(value, float) and math.isfinite(value)):
         raise InvalidValue(f"{p.name} takes on or off, got {abbreviate(value)}")
     return bool(value)
 
@@ -112,6 +114,8 @@ def _text(p: Parameter, value: object) -> str:
         raise InvalidValue(f"{p.name} takes at most {MAX_TEXT_LENGTH} characters, got {len(value)}")
     if "\x00" in value:
         raise InvalidValue(f"{p.name} takes text without NUL characters")
+    if not is_valid_unicode(value):
+        raise InvalidValue(f"{p.name} takes valid Unicode text, got {abbreviate(value)}")
     return value
 
 

@@ -80,3 +80,44 @@ def test_rejections_are_counted_and_logged_at_a_limited_rate(caplog: pytest.LogC
     assert 1 <= len(caplog.records) <= 5
     assert "strength" in state.last_rejection
     assert dict(state.snapshot()) == before
+
+
+def test_a_follower_that_raises_keeps_neither_the_others_nor_the_caller(caplog: pytest.LogCaptureFixture) -> None:
+    state, seen = State(), list[str]()
+
+    def fail(*_: object) -> None:
+        raise UnicodeEncodeError("utf-8", "\ud83d", 0, 1, "surrogates not allowed")
+
+    state.on_change(fail)
+    state.on_change(lambda: seen.append("listener"))
+    state.on_set(fail)
+    state.on_set(lambda _names, by: seen.append(by))
+    for seed in range(3, 30):
+        assert state.set("/seed", [seed], "desk")
+    state.overlay({"/seed": 3})
+    assert seen.count("desk") == 27
+    assert seen.count("listener") == 28
+    assert sum("follower" in record.message for record in caplog.records) <= 5, "at a limited rate"
+
+
+@pytest.mark.parametrize("name", ["/preset", "/panic"])
+def test_a_handler_that_raises_rejects_its_message(name: str) -> None:
+    state = State()
+
+    def fail(*_: object) -> None:
+        raise OSError("the disk\nis full")
+
+    state.on_command("/preset", fail)
+    state.on_trigger("/panic", fail)
+    assert not state.set(name, ["1"], "desk")
+    assert state.rejected == 1
+    assert state.last_rejection == f"{name} failed: the disk"
+
+
+def test_a_rejection_is_one_line_of_valid_unicode(caplog: pytest.LogCaptureFixture) -> None:
+    state = State()
+    state.reject("no \ud83d\nsecond line \x1b[2J" + "\u0301" * 5000, "desk \udcff")
+    assert state.last_rejection.startswith(r"no \ud83d\nsecond line \x1b[2J")
+    assert len(state.last_rejection) < 2000
+    (record,) = caplog.records
+    assert record.message.encode().startswith(rb"desk \udcff: no ")

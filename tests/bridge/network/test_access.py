@@ -279,3 +279,9 @@ def test_a_name_cannot_escape_its_folder(name: str, tmp_path: Path) -> None:
         load_map(name, tmp_path)
     assert library.thumbnail(name) is None
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_token_that_is_no_unicode_is_a_wrong_one() -> None:
+    access = AccessPolicy("0.0.0.0", ("10.0.0.0/8",), "right")
+    assert not access.trusts("10.0.0.1", "\udcff")
+    assert access.trusts("10.0.0.1", "right")

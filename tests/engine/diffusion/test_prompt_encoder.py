@@ -119,3 +119,21 @@ def test_the_least_recently_used_text_leaves_a_full_cache() -> None:
     encoder.encode(requests[-1])
     assert encoder.get((requests[1],)) is None
     assert encoder.get((requests[0], requests[2], requests[-1])) is not None
+
+
+def test_a_tokenizer_that_raises_anything_ends_neither_the_thread_nor_the_prompts_after_it() -> None:
+    texts = TextEncoder()
+
+    def encode(text: str) -> Condition:
+        text.encode("utf-8")  # UnicodeEncodeError, as a tokenizer in Rust raises TypeError
+        return texts.encode(text)
+
+    encoder = PromptEncoder(encode)
+    bad, good = (positive("\ud83d"),), (positive("ice"),)
+    encoder.encode_later(bad)
+    until(lambda: encoder.failed == 1, 10, "the failure")
+    (note,) = encoder.notes
+    note.encode()
+    encoder.encode_later(good)
+    until(lambda: encoder.get(good) is not None, 10, "the next prompt")
+    encoder.close()

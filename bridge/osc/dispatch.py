@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -14,9 +15,12 @@ from bridge.osc.packet import Bundle, parse_packet
 from bridge.osc.patterns import is_pattern, match_pattern
 from bridge.osc.scheduler import BundleScheduler
 from bridge.osc.subscriptions import Status, Subscriptions, encode_message
+from bridge.rate_limit import RateLimit
 from engine.shared.errors import first_line
 from engine.shared.table import ROOT, canonical
+from engine.shared.text import to_line
 
+log = logging.getLogger(__name__)
 #: A bundle may wait this long for its time tag; one further ahead is a mistake.
 MAX_BUNDLE_DELAY_SECONDS = 60.0
 
@@ -46,7 +50,7 @@ class OscControl:
     ) -> None:
         self._state, self._controllers = state, controllers or ControllerMap(state)
         self.packets = self.messages = 0
-        self._scheduler = BundleScheduler()
+        self._scheduler, self._limit = BundleScheduler(), RateLimit()
         self.subscriptions = Subscriptions(state, status)
 
     def handle_packet(self, data: bytes, peer: Peer | str) -> None:
@@ -58,7 +62,11 @@ class OscControl:
         except ValueError as error:
             self.reject(f"a packet of {len(data)} bytes is not OSC ({first_line(error, 120)})", peer.name)
         else:
-            self._handle(content, peer)
+            try:
+                self._handle(content, peer)
+            except Exception:  # the thread that received it must live
+                if self._limit.passes()[0]:
+                    log.exception("a packet of %s could not be handled", peer.name)
 
     def count_coalesced(self, count: int) -> None:
         """Count messages that were dropped because later ones override them."""
@@ -117,7 +125,7 @@ class OscControl:
     def _answer(self, name: str, peer: Peer) -> None:
         snapshot = self._state.snapshot()
         if name not in snapshot:
-            self.reject(f"{ROOT}{name[:80]} has no value", peer.name)
+            self.reject(f"{to_line(ROOT + name, 80)} has no value", peer.name)
         elif peer.send is not None:
             try:
                 peer.send(encode_message(ROOT + name, snapshot[name]))

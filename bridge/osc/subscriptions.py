@@ -5,6 +5,7 @@ Lists of names, presets and cues, are sent at subscription and when they change.
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
@@ -15,13 +16,17 @@ from typing import Any
 from pythonosc.osc_message_builder import OscMessageBuilder
 
 from bridge.control.state import State
+from bridge.rate_limit import RateLimit
 from engine.shared.parameter import Value
 from engine.shared.table import ROOT
+from engine.shared.text import escape_surrogates
 
 log = logging.getLogger(__name__)
 UPDATES_PER_SECOND = 30
 HEARTBEAT_SECONDS = 1.0
 MAX_SUBSCRIBERS = 64
+#: The numbers that OSC's 32-bit types hold.
+_INT_LOW, _INT_HIGH, _FLOAT_HIGH = -(2**31), 2**31 - 1, (2 - 2**-23) * 2.0**127
 #: A subscription that is not renewed ends after this time: a UDP client never says that it is gone.
 SUBSCRIPTION_SECONDS = 3600.0
 
@@ -30,13 +35,19 @@ Status = Mapping[str, Value | tuple[str, ...]]
 
 
 def encode_message(address: str, *values: Value) -> bytes:
-    """Return an OSC message. Booleans become the integers 1 and 0, which every desk reads."""
-    builder = OscMessageBuilder(address)
+    """Return an OSC message, whatever the values hold.
+
+    Booleans become the integers 1 and 0, which every desk reads. A number that OSC's 32 bits do not hold is clamped.
+    NUL, which ends a string in OSC, and lone surrogates are spelled out.
+    """
+    builder = OscMessageBuilder(escape_surrogates(address))
     for value in values:
-        if isinstance(value, bool):
-            builder.add_arg(int(value), "i")
+        if isinstance(value, int):  # a boolean is one too
+            builder.add_arg(min(max(int(value), _INT_LOW), _INT_HIGH), "i")
+        elif isinstance(value, float):
+            builder.add_arg(min(max(value, -_FLOAT_HIGH), _FLOAT_HIGH), "f")
         else:
-            builder.add_arg(value, "f" if isinstance(value, float) else "i" if isinstance(value, int) else "s")
+            builder.add_arg(escape_surrogates(value).replace("\0", "\\x00"), "s")
     return builder.build().dgram
 
 
@@ -56,6 +67,7 @@ class Subscriptions:
         self._changed: set[str] = set()
         self._stop = threading.Event()
         self.sent = 0
+        self._limit = RateLimit()
         state.on_set(self._collect)
         self._thread = threading.Thread(target=self._run, name="osc-subscriptions", daemon=True)
         self._thread.start()
@@ -113,7 +125,7 @@ class Subscriptions:
                     sent_lists = {name: value for name, value in status.items() if isinstance(value, tuple)}
                 self._send(messages)
             except Exception:  # an update that fails must not end the thread
-                log.exception("OSC subscription update failed")
+                self._report("OSC subscription update failed")
 
     def _send(self, messages: list[bytes], key: Any = None) -> None:
         """Send to all subscribers, or to the one called ``key``; one that cannot be reached is dropped."""
@@ -122,10 +134,26 @@ class Subscriptions:
         for recipient, send in recipients:
             try:
                 for message in messages:
-                    send(message)
-                    self.sent += 1
+                    self._send_one(message, send)
             except OSError:
                 self.unsubscribe(recipient)
+            except Exception:  # one subscriber must not keep the others from their messages
+                self._report("an OSC subscriber could not be updated")
+
+    def _send_one(self, message: bytes, send: Send) -> None:
+        """Send a message; one that is too long for a datagram, such as many long names, is left out."""
+        try:
+            send(message)
+            self.sent += 1
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
+                raise
+            if self._limit.passes()[0]:
+                log.warning("an OSC message of %d bytes is too long for UDP", len(message))
+
+    def _report(self, text: str) -> None:
+        if self._limit.passes()[0]:
+            log.exception("%s", text)
 
 
 def _encode_status(status: Status) -> list[bytes]:

@@ -22,6 +22,7 @@ from platformdirs import user_state_path
 
 from bridge.control.state import State
 from bridge.rate_limit import RateLimit
+from engine.shared.errors import first_line
 from engine.shared.files import replace_atomically
 from engine.shared.parameter import InvalidValue, Value
 from engine.shared.table import lookup
@@ -81,7 +82,10 @@ class Session:
 
     def _run(self) -> None:
         while not self._stop.wait(POLL_SECONDS):
-            self._save_changes()
+            try:
+                self._save_changes()
+            except Exception as error:  # the next save may succeed: the thread must live as long as the show
+                self._report(error)
 
     def _save_changes(self) -> None:
         snapshot = self._state.snapshot()
@@ -94,7 +98,8 @@ class Session:
             self._values, self._saved = values, content
 
     def _write(self, content: Mapping[str, Any]) -> bool:
-        text = json.dumps(content, ensure_ascii=False).encode()
+        # A lone surrogate becomes JSON's escape of it: one odd name must not cost all the other values.
+        text = json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace")
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with replace_atomically(self.path) as temporary:
@@ -105,13 +110,16 @@ class Session:
                 if self.path.exists():
                     os.replace(self.path, self.path.with_suffix(".old"))
         except OSError as error:
-            passes, suppressed = self._limit.passes()
-            if passes:
-                more = f" ({suppressed} more attempts failed)" if suppressed else ""
-                log.error("the session cannot be saved: %s%s", error, more)
+            self._report(error)
             return False
         self.writes += 1
         return True
+
+    def _report(self, error: Exception) -> None:
+        passes, suppressed = self._limit.passes()
+        if passes:
+            more = f" ({suppressed} more attempts failed)" if suppressed else ""
+            log.error("the session cannot be saved: %s%s", first_line(error), more)
 
 
 def _delete_unfinished_saves(path: Path) -> None:
@@ -153,8 +161,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 def parse_session(content: Mapping[str, Any]) -> Recovered:
     """Return the values that the table accepts; the others, perhaps of another release, are logged and dropped."""
+    cues = content.get("cues")
+    position = dict(cues) if isinstance(cues, dict) else {}
+    if "base" in position:
+        position["base"] = _accepted_values(position["base"])
+    return Recovered(_accepted_values(content.get("values")), position)
+
+
+def _accepted_values(saved_values: object) -> dict[str, Value]:
     values: dict[str, Value] = {}
-    saved_values = content.get("values")
     for name, value in saved_values.items() if isinstance(saved_values, dict) else ():
         try:
             parameter = lookup(str(name))
@@ -162,5 +177,4 @@ def parse_session(content: Mapping[str, Any]) -> Recovered:
                 values[parameter.name] = parameter.coerce([value])
         except InvalidValue as error:
             log.warning("session file: %s", error)
-    cues = content.get("cues")
-    return Recovered(values, cues if isinstance(cues, dict) else {})
+    return values

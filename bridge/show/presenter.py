@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from dataclasses import replace
 
 from bridge.control.state import State
 from bridge.images import dim, fit, resize
+from bridge.rate_limit import RateLimit
 from bridge.show.fallback import Fallback, choose_fallback
 from bridge.show.interpolation import Interpolator
 from bridge.show.meter import FrameRateMeter
@@ -17,6 +19,7 @@ from engine.shared.frame import Frame
 from engine.shared.mailbox import Mailbox
 from engine.shared.snapshot import Snapshot
 
+log = logging.getLogger(__name__)
 #: Time after which the last picture is sent again without a new one, in seconds.
 REPEAT_SECONDS = 0.08
 #: Shortest time between two pictures that are passed through or faded, in seconds.
@@ -53,19 +56,29 @@ class Presenter(threading.Thread):
 
     def run(self) -> None:
         """Present until ``close``."""
+        limit = RateLimit()
         while not self._stop_requested.is_set():
-            snapshot = self._state.effective()
-            passing = snapshot.output.bypass or self._newest is None
-            fading = self._step_fallback(snapshot)
-            self._receive(snapshot, passing or fading)
-            if not self._is_due(snapshot.output.rate):
-                continue
-            picture = self._choose(snapshot, passing)
-            if picture is not None:
-                if fading and not passing:
-                    mixed = self._fallback.mix(picture.pixels, snapshot, self._newest_input())
-                    picture = replace(picture, pixels=mixed)
-                self._send(self._finish(picture, snapshot, passing))
+            try:
+                self._present()
+            except Exception:  # the next picture may work, and without this thread there is none at all
+                if limit.passes()[0]:
+                    log.exception("a picture could not be put out")
+                self._stop_requested.wait(PASS_SECONDS)
+
+    def _present(self) -> None:
+        """Wait for the next picture that is due and send it."""
+        snapshot = self._state.effective()
+        passing = snapshot.output.bypass or self._newest is None
+        fading = self._step_fallback(snapshot)
+        self._receive(snapshot, passing or fading)
+        if not self._is_due(snapshot.output.rate):
+            return
+        picture = self._choose(snapshot, passing)
+        if picture is not None:
+            if fading and not passing:
+                mixed = self._fallback.mix(picture.pixels, snapshot, self._newest_input())
+                picture = replace(picture, pixels=mixed)
+            self._send(self._finish(picture, snapshot, passing))
 
     def close(self) -> None:
         """End the thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import socket
 import struct
@@ -10,12 +11,15 @@ from collections.abc import Iterator
 
 import pytest
 from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
+from pythonosc.osc_message import OscMessage
 from pythonosc.osc_message_builder import OscMessageBuilder
 from pythonosc.udp_client import SimpleUDPClient
 
 from bridge.control.state import State
 from bridge.osc.dispatch import OscControl
+from bridge.osc.subscriptions import Subscriptions, encode_message
 from bridge.osc.udp import UdpServer
+from engine.shared.parameter import Value
 from tests.waiting import until
 
 
@@ -161,3 +165,35 @@ def test_a_fast_desk_loses_no_message(desk: Desk) -> None:
         desk.client.send_message("/phosphene/seed", k)
     until(lambda: desk.state.snapshot().whole("/seed") == 1999)
     assert desk.control.messages == 2000
+
+
+def test_any_value_is_a_message_for_subscribers() -> None:
+    def read(*values: Value) -> list[object]:
+        return OscMessage(encode_message("/phosphene/x", *values)).params
+
+    assert read("a\ud83db", "c\0d", "😀" * 4096) == [r"a\ud83db", r"c\x00d", "😀" * 4096]
+    assert read(2**40, -(2**40), True) == [2**31 - 1, -(2**31), 1]
+    assert read(1e300, -1e300) == [pytest.approx(3.4028235e38), pytest.approx(-3.4028235e38)]
+
+
+def test_a_subscriber_that_fails_keeps_no_other_from_its_messages() -> None:
+    state, received = State(), list[bytes]()
+    subscriptions = Subscriptions(state, dict)
+
+    def fail(_packet: bytes) -> None:
+        raise RuntimeError("not an OSError")
+
+    def refuse_long(packet: bytes) -> None:
+        if packet.startswith(b"/phosphene/prompt\0"):
+            raise OSError(errno.EMSGSIZE, "too long")
+        received.append(packet)
+
+    subscriptions.subscribe("bad", fail)
+    subscriptions.subscribe("good", refuse_long)
+    received.clear()
+    for seed in (11, 12):
+        state.set("/prompt", [f"prompt {seed}"], "desk")
+        state.set("/seed", [seed], "desk")
+        until(lambda seed=seed: encode_message("/phosphene/seed", seed) in received, 5, "the seed")  # type: ignore[misc]
+    assert subscriptions.count == 2
+    subscriptions.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
 from pathlib import Path
@@ -218,3 +220,45 @@ def test_a_file_of_the_first_release_is_recovered(path: Path) -> None:
     assert recovered is not None
     assert recovered.values == {"/prompt": "violet ink", "/steps": 4}
     assert recovered.cues == {"list": "demo", "cue": "2", "base": {"/mix": 0.5}}
+
+
+def test_values_that_are_no_unicode_are_dropped_from_a_session_and_the_others_restored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "session.json"
+    content = {
+        "version": 1,
+        "clean": False,
+        "values": {"/prompt": "a\ud83d", "/seed": 7, "\ud83d": 1},
+        "cues": {"list": "demo", "cue": "1", "base": {"/prompt": "\ud83d", "/strength": 0.25}},
+    }
+    text = json.dumps(content).encode()  # as older releases wrote it, with escapes
+    path.write_bytes(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
+    recovered = recover(path)
+    assert recovered is not None
+    assert recovered.values == {"/seed": 7}
+    assert recovered.cues == {"list": "demo", "cue": "1", "base": {"/strength": 0.25}}
+    assert sum("session file" in record.message for record in caplog.records) == 3
+    for record in caplog.records:
+        record.message.encode()
+
+
+def test_the_session_is_saved_again_after_a_save_that_failed_for_any_reason(tmp_path: Path) -> None:
+    state, failing, tries = State(), [True], list[None]()
+
+    def position() -> dict[str, object]:
+        tries.append(None)
+        if failing[0]:
+            raise RuntimeError("no position")
+        return {"cue": "\ud83d"}
+
+    session = Session(state, tmp_path / "session.json", position)
+    state.put({"/seed": 5})
+    until(lambda: len(tries) > 2, 5, "several tries")
+    assert session.writes == 0
+    failing[0] = False
+    until(lambda: session.writes, 5, "a save")
+    recovered = recover(tmp_path / "session.json")
+    assert recovered is not None
+    assert recovered.values == {"/seed": 5}
+    session.close()

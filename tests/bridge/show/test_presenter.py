@@ -222,3 +222,19 @@ def test_the_fallback_of_the_source_is_shown_while_the_input_is_silent(output: O
     output.wait_for_level(0)
     output.input = grey(80)
     output.wait_for_level(200)
+
+
+def test_an_error_on_some_pictures_does_not_end_the_output(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[None] = []
+
+    def fail() -> Frame | None:
+        if len(raised) < 3:
+            raised.append(None)
+            raise RuntimeError("this picture fails")
+        return output.input
+
+    monkeypatch.setattr(output.presenter, "_newest_input", fail)
+    output.input = Frame(np.full((HEIGHT, WIDTH, 4), 90, np.uint8))
+    until(lambda: len(raised) == 3, 5, "the errors")
+    before = output.mark()
+    until(lambda: output.mark() > before + 3, 5, "pictures after them")

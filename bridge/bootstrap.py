@@ -14,6 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bridge import console
+
 ROOT = Path(__file__).resolve().parent.parent
 #: Extras of the package that a task needs.
 EXTRAS = {"run": "ndi", "test": "test"}
@@ -21,6 +23,7 @@ EXTRAS = {"run": "ndi", "test": "test"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Install Phosphene, run the task and return its exit code."""
+    console.configure()
     options = _parser().parse_args(arguments)
     if sys.version_info < (3, 11):  # noqa: UP036 -- the system's Python may be of any version
         print(f"phosphene: needs Python 3.11 or newer, this is {sys.version.split()[0]}", file=sys.stderr)

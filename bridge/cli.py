@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import argparse
 import ast
+import errno
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bridge import release
+from bridge import console, release
 from bridge.errors import UserError
+from bridge.logs import ConsoleHandler
 from engine.shared.parameter import InvalidValue
 
 PACKAGE = "bridge.commands"
+#: What a full or broken disk answers to a write.
+OUTPUT_ERRORS = (errno.ENOSPC, errno.EIO)
 
 
 class CommandEntry(NamedTuple):
@@ -33,14 +36,21 @@ class CommandEntry(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 for success, 1 for a failed check, 2 for a user's mistake."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    console.configure()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     code = 1
     try:
         code = _run(build_parser(arguments[:1]).parse_args(arguments))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as head, has enough: discard the rest
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        console.discard_output()
+    except OSError as error:
+        if error.errno not in OUTPUT_ERRORS or error.filename is not None:
+            raise
+        console.discard_output()
+        code = 1
+        print(f"phosphene: cannot write: {error.strerror}", file=sys.stderr)
     return code
 
 

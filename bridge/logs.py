@@ -1,4 +1,4 @@
-"""The log on disk: one line of JSON per event, in a few files of which the oldest is deleted."""
+"""The log on the console, and on disk: one line of JSON per event, in a few files of which the oldest is deleted."""
 
 from __future__ import annotations
 
@@ -7,13 +7,29 @@ import logging
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import TextIO
 
 from platformdirs import user_log_path
+
+from bridge import console
 
 #: Size at which a file is rotated.
 MAX_LOG_BYTES = 4 << 20
 #: Rotated files that stay on disk.
 BACKUP_FILES = 2
+
+
+class ConsoleHandler(logging.StreamHandler[TextIO]):
+    """Logs to standard error. A line that nobody reads is dropped: a thread of the show must not wait for a reader."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        try:
+            console.write(self.stream, self.format(record) + self.terminator)
+        except OSError:
+            pass  # closed, or its disk is full
+        except Exception:
+            self.handleError(record)
 
 
 class JsonFormatter(logging.Formatter):
@@ -41,7 +57,14 @@ class JsonLogHandler(RotatingFileHandler):
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        super().__init__(path, maxBytes=MAX_LOG_BYTES, backupCount=BACKUP_FILES, encoding="utf-8", delay=True)
+        super().__init__(
+            path,
+            maxBytes=MAX_LOG_BYTES,
+            backupCount=BACKUP_FILES,
+            encoding="utf-8",
+            delay=True,
+            errors="backslashreplace",
+        )
         self.setLevel(logging.INFO)
         self.setFormatter(JsonFormatter())
 

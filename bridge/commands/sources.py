@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bridge.textures import transports
+from engine.shared.text import to_line
 
 HELP = "list the sources that can be opened now"
 
@@ -18,5 +19,5 @@ def main(_options: argparse.Namespace | None = None) -> int:
     for transport in transports():
         if transport.source is not None and not transport.unavailable_reason():
             for name in transport.names():
-                print(f"{transport.scheme}:{name}", flush=True)
+                print(to_line(f"{transport.scheme}:{name}"), flush=True)
     return 0

@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 
+from bridge import console
 from bridge.show.show import Show
 from bridge.show.status import ShowStatus
 
@@ -18,9 +19,9 @@ LOGGED_FACTS = ("fps", "latency_ms", "frames", "engine_starts", "errors", "refus
 
 
 def say(line: str, end: str = "\n") -> None:
-    """Print a line; ignore a closed terminal and a full disk, because the show must keep running."""
+    """Print a line; drop it where nobody reads it or the disk is full, because the show must keep running."""
     with contextlib.suppress(OSError):
-        print(line, end=end, flush=True)
+        console.write(sys.stdout, line + end)
 
 
 class StatusLine:

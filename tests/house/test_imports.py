@@ -30,7 +30,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("bench", "training"),
     ),
     "bridge": (
-        ("toml_lines",),
+        ("toml_lines", "console"),
         ("errors", "rate_limit", "toml_files", "images", "logs"),
         ("textures", "network", "control"),
         ("osc", "performance", "engine_process"),

@@ -1,0 +1,85 @@
+"""The console: standard output and error that may be closed, full, unread, or without a glyph for what is written.
+
+None of that may raise, and none of it may hold a show up. Uses the standard library alone: ``bootstrap`` needs it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import os
+import select
+import sys
+from typing import TextIO
+
+#: Bytes that a pipe takes at once wherever it takes any (POSIX's PIPE_BUF is at least 512; Linux's and macOS' is this).
+CHUNK_BYTES = 4096 if sys.platform.startswith("linux") else 512
+#: Spellings of the characters that we write ourselves, for encodings without them.
+SPELLINGS = {
+    "…": "...", "→": "->", "←": "<-", "–": "-", "—": "-", "−": "-", "×": "x", "±": "+-", "≤": "<=", "≥": ">=",
+    "·": ".", "’": "'", "“": '"', "”": '"', "°": " deg", "²": "^2",
+}  # fmt: skip
+_ERRORS = "phosphene_spell"
+
+
+def spell(error: UnicodeError) -> tuple[str, int]:
+    r"""Spell a character that an encoding lacks: ``->`` for an arrow, ``\u0416`` for what has no spelling."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    spelled = (SPELLINGS.get(c) or c.encode("ascii", "backslashreplace").decode("ascii") for c in text)
+    return "".join(spelled), error.end
+
+
+def configure() -> None:
+    """Make standard output and error take any text, also where they are closed. To be called first in a process."""
+    codecs.register_error(_ERRORS, spell)
+    _open_closed_descriptors()
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 -- for the process's life
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_ERRORS)
+
+
+def _open_closed_descriptors() -> None:
+    """Open the null device where standard input, output or error is closed: the next socket would take its number."""
+    with contextlib.suppress(OSError):
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(descriptor, True)
+        os.close(descriptor)
+
+
+def write(stream: TextIO, text: str) -> None:
+    """Write ``text`` at once, or drop it where nobody reads the pipe or terminal. Raises OSError.
+
+    Nothing is left in a buffer, which would be written, and fail, once more at the end of the process.
+    """
+    descriptor = _descriptor_of(stream)
+    if descriptor is None:
+        stream.write(text)
+        stream.flush()
+        return
+    with contextlib.suppress(OSError):
+        stream.flush()  # what print has left there, so that the order stays
+    data = text.encode(stream.encoding, stream.errors or "strict")
+    while data and select.select([], [descriptor], [], 0)[1]:
+        data = data[os.write(descriptor, data[:CHUNK_BYTES]) :]
+
+
+def _descriptor_of(stream: TextIO) -> int | None:
+    """Return the descriptor to write to; None where only the stream itself can: on Windows, and in tests."""
+    if sys.platform == "win32" or not isinstance(stream, io.TextIOWrapper):
+        return None
+    try:
+        return stream.fileno()
+    except (OSError, ValueError):
+        return None
+
+
+def discard_output() -> None:
+    """Send what is still buffered for standard output, and all that follows, to the null device."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

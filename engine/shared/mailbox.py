@@ -7,6 +7,7 @@ process may be killed at any instruction, and the other keeps running.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from multiprocessing.context import BaseContext
@@ -15,8 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from engine.shared.errors import first_line
 from engine.shared.frame import MAX_SIDE, Frame
+from engine.shared.memory import HINT, Block, choose_side, describe, free_abandoned_blocks, measure_space
+from engine.shared.parameter import InvalidValue
 
+log = logging.getLogger(__name__)
 SLOTS = 4
 _HEADER = np.dtype(
     [
@@ -33,19 +38,52 @@ class Mailboxes(NamedTuple):
     second: Mailbox
     outbox: Mailbox
 
+    @property
+    def max_pixels(self) -> int:
+        """The largest frame that fits into every mailbox, in pixels."""
+        return min(box.max_pixels for box in self)
+
+    def close(self) -> None:
+        """Close every mailbox."""
+        for box in self:
+            box.close()
+
+
+def open_mailboxes(context: BaseContext, working_size: tuple[int, int]) -> Mailboxes:
+    """Create the mailboxes for frames of MAX_SIDE², or for smaller ones where shared memory is short.
+
+    Raises InvalidValue where there is not enough even for a frame of ``working_size``.
+    """
+    free_abandoned_blocks()
+    count = len(Mailboxes._fields)
+    side, reserve = choose_side(count, SLOTS * 4, working_size, MAX_SIDE)
+    if side < MAX_SIDE and (space := measure_space()) is not None:
+        log.warning("%s: frames up to %dx%d; %s", describe(space), side, side, HINT)
+    boxes: list[Mailbox] = []
+    try:
+        for _ in range(count):
+            boxes.append(Mailbox(context, side, reserve))
+    except OSError as error:
+        for box in boxes:
+            box.close()
+        reason = error.strerror or first_line(error)
+        raise InvalidValue(f"the shared memory for frames cannot be created ({reason}); {HINT}") from None
+    return Mailboxes(*boxes)
+
 
 class Mailbox:
     """A mailbox for frames of up to ``max_side``² pixels. One process creates it; pickling hands it to the other.
 
-    ``dropped`` counts the frames that were overwritten before this process read them.
+    ``dropped`` counts the frames that were overwritten before this process read them. ``reserve`` takes the memory for
+    all slots at once. Raises OSError where there is not enough.
     """
 
-    def __init__(self, context: BaseContext, max_side: int = MAX_SIDE) -> None:
+    def __init__(self, context: BaseContext, max_side: int = MAX_SIDE, reserve: bool = False) -> None:
         self._capacity = max_side * max_side * 4
         header = 64 + SLOTS * _HEADER.itemsize
-        self._memory = SharedMemory(create=True, size=header + SLOTS * self._capacity)
-        self._is_owner = True
         self._wake: Any = context.Semaphore(0)
+        self._block: Block | None = Block(header + SLOTS * self._capacity, reserve)
+        self._memory = self._block.memory
         self._attach()
         self._latest[0] = 0
         self._slots["version"] = 0
@@ -68,10 +106,14 @@ class Mailbox:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._capacity, self._wake = state["capacity"], state["wake"]
-        self._memory = SharedMemory(name=state["name"])
-        self._is_owner = False
+        self._memory, self._block = SharedMemory(name=state["name"]), None
         self._attach()
         self._seen = int(self._latest[0])
+
+    @property
+    def max_pixels(self) -> int:
+        """The largest frame that fits, in pixels."""
+        return self._capacity // 4
 
     def _fence(self) -> None:
         # Two rounds of a lock order the stores around them on processors that reorder (ARM).
@@ -136,6 +178,7 @@ class Mailbox:
     def close(self) -> None:
         """Detach from the memory; the process that created the mailbox also frees it."""
         del self._latest, self._slots, self._pixels
-        self._memory.close()
-        if self._is_owner:
-            self._memory.unlink()
+        if self._block is not None:
+            self._block.close()
+        else:
+            self._memory.close()

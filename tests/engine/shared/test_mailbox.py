@@ -5,13 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 
 import numpy as np
 import pytest
 
+from engine.shared import memory
 from engine.shared.frame import Frame
 from engine.shared.mailbox import Mailbox
+from engine.shared.parameter import InvalidValue
 
 CONTEXT = multiprocessing.get_context("spawn")
 
@@ -100,3 +103,39 @@ def test_a_frame_crosses_to_another_process_and_back() -> None:
     process.join()
     inbox.close()
     outbox.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="for Linux")
+def test_the_side_of_the_slots_follows_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def choose(free_mib: float, *working_size: int) -> tuple[int, bool]:
+        monkeypatch.setattr(memory, "measure_space", lambda: memory.Space(64 << 20, int(free_mib * 2**20)))
+        return memory.choose_side(3, 16, working_size or (256, 256), 2048)  # type: ignore[arg-type]
+
+    assert choose(4096) == (2048, False), "plenty: no page is taken before it is written"
+    assert choose(256) == (2048, True)
+    side, reserve = choose(64)
+    assert reserve
+    assert 1100 < side < 1182
+    assert 3 * 16 * side**2 < 64 << 20
+    assert choose(16)[0] >= 512
+    for free_mib, *working_size in ((1, 256, 256), (1, 64, 64), (16, 1024, 1024)):
+        with pytest.raises(InvalidValue, match="shm-size"):
+            choose(free_mib, *working_size)
+    monkeypatch.setattr(memory, "measure_space", lambda: None)
+    assert memory.choose_side(3, 16, (256, 256), 2048) == (2048, False), "systems without /dev/shm"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="for Linux")
+def test_a_reserved_mailbox_takes_its_memory_at_once_and_another_when_it_is_written() -> None:
+    def measure(box: Mailbox) -> int:
+        return (memory.FOLDER / box._memory.name).stat().st_blocks * 512
+
+    sparse, reserved = Mailbox(CONTEXT, 512), Mailbox(CONTEXT, 512, reserve=True)
+    assert measure(sparse) < 65536
+    assert measure(reserved) >= 4 * reserved.max_pixels * 4
+    memory.free_abandoned_blocks()
+    assert (memory.FOLDER / sparse._memory.name).exists(), "a living process holds it"
+    for box in (sparse, reserved):
+        name = box._memory.name
+        box.close()
+        assert not (memory.FOLDER / name).exists()

@@ -7,15 +7,17 @@ import math
 import multiprocessing
 import threading
 import time
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import wait
 
 from bridge.control.state import State
 from bridge.engine_process.model_fallback import ModelFallback
 from bridge.engine_process.process import EngineProcess, hang_timeout
 from bridge.engine_process.standby import Standby
+from bridge.engine_process.value_fallback import EARLY_SECONDS, ValueFallback
 from bridge.engine_process.wakeup import Wakeup
 from engine.shared.errors import first_line
-from engine.shared.mailbox import Mailbox, Mailboxes
+from engine.shared.mailbox import open_mailboxes
 from engine.shared.messages import (
     EngineError,
     EngineStatus,
@@ -25,10 +27,15 @@ from engine.shared.messages import (
     Ready,
     Reloaded,
     Reverted,
+    StartFailed,
+    ValuesRejected,
     Waiting,
 )
 from engine.shared.options import EngineOptions
-from engine.shared.table import RELOAD_PARAMETERS
+from engine.shared.parameter import Value
+from engine.shared.snapshot import Snapshot
+from engine.shared.table import RELOAD_PARAMETERS, TABLE
+from engine.shared.text import to_line
 
 log = logging.getLogger(__name__)
 #: Pause before a restart, doubled while engines die early, up to the maximum, in seconds.
@@ -51,15 +58,17 @@ class Supervisor:
     def __init__(self, state: State, options: EngineOptions, standby: bool = True) -> None:
         context = multiprocessing.get_context("spawn")
         self._context, self._state, self._options = context, state, options
-        self.boxes = Mailboxes(Mailbox(context), Mailbox(context), Mailbox(context))
+        self.boxes = open_mailboxes(context, state.snapshot().model.size)
         self.standby = Standby(lambda: self._start_process(standby=True), standby)
-        self.fallback = ModelFallback()
+        self.fallback, self.value_fallback = ModelFallback(), ValueFallback()
         self.status: EngineStatus | None = None
         self.errors = self.starts = 0
         self.last_error = self.rejected = ""
         self.ready = threading.Event()
         self.process: EngineProcess | None = None
         self._last_message = self._ready_since = 0.0
+        self._frames, self._start_failed = 0, False  # of the present engine
+        self._begun: Mapping[str, Value] | None = None
         self._stop = threading.Event()
         self._wakeup = Wakeup(context)
         state.on_change(self._wakeup.set)
@@ -86,8 +95,7 @@ class Supervisor:
         self._wakeup.set()
         if self._thread.is_alive():
             self._thread.join(6)
-        for box in self.boxes:
-            box.close()
+        self.boxes.close()
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -99,8 +107,11 @@ class Supervisor:
                 break
             self._log_error(f"{reason}; the output holds")
             self.fallback.record_death()
-            pause = min(RESTART_SECONDS * 2 ** (self.fallback.deaths - 1), MAX_RESTART_SECONDS)
-            self._fall_back()
+            pause = min(RESTART_SECONDS * 2 ** min(self.fallback.deaths - 1, 10), MAX_RESTART_SECONDS)
+            try:
+                self._fall_back()
+            except Exception:  # the next engine may run all the same
+                log.exception("the values to fall back to could not be set")
             self._stop.wait(pause)
         self.standby.close()
 
@@ -108,13 +119,14 @@ class Supervisor:
         """Run one engine process from its start to its end; return how it ended."""
         process = self.process = self.standby.take() or self._start_process()
         self.starts += 1
-        hung = False
+        self._start_failed, hung = False, False
         try:
             hung = self._watch(process)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             pass
         finally:
             silence = self.silence
+            self._count_early_death()
             self.ready.clear()
             process.end(3 if self._stop.is_set() else 0.0 if hung else 0.5)
         if hung:
@@ -125,7 +137,9 @@ class Supervisor:
         """Send every change and handle every message until the process ends; return True where it hangs."""
         snapshot = self._state.effective()
         sent, last_look = snapshot.number, time.monotonic()
-        process.begin(snapshot)
+        self._frames = 0
+        self._begun = self._state.snapshot()
+        self._send(process.begin, snapshot)
         while not self._stop.is_set():
             wait([process.pipe, process.sentinel, self._wakeup.reader], WATCH_SECONDS)
             self._wakeup.clear()
@@ -137,7 +151,7 @@ class Supervisor:
                 break
             if self.ready.is_set() and self._state.number != sent:
                 snapshot = self._state.effective()
-                process.pipe.send(snapshot)
+                self._send(process.pipe.send, snapshot)
                 sent = snapshot.number
             now = time.monotonic()
             if now - last_look > HELD_UP_SECONDS:  # this process was held up, or the machine slept: not the engine
@@ -148,8 +162,40 @@ class Supervisor:
             self._maintain(now)
         return False
 
+    def _send(self, send: Callable[[Snapshot], None], snapshot: Snapshot) -> None:
+        """Send a snapshot, without the values that cannot be sent at all. Raises OSError where the engine is gone."""
+        try:
+            send(snapshot)
+        except OSError:
+            raise
+        except Exception as error:  # a value that cannot be pickled
+            rejected = {name: value for name, value in snapshot.items() if not isinstance(value, float | int | str)}
+            self._reject_values(f"the engine cannot be sent {', '.join(rejected)}: {first_line(error)}", rejected, {})
+            values = {name: value for name, value in snapshot.items() if name not in rejected}
+            send(Snapshot(values, snapshot.number))
+
+    def _reject_values(self, reason: str, rejected: Mapping[str, Value], running: Mapping[str, Value]) -> None:
+        """Set what runs, or the defaults, in place of values that the engine rejects; those set since then stay."""
+        self._state.reject(reason, "engine")
+        values = {name: TABLE[name].default for name in rejected if name in TABLE} | dict(running)
+        if self._begun is not None:
+            self._begun = {**self._begun, **values}
+        self._state.put(values, expected=rejected)
+
+    def _count_early_death(self) -> None:
+        """Count an engine that has ended as it began, without a reason that frees its values of suspicion."""
+        if not self._start_failed and self._is_early() and not self._stop.is_set():
+            self.value_fallback.record_death()
+
+    def _is_early(self) -> bool:
+        age = time.monotonic() - self._ready_since if self.ready.is_set() else 0.0
+        return not self._frames and age < EARLY_SECONDS
+
     def _maintain(self, now: float) -> None:
-        """Prepare a standby beside an engine that runs well, and remember its model as good."""
+        """Prepare a standby beside an engine that runs well, and remember its values as good."""
+        if self._begun is not None and self.ready.is_set() and not self._is_early():
+            self.value_fallback.record_begin(self._begun)
+            self._begun = None
         status = self.status
         if status is None or not self.ready.is_set() or status.loading:
             return
@@ -158,10 +204,16 @@ class Supervisor:
             self._log_error(error)
         if status.frames and now - self._ready_since > SUCCESS_SECONDS:
             self.fallback.record_success(status.running)
+            self.value_fallback.record_success(self._state.snapshot())
 
     def _fall_back(self) -> None:
-        """Go back to a model that works where the requested one does not."""
-        requested = {name: self._state.snapshot()[name] for name in RELOAD_PARAMETERS}
+        """Go back to values and a model that work where the requested ones do not."""
+        snapshot = self._state.snapshot()
+        if retreats := self.value_fallback.retreats(snapshot):
+            self._log_error(str(retreats[0]))
+            self._state.put(retreats[0].values, mixture=(), expected=snapshot)
+            return
+        requested = {name: snapshot[name] for name in RELOAD_PARAMETERS}
         values = self.fallback.choose(requested)
         if values is not None:
             self._log_error(f"model {requested['/model']} does not work; back to {values['/model']}")
@@ -170,16 +222,23 @@ class Supervisor:
     def _handle(self, message: FromEngine) -> None:
         match message:
             case Ready(status):
-                self.status, self._ready_since = status, time.monotonic()
+                self.status, self._ready_since, self._frames = status, time.monotonic(), status.frames
                 self.ready.set()
                 log.info("engine ready: %s on %s, %s, %s", status.model, status.device, status.dtype, status.size)
-            case EngineStatus():
-                self.status = message
+            case EngineStatus(frames=frames):
+                self.status, self._frames = message, frames
             case ModelRejected(reason) if self.starts == 1:
                 self.rejected = reason
             case ModelRejected(reason):
+                self._start_failed = True
                 self.fallback.record_rejection()
                 self._log_error(reason)
+            case StartFailed(reason):
+                self._start_failed = True
+                self.value_fallback.record_failure()
+                self._log_error(reason)
+            case ValuesRejected(reason, rejected, running):
+                self._reject_values(reason, rejected, running)
             case Note(text):
                 log.info("%s", text)
             case Reloaded(text):
@@ -199,6 +258,7 @@ class Supervisor:
         return EngineProcess(self._context, self.boxes, self._options, standby)
 
     def _log_error(self, text: str) -> None:
+        text = to_line(text)
         self.errors += 1
         self.last_error = text
         log.error("%s", text)

@@ -26,6 +26,7 @@ from engine.shared.frame import MAX_SIDE, Frame
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import Value, parse_size
 from engine.shared.snapshot import Snapshot
+from engine.shared.text import escape_surrogates
 
 
 class Show:
@@ -47,10 +48,11 @@ class Show:
         standby: bool = True,
     ) -> None:
         self.state = state
-        self.supervisor = Supervisor(state, options, standby)
         self.automation = Automation(state, presets, self._thumbnail)
         folders = self.automation.presets.folders
         self.desks = ControllerMap(state, desks, folders[-1] / "desks" if folders else None)
+        # After what a user's mistake may end, because it has shared memory to free.
+        self.supervisor = Supervisor(state, options, standby)
         self.osc = OscControl(state, self.heartbeat, self.desks)
         boxes = self.supervisor.boxes
         self.source = SourceThread("source", source, state, boxes.inbox, self._working_size)
@@ -136,11 +138,11 @@ class Show:
             engine_starts=supervisor.starts,
             errors=supervisor.errors,
             last_error=supervisor.last_error,
-            source=source.url,
+            source=escape_surrogates(source.url),
             source_frames=source.frames,
-            second=second.source.url if second is not None else "",
+            second=escape_surrogates(second.source.url) if second is not None else "",
             second_frames=second.source.frames if second is not None else 0,
-            sinks={thread.sink.url: thread.sink.frames for thread in self.sinks},
+            sinks={escape_surrogates(thread.sink.url): thread.sink.frames for thread in self.sinks},
             osc_messages=self.osc.messages,
             rejected=self.state.rejected,
             last_rejection=self.state.last_rejection,
@@ -172,4 +174,6 @@ class Show:
         """Return the engine's working size, before it is ready the requested one."""
         status = self.supervisor.status
         width, height = parse_size(status.size) if status is not None else snapshot.model.size
-        return min(width, MAX_SIDE), min(height, MAX_SIDE)
+        width, height = min(width, MAX_SIDE), min(height, MAX_SIDE)
+        excess = (width * height / self.supervisor.boxes.max_pixels) ** 0.5
+        return (width, height) if excess <= 1 else (int(width / excess), int(height / excess))

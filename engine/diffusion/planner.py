@@ -34,13 +34,15 @@ class Planner:
         seeds = tuple((look.seeds, share) for look, share in looks)
         if (schedule, seeds) == self._key:
             return
-        self._key = (schedule, seeds)
+        self._key = ()  # until there is a plan: another error must not pass for one
         try:
             steps = plan_steps(self._noise_schedule, *schedule)
         except InvalidValue:
             self.plan = Plan(self.plan.steps, self.coefficients.mixed_noises(seeds, len(self.plan.steps)))
+            self._key = (schedule, seeds)
             raise
         self.plan = Plan(steps, self.coefficients.mixed_noises(seeds, len(steps)))
+        self._key = (schedule, seeds)
 
     def walk(self, settings: NoiseWalkSettings, captured_at: float) -> None:
         """Move the noise on to where its walk is at ``captured_at``, in seconds."""

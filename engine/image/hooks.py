@@ -77,7 +77,7 @@ class Hooks:
                     raise TypeError(f"returned {_describe(result)}, expected {_describe(tensor)}")
                 if not bool(result.isfinite().all()):
                     raise ValueError("returned NaN or infinity")
-            except Exception as error:  # user code may raise anything
+            except (Exception, SystemExit) as error:  # user code may raise anything
                 hook.broken = True
                 self.notes.append(f"hook {hook.name} disabled: {stage}{_line_of(error)}: {_summarize(error)}")
                 continue
@@ -108,7 +108,7 @@ class Hooks:
         except InvalidValue as error:
             self.notes.append(str(error))
             return Hook(path.stem, broken=True)
-        except Exception as error:  # user code may raise anything
+        except (Exception, SystemExit) as error:  # user code may raise anything
             self.notes.append(f"hook {path.stem} not loaded{_line_of(error)}: {_summarize(error)}")
             return Hook(path.stem, broken=True)
         log.info("hook %s loaded: %s", path.stem, ", ".join(functions))
@@ -119,7 +119,7 @@ def _list_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.py") if HOOK_NAME.fullmatch(path.stem))
 
 
-def _line_of(error: Exception) -> str:
+def _line_of(error: BaseException) -> str:
     """Return ``, line N`` of the user's file, or nothing where the traceback does not reach it."""
     if isinstance(error, SyntaxError):
         return f", line {error.lineno}"
@@ -127,7 +127,7 @@ def _line_of(error: Exception) -> str:
     return f", line {frames[0].lineno}" if frames else ""
 
 
-def _summarize(error: Exception) -> str:
+def _summarize(error: BaseException) -> str:
     name, text = type(error).__name__, first_line(error)
     return name if text == name else f"{name}: {text}"
 

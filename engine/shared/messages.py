@@ -74,6 +74,25 @@ class ModelRejected:
 
 
 @dataclass(frozen=True)
+class StartFailed:
+    """The engine cannot begin, whatever its live values are; the process ends."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class ValuesRejected:
+    """Live values that raise an error where they are applied.
+
+    The engine runs with ``running`` in place of ``rejected``; what ``running`` leaves out has its default.
+    """
+
+    reason: str
+    rejected: Mapping[str, Value]
+    running: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
 class Note:
     """A line for the log."""
 
@@ -103,5 +122,16 @@ class Reverted:
     rejected: Mapping[str, Value]
 
 
-FromEngine = Waiting | Ready | EngineStatus | ModelRejected | Note | EngineError | Reloaded | Reverted
+FromEngine = (
+    Waiting
+    | Ready
+    | EngineStatus
+    | ModelRejected
+    | StartFailed
+    | ValuesRejected
+    | Note
+    | EngineError
+    | Reloaded
+    | Reverted
+)
 ToEngine = Snapshot | Stop

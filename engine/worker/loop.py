@@ -19,10 +19,20 @@ from engine.runtime.cuda_streams import NotFinite, PendingOutput
 from engine.shared.errors import first_line
 from engine.shared.frame import Frame
 from engine.shared.mailbox import Mailboxes
-from engine.shared.messages import EngineError, EngineStatus, Note, Ready, Reloaded, Reverted, Stop
+from engine.shared.messages import (
+    EngineError,
+    EngineStatus,
+    Note,
+    Ready,
+    Reloaded,
+    Reverted,
+    Stop,
+    ValuesRejected,
+)
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue
 from engine.shared.snapshot import Snapshot
+from engine.worker.acceptance import apply_acceptable
 from engine.worker.bridge_link import BridgeLink
 from engine.worker.crossfade import StreamCrossfade
 from engine.worker.failures import (
@@ -33,8 +43,9 @@ from engine.worker.failures import (
     is_device_lost,
     is_out_of_memory,
 )
+from engine.worker.fault_injection import fail_change
 from engine.worker.metrics import Metrics
-from engine.worker.reload import ModelReloader, ReloadResult, describe, make_stream, reload_values
+from engine.worker.reload import ModelReloader, ReloadResult, begin, describe, open_stream, reload_values
 
 log = logging.getLogger(__name__)
 #: Longest wait for an input frame, in seconds.
@@ -55,25 +66,30 @@ class Worker:
     """One stream, its mailboxes, and the pipe to the bridge. Raises InvalidValue where the model cannot be loaded."""
 
     def __init__(self, pipe: Connection, boxes: Mailboxes, options: EngineOptions, snapshot: Snapshot) -> None:
-        self.bridge, self.snapshot = BridgeLink(pipe), snapshot
+        self.bridge, self._fails_changes = BridgeLink(pipe), options.fault_injection
         self.inbox, self.second, self.outbox = boxes
         for box in (self.inbox, self.second):
             box.skip()  # frames from before this process began
         device = pick_device(options.device)
         self.hooks = Hooks(Path(options.hooks) if options.hooks else None)
-        self.stream = make_stream(snapshot, device, options, hooks=self.hooks)
+        self.stream = open_stream(snapshot, device, options, hooks=self.hooks, max_pixels=boxes.max_pixels)
+        applied = begin(self.stream, snapshot, options)
+        self.snapshot = applied.snapshot
+        take_lines(self.stream.steering.conditioner.encoder.notes)  # on values that are rejected now
         self.running = reload_values(snapshot)
         self.accelerator = Accelerator(options.accelerate, device)
         self.accelerator.start_builder_early()  # not before: the first frame would be later
-        self.reloader = ModelReloader(device, options)
+        self.reloader = ModelReloader(device, options, boxes.max_pixels)
         self.metrics = Metrics()
         self.waiting: list[Frame] = []
         self.crossfade: StreamCrossfade | None = None
         self.pending: PendingTick | None = None
         self.last_input = time.monotonic()
         self.failures = 0
-        self.last_good = snapshot
+        self.last_good = self.snapshot
         self._reported_progress = ""
+        if applied.rejected:
+            self.bridge.send(ValuesRejected(applied.reason, applied.rejected, {}))
         self.bridge.send(Ready(self.status()))
 
     def loop(self) -> None:
@@ -121,13 +137,29 @@ class Worker:
             return False
         if newest is not None:
             self._apply(newest)
-            self.snapshot = newest
         return True
 
     def _apply(self, snapshot: Snapshot) -> None:
+        """Follow ``snapshot``, but for values that raise an error: those stay as they were. Raises EngineFailure."""
+        previous, self.snapshot = self.snapshot, snapshot
+        try:
+            applied = apply_acceptable(snapshot, previous, self._apply_to_stream, lambda: None)
+        except Exception as error:  # no value is at fault: the frames show whether the stream still works
+            self.bridge.send(EngineError(f"a change failed: {first_line(error)}"))
+            if is_device_lost(error):
+                raise EngineFailure(first_line(error)) from error
+            return
+        self.snapshot = applied.snapshot
+        if applied.rejected:
+            running = {name: previous[name] for name in applied.rejected if name in previous}
+            self.bridge.send(ValuesRejected(applied.reason, applied.rejected, running))
+
+    def _apply_to_stream(self, snapshot: Snapshot) -> None:
+        if self._fails_changes:
+            fail_change(snapshot)
         try:
             self.stream.apply(snapshot)
-        except InvalidValue as error:
+        except InvalidValue as error:  # all else is in effect
             self.bridge.send(EngineError(str(error)))
 
     def _take_frame(self) -> None:
@@ -198,8 +230,10 @@ class Worker:
             return
         if isinstance(error, NotFinite) and self.stream.model.upcast_to_float32():
             self.bridge.send(EngineError("NaN from the autoencoder: switched it to float32"))
-        elif is_out_of_memory(error) and dict(self.last_good) != dict(self.snapshot):
+        elif dict(self.last_good) != dict(self.snapshot):
             reason = "out of memory: back to the last values that fitted"
+            if not is_out_of_memory(error):
+                reason = f"frames fail ({text}): back to the last values that worked"
             self.bridge.send(Reverted(reason, dict(self.last_good), dict(self.snapshot)))
 
     def _swap_stream(self) -> None:
@@ -238,7 +272,8 @@ class Worker:
     def _report(self) -> None:
         """Poll the accelerator; send notes, errors and, from time to time, the status."""
         self.accelerator.poll([*self.stream.model.compiled_modules, *self.stream.adapters.compiled_modules])
-        for text in (*self.stream.adapters.take_notes(), *take_lines(self.hooks.notes)):
+        prompt_notes = self.stream.steering.conditioner.encoder.notes
+        for text in (*self.stream.adapters.take_notes(), *take_lines(self.hooks.notes), *take_lines(prompt_notes)):
             self.bridge.send(EngineError(text))
         for text in take_lines(self.accelerator.notes):
             self.bridge.send(Note(text))

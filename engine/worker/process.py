@@ -13,7 +13,7 @@ from engine.runtime.allocator import retain_freed_memory
 from engine.runtime.threads import limit_to_one_thread
 from engine.shared.errors import first_line
 from engine.shared.mailbox import Mailboxes
-from engine.shared.messages import EngineError, ModelRejected
+from engine.shared.messages import EngineError, ModelRejected, StartFailed
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue
 from engine.shared.snapshot import Snapshot
@@ -49,7 +49,7 @@ def run(pipe: Connection, boxes: Mailboxes, options: EngineOptions, snapshot: Sn
         pipe.send(ModelRejected(str(error)))
         return
     except Exception as error:  # the next process may fare better
-        pipe.send(EngineError(f"the engine could not start: {first_line(error)}"))
+        pipe.send(StartFailed(f"the engine could not start: {first_line(error)}"))
         raise SystemExit(1) from None
     gc.collect()
     gc.freeze()  # the model
@@ -62,3 +62,6 @@ def run(pipe: Connection, boxes: Mailboxes, options: EngineOptions, snapshot: Sn
     except EngineFailure as error:
         pipe.send(EngineError(f"giving up after {worker.failures} failed frames: {error}"))
         raise SystemExit(1) from None
+    except Exception as error:
+        pipe.send(EngineError(f"the engine failed: {first_line(error)}"))
+        raise

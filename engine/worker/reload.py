@@ -22,8 +22,9 @@ from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue, Value
 from engine.shared.snapshot import Snapshot
 from engine.shared.table import RELOAD_PARAMETERS
+from engine.worker.acceptance import Applied, apply_acceptable, default_values
 from engine.worker.failures import free_memory, is_out_of_memory
-from engine.worker.fault_injection import inject_faults
+from engine.worker.fault_injection import fail_start, inject_faults
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +42,38 @@ def make_stream(
     report: Callable[[str], None] = lambda _progress: None,
     hooks: Hooks | None = None,
     blocking: bool = False,
+    max_pixels: int | None = None,
 ) -> Stream:
-    """Return a warm stream for ``snapshot``: loaded, its prompts encoded, one frame transformed.
+    """Return ``open_stream`` after ``warm_up``. Raises what either does."""
+    stream = open_stream(snapshot, device, options, running, report, hooks, blocking, max_pixels)
+    try:
+        warm_up(stream, snapshot)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+def open_stream(
+    snapshot: Snapshot,
+    device: torch.device,
+    options: EngineOptions,
+    running: Stream | None = None,
+    report: Callable[[str], None] = lambda _progress: None,
+    hooks: Hooks | None = None,
+    blocking: bool = False,
+    max_pixels: int | None = None,
+) -> Stream:
+    """Return a stream with the model and the size of ``snapshot``, its live values at their defaults.
 
     The model and adapters of a ``running`` stream are used again where they are the same. ``blocking`` is for offline
-    rendering, see ``Stream``. ``report`` receives the progress. Raises InvalidValue where the model cannot be loaded.
+    rendering, see ``Stream``. ``report`` receives the progress. Raises InvalidValue where the model cannot be loaded,
+    or a frame would have more than ``max_pixels``.
     """
+    width, height = snapshot.model.size
+    if max_pixels is not None and width * height > max_pixels:
+        side = int(max_pixels**0.5)
+        raise InvalidValue(f"/size {width}x{height}: the shared memory has room for frames up to {side}x{side}")
     settings = snapshot.model
     dtype = pick_dtype(settings.dtype, device)
     if running is not None and not _is_same_model(running, settings.model, dtype, settings.autoencoder):
@@ -58,22 +85,40 @@ def make_stream(
         progress = _download_progress(settings.model, report)
         model = load(settings.model, device, dtype, options, progress, settings.autoencoder)
     report(f"warming {settings.model} up")
-    width, height = settings.size
     if width % model.multiple or height % model.multiple:
         raise InvalidValue(f"/size {width}x{height}: both sides must be multiples of {model.multiple} for this model")
     adapters = running.adapters if running is not None else None
     stream = Stream(model, width, height, adapters, hooks, blocking)
     if options.fault_injection:
         inject_faults(stream)
+    return stream
+
+
+def warm_up(stream: Stream, snapshot: Snapshot) -> None:
+    """Apply ``snapshot``, encode its prompts and transform one frame. Raises what any of them does."""
     stream.apply(snapshot)
     stream.settle()
     try:
-        _warm_up(stream)
+        _transform_blank(stream)
     except NotFinite:
-        if not model.upcast_to_float32():
+        if not stream.model.upcast_to_float32():
             raise
-        _warm_up(stream)
-    return stream
+        _transform_blank(stream)
+
+
+def begin(stream: Stream, snapshot: Snapshot, options: EngineOptions) -> Applied:
+    """Warm ``stream`` up with as much of ``snapshot`` as works. Raises an error that no live value explains."""
+
+    def apply(candidate: Snapshot) -> None:
+        if options.fault_injection:
+            fail_start(candidate)
+        warm_up(stream, candidate)
+
+    def undo() -> None:
+        stream.restart()
+        free_memory()
+
+    return apply_acceptable(snapshot, default_values(snapshot), apply, undo)
 
 
 def _is_same_model(stream: Stream, name: str, dtype: torch.dtype, autoencoder: str) -> bool:
@@ -81,7 +126,7 @@ def _is_same_model(stream: Stream, name: str, dtype: torch.dtype, autoencoder: s
     return (model.name, model.dtype, model.autoencoder_name) == (name, dtype, autoencoder)
 
 
-def _warm_up(stream: Stream) -> None:
+def _transform_blank(stream: Stream) -> None:
     stream.restart()
     blank = Frame(np.zeros((stream.height, stream.width, 4), np.uint8))
     for _ in range(len(stream.plan.steps)):
@@ -104,10 +149,13 @@ class ReloadResult:
 
 
 class ModelReloader:
-    """Loads one stream at a time on a thread; the newest request is loaded next. ``progress`` says where it is."""
+    """Loads one stream at a time on a thread; the newest request is loaded next. ``progress`` says where it is.
 
-    def __init__(self, device: torch.device, options: EngineOptions) -> None:
-        self._device, self._options = device, options
+    A size of more than ``max_pixels`` is rejected.
+    """
+
+    def __init__(self, device: torch.device, options: EngineOptions, max_pixels: int | None = None) -> None:
+        self._device, self._options, self._max_pixels = device, options, max_pixels
         self._thread: threading.Thread | None = None
         self._result: ReloadResult | None = None
         self._rejected: dict[str, Value] = {}
@@ -142,7 +190,15 @@ class ModelReloader:
         limit_to_one_thread()
         start = time.monotonic()
         try:
-            stream = make_stream(snapshot, self._device, self._options, running, self._report, running.hooks)
+            stream = make_stream(
+                snapshot,
+                self._device,
+                self._options,
+                running,
+                self._report,
+                running.hooks,
+                max_pixels=self._max_pixels,
+            )
             self._result = ReloadResult(requested, time.monotonic() - start, stream)
         except InvalidValue as error:
             self._result = ReloadResult(requested, time.monotonic() - start, error=str(error))

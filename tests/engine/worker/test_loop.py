@@ -118,6 +118,19 @@ def test_values_that_do_not_fit_into_memory_are_reverted(
     assert (message.running["/steps"], message.rejected["/steps"]) == (1, 4)
 
 
+def test_values_with_which_frames_fail_are_reverted(
+    engine: tuple[Worker, Bridge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, bridge = engine
+    tick(worker)
+    worker.snapshot = Snapshot({**SMALL, "/steps": 4}, 2)
+    monkeypatch.setattr(worker.stream, "begin", failing(RuntimeError("no such kernel")))
+    tick(worker, MITIGATE_AFTER)
+    [message] = bridge.messages_of(Reverted)
+    assert message.reason == "frames fail (no such kernel): back to the last values that worked"
+    assert (message.running["/steps"], message.rejected["/steps"]) == (1, 4)
+
+
 def test_an_autoencoder_that_overflows_is_switched_to_float32(engine: tuple[Worker, Bridge]) -> None:
     """A decoder that overflows in its own precision, as many autoencoders do in float16."""
     worker, bridge = engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import aiohttp
 import numpy as np
 from pythonosc.udp_client import SimpleUDPClient
 
@@ -110,6 +112,19 @@ class Stage:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def send_to_panel(page: str, messages: Sequence[str]) -> None:
+    """Send messages over the WebSocket of the panel at ``page``, and wait until they have been read."""
+
+    async def send() -> None:
+        async with aiohttp.ClientSession() as session, session.ws_connect(page + "panel") as panel:
+            await panel.receive_json(timeout=10)
+            for message in messages:
+                await panel.send_str(message)
+            await panel.close()
+
+    asyncio.run(send())
 
 
 #: The command without compilation, on free ports.

@@ -203,7 +203,7 @@ def use_odd_consoles(target: Target) -> str:
     commands = (
         ("--help",),
         ("run", "--help"),
-        ("presets", "list"),
+        ("presets",),
         ("doctor",),
         ("run", "--seconds", "2", *BRIEF_SHOW),
     )
@@ -231,7 +231,7 @@ def listen_on_ipv6(target: Target) -> str:
 
 def run_with_little_shared_memory(target: Target) -> str:
     """Run a show where /dev/shm has 64 MiB, as in a container, and one with 1 MiB."""
-    enough = ("--source", "pattern:bars", "--sink", "null:", "--seconds", "12", *BRIEF_SHOW)
+    enough = ("--source", "pattern:bars", "--sink", "null:", "--seconds", "20", *BRIEF_SHOW)
     for mebibytes, expected in ((64, 0), (1, 2)):
         mount = f'mount -t tmpfs -o size={mebibytes}m tmpfs /dev/shm && exec "$@"'
         command = ["unshare", "-m", "sh", "-c", mount, "sh", sys.executable, "-m", "bridge", "run", *enough]

@@ -35,12 +35,16 @@ from bridge.errors import UserError
 from bridge.logs import JsonLogHandler
 from bridge.network.access import AccessPolicy, confine_files
 from bridge.network.discovery import Announcement, outside_address
+from bridge.network.listen import format_host
+from bridge.network.quota import ConnectionLimits, raise_descriptor_limit, share_descriptors
 from bridge.osc.tcp import TcpServer
 from bridge.osc.udp import UdpServer
 from bridge.panel.server import PanelServer
 from bridge.performance.session import Recovered, Session, default_path, recover
+from bridge.rate_limit import RateLimit
 from bridge.show.show import Show
 from bridge.textures import default_sinks, default_source, open_sink, open_source
+from engine.shared.errors import first_line
 from engine.shared.table import ROOT
 
 HELP = "run live: textures in, transformed textures out"
@@ -108,6 +112,7 @@ def main(options: argparse.Namespace) -> int:
     started = time.monotonic()
     values = parameter_values(options)
     tune_for_latency()
+    limits = share_descriptors(raise_descriptor_limit())
     stop = _stop_on_signal()
     access = _access_policy(options)
     with ExitStack() as cleanup:
@@ -120,7 +125,7 @@ def main(options: argparse.Namespace) -> int:
         if access.exposed:
             user_folders = [Path(folder) for folder in options.files or ()]
             state.confine = confine_files([*user_folders, *show.automation.presets.folders])
-        osc, panel = _open_servers(show, options, access, cleanup)
+        osc, panel = _open_servers(show, options, access, limits, cleanup)
         announcement = Announcement(options.host, osc.port, panel.port)
         cleanup.callback(announcement.close)
         if recovered is not None:
@@ -159,17 +164,21 @@ def _loop(
     resumed: bool,
 ) -> None:
     """Update the status line and the log until the show ends. Raises UserError where the engine refuses to start."""
-    next_entry = started + LOG_STATUS_SECONDS
+    next_entry, limit = started + LOG_STATUS_SECONDS, RateLimit()
     while not stop.wait(0.1):
         if show.supervisor.rejected:
             hint = "; --no-resume starts without the resumed values" if resumed else ""
             raise UserError(show.supervisor.rejected + hint)
-        if show.first_frame_at is not None and not status_line.first_frame_shown:
-            status_line.show_first_frame(show.first_frame_at - started)
-        status_line.update(show)
-        if time.monotonic() >= next_entry:
-            next_entry += LOG_STATUS_SECONDS
-            log.info("running", extra={"facts": status_facts(show)})
+        try:
+            if show.first_frame_at is not None and not status_line.first_frame_shown:
+                status_line.show_first_frame(show.first_frame_at - started)
+            status_line.update(show)
+            if time.monotonic() >= next_entry:
+                next_entry += LOG_STATUS_SECONDS
+                log.info("running", extra={"facts": status_facts(show)})
+        except Exception as error:  # no descriptor or no memory left: the show does not depend on its status
+            if limit.passes()[0]:
+                log.error("the status could not be reported: %s", first_line(error))
         if options.seconds is not None and time.monotonic() - started >= options.seconds:
             return
 
@@ -231,28 +240,30 @@ def _build_show(options: argparse.Namespace, state: State) -> Show:
 
 
 def _open_servers(
-    show: Show, options: argparse.Namespace, access: AccessPolicy, cleanup: ExitStack
+    show: Show, options: argparse.Namespace, access: AccessPolicy, limits: ConnectionLimits, cleanup: ExitStack
 ) -> tuple[UdpServer, PanelServer]:
     """Open OSC, the control inputs and the panel. Raises UserError."""
-    osc, tcp = _open_osc(show, options, access)
+    osc, tcp = _open_osc(show, options, access, limits.tcp)
     cleanup.callback(tcp.close)
     cleanup.callback(osc.close)
     cleanup.enter_context(open_control_inputs(show, options))
     panel = _bind(
         "--http-port",
         options.http_port,
-        lambda: PanelServer(show, options.host, options.http_port, osc.port, access),
+        lambda: PanelServer(show, options.host, options.http_port, osc.port, access, limits.http),
     )
     cleanup.callback(panel.close)
     return osc, panel
 
 
-def _open_osc(show: Show, options: argparse.Namespace, access: AccessPolicy) -> tuple[UdpServer, TcpServer]:
+def _open_osc(
+    show: Show, options: argparse.Namespace, access: AccessPolicy, max_clients: int
+) -> tuple[UdpServer, TcpServer]:
     """Open OSC over UDP and TCP on one port; port 0 chooses one that is free for both. Raises UserError."""
     tries = MAX_PORT_TRIES if options.osc_port == 0 else 1
     for tries_left in reversed(range(tries)):
         udp = _bind("--osc-port", options.osc_port, lambda: UdpServer(show.osc, options.host, options.osc_port, access))
-        open_tcp = partial(TcpServer, show.osc, options.host, udp.port, access)
+        open_tcp = partial(TcpServer, show.osc, options.host, udp.port, access, max_clients)
         try:
             return udp, _bind("--osc-port", udp.port, open_tcp)
         except UserError:
@@ -282,16 +293,16 @@ def _print_addresses(
     show: Show, options: argparse.Namespace, access: AccessPolicy, osc_port: int, http_port: int
 ) -> str:
     """Print where textures, OSC and the panel are; return the panel's URL on this machine."""
-    every_network = options.host == "0.0.0.0"
-    page = f"http://{'127.0.0.1' if every_network else options.host}:{http_port}/"
+    every_network = options.host in ("0.0.0.0", "::")
+    page = f"http://{'127.0.0.1' if every_network else format_host(options.host)}:{http_port}/"
     say(f"source   {show.source.source.url}")
     if show.second is not None:
         say(f"control  {show.second.source.url}")
     say(f"sinks    {', '.join(thread.sink.url for thread in show.sinks)}")
-    say(f"OSC      udp {options.host}:{osc_port} and tcp, addresses {ROOT}/…")
+    say(f"OSC      udp {format_host(options.host)}:{osc_port} and tcp, addresses {ROOT}/…")
     say(f"panel    {page}")
     if access.exposed:
-        host = outside_address() if every_network else options.host
+        host = outside_address() if every_network else format_host(options.host)
         networks = ", ".join(str(network) for network in access.networks)
         say(f"outside  http://{host}:{http_port}/?token={access.token}, for {networks}")
     return page

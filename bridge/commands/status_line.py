@@ -55,8 +55,10 @@ class StatusLine:
 def status_facts(show: Show) -> dict[str, Any]:
     """Return the part of the status that the log records, and this process's memory."""
     status = show.status().as_dict()
-    memory = round(psutil.Process().memory_info().rss / 2**20, 1)
-    return {name: status[name] for name in LOGGED_FACTS} | {"memory_mib": memory}
+    facts = {name: status[name] for name in LOGGED_FACTS}
+    with contextlib.suppress(OSError, psutil.Error):  # no descriptor left to read it
+        facts["memory_mib"] = round(psutil.Process().memory_info().rss / 2**20, 1)
+    return facts
 
 
 def format_status(status: ShowStatus) -> str:

@@ -29,13 +29,15 @@ MAX_BUNDLE_DELAY_SECONDS = 60.0
 class Peer:
     """The sender of a packet: its ``name`` for the log, and a ``key`` that identifies it.
 
-    ``send`` sends a packet to it. ``with_port`` returns the peer at another port of the same machine.
+    ``send`` sends a packet to it. ``with_port`` returns the peer at another port of the same machine, whose ``address``
+    counts for the limits of one machine.
     """
 
     name: str
     key: Hashable = None
     send: Callable[[bytes], None] | None = None
     with_port: Callable[[int], Peer] | None = None
+    address: str = ""
 
 
 class OscControl:
@@ -141,7 +143,7 @@ class OscControl:
             peer = peer.with_port(int(port))
         if not subscribes:
             self.subscriptions.unsubscribe(peer.key)
-        elif peer.send is not None and not self.subscriptions.subscribe(peer.key, peer.send):
+        elif peer.send is not None and not self.subscriptions.subscribe(peer.key, peer.send, peer.address):
             self.reject("too many subscribers", peer.name)
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from pythonosc.osc_message_builder import OscMessageBuilder
 
 from bridge.control.state import State
+from bridge.network.quota import Quota
 from bridge.rate_limit import RateLimit
 from engine.shared.parameter import Value
 from engine.shared.table import ROOT
@@ -55,6 +56,7 @@ def encode_message(address: str, *values: Value) -> bytes:
 class _Subscriber:
     send: Send
     expires_at: float
+    address: str
 
 
 class Subscriptions:
@@ -77,16 +79,25 @@ class Subscriptions:
         """Number of subscribers."""
         return len(self._subscribers)
 
-    def subscribe(self, key: Hashable, send: Send) -> bool:
-        """Send all present values to ``send``, then every change. Return False if there are too many subscribers."""
+    def subscribe(self, key: Hashable, send: Send, address: str = "") -> bool:
+        """Send all present values to ``send``, then every change. Return False if there are too many subscribers.
+
+        ``address`` is the subscriber's machine: one other machine takes a part of the places at most.
+        """
         with self._lock:
-            if key not in self._subscribers and len(self._subscribers) >= MAX_SUBSCRIBERS:
+            if key not in self._subscribers and not self._quota().admits(address):
                 return False
-            self._subscribers[key] = _Subscriber(send, time.monotonic() + SUBSCRIPTION_SECONDS)
+            self._subscribers[key] = _Subscriber(send, time.monotonic() + SUBSCRIPTION_SECONDS, address)
         name_lists = {name: value for name, value in self._status().items() if isinstance(value, tuple)}
         values = [encode_message(ROOT + name, value) for name, value in self._state.snapshot().items()]
         self._send([*values, *_encode_status(name_lists)], key)
         return True
+
+    def _quota(self) -> Quota:
+        quota = Quota(MAX_SUBSCRIBERS)
+        for subscriber in self._subscribers.values():
+            quota.take(subscriber.address)
+        return quota
 
     def unsubscribe(self, key: Hashable) -> None:
         """Stop sending to this subscriber."""

@@ -1,4 +1,4 @@
-"""OSC over TCP, in either framing. One thread serves all clients, and no client can block another."""
+"""OSC over TCP, in either framing. One thread serves all clients, and no client can block or starve another."""
 
 from __future__ import annotations
 
@@ -6,25 +6,43 @@ import logging
 import selectors
 import socket
 import threading
+import time
 
 from bridge.network.access import AccessPolicy
+from bridge.network.listen import open_listener
+from bridge.network.quota import MAX_TCP_CONNECTIONS, Quota, is_loopback
 from bridge.osc.dispatch import OscControl, Peer
 from bridge.osc.framing import Framing, detect_framing
+from bridge.rate_limit import RateLimit
 
 log = logging.getLogger(__name__)
-MAX_CLIENTS = 128
 READ_BYTES = 65536
+#: Pause after a failure: without descriptors a waiting connection cannot even be rejected.
+RETRY_SECONDS = 0.2
 #: A client that leaves more than this unread is disconnected.
 MAX_UNSENT_BYTES = 1 << 20
 
 
 class TcpServer:
-    """Listens on ``host``:``port`` and passes packets to ``control``. Raises OSError if the port is in use."""
+    """Listens on ``host``:``port`` and passes packets to ``control``. Raises OSError if the port is in use.
 
-    def __init__(self, control: OscControl, host: str, port: int, access: AccessPolicy | None = None) -> None:
+    At most ``max_clients`` are connected, of which some places are for this machine alone. Where there is no place
+    left, a new client replaces the oldest one of its kind that has not sent a whole packet yet.
+    """
+
+    def __init__(
+        self,
+        control: OscControl,
+        host: str,
+        port: int,
+        access: AccessPolicy | None = None,
+        max_clients: int = MAX_TCP_CONNECTIONS,
+    ) -> None:
         self._control, self._access = control, access or AccessPolicy(host)
-        self._listener = socket.create_server((host, port), backlog=64)
+        self._quota, self._limit = Quota(max_clients), RateLimit()
+        self._listener = open_listener(host, port)
         self._listener.setblocking(False)
+        self._listen_at: float | None = None
         self.port: int = self._listener.getsockname()[1]
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ, None)
@@ -32,7 +50,7 @@ class TcpServer:
         for end in (self._wake_receiver, self._wake_sender):
             end.setblocking(False)
         self._selector.register(self._wake_receiver, selectors.EVENT_READ, None)
-        self.clients: set[_Client] = set()
+        self.clients: dict[_Client, None] = {}  # in the order of their connection
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="osc-tcp", daemon=True)
         self._thread.start()
@@ -57,40 +75,76 @@ class TcpServer:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            for key, events in self._selector.select(0.5):
-                if key.fileobj is self._listener:
-                    self._accept()
-                elif key.fileobj is self._wake_receiver:
-                    self._wake_receiver.recv(4096)
-                else:
-                    client: _Client = key.data
-                    if events & selectors.EVENT_READ:
-                        self._read(client)
-                    if events & selectors.EVENT_WRITE and client in self.clients:
-                        self._write(client)
-            for client in list(self.clients):
-                if client.broken:
-                    self._disconnect(client)
-                else:
-                    events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.unsent else 0)
-                    self._selector.modify(client.socket, events, client)
+            try:
+                self._serve()
+            except Exception:  # no descriptor or no memory left: that may pass
+                if self._limit.passes()[0]:
+                    log.exception("OSC over TCP failed; trying again")
+                self._stop.wait(RETRY_SECONDS)
+
+    def _serve(self) -> None:
+        """Handle what the sockets are ready for."""
+        if self._listen_at is not None and time.monotonic() >= self._listen_at:
+            self._listen_at = None
+            self._selector.register(self._listener, selectors.EVENT_READ, None)
+        for key, events in self._selector.select(0.5 if self._listen_at is None else RETRY_SECONDS):
+            if key.fileobj is self._listener:
+                self._accept()
+            elif key.fileobj is self._wake_receiver:
+                self._wake_receiver.recv(4096)
+            else:
+                client: _Client = key.data
+                if events & selectors.EVENT_READ and client in self.clients:
+                    self._read(client)
+                if events & selectors.EVENT_WRITE and client in self.clients:
+                    self._write(client)
+        for client in list(self.clients):
+            if client.broken:
+                self._disconnect(client)
+            else:
+                events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.unsent else 0)
+                self._selector.modify(client.socket, events, client)
 
     def _accept(self) -> None:
         try:
             connection, address = self._listener.accept()
-        except OSError:
+        except BlockingIOError:
             return
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client = _Client(connection, f"OSC over TCP from {address[0]}", self)
-        admitted = self._access.admits(address[0])
-        if not admitted or len(self.clients) >= MAX_CLIENTS:
-            reason = f"more than {MAX_CLIENTS} clients at once" if admitted else "its network is not allowed (--allow)"
-            self._control.reject(reason, client.name)
+        except OSError as error:
+            if self._limit.passes()[0]:
+                log.error("OSC over TCP: a connection could not be accepted (%s)", error.strerror)
+            self._selector.unregister(self._listener)  # it would be reported again at once
+            self._listen_at = time.monotonic() + RETRY_SECONDS
+            return
+        host, name = str(address[0]), f"OSC over TCP from {address[0]}"
+        if not self._access.admits(host):
+            self._control.reject("its network is not allowed (--allow)", name)
             connection.close()
             return
-        self.clients.add(client)
-        self._selector.register(connection, selectors.EVENT_READ, client)
+        if not self._quota.admits(host):
+            self._replace_silent_client(host)
+        if not self._quota.take(host):
+            self._control.reject(f"too many clients at once ({self._quota.held} are connected)", name)
+            connection.close()
+            return
+        try:
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            client = _Client(connection, host, name, self)
+            self._selector.register(connection, selectors.EVENT_READ, client)
+        except OSError:
+            self._quota.release(host)
+            connection.close()
+            return
+        self.clients[client] = None
+
+    def _replace_silent_client(self, host: str) -> None:
+        """Disconnect the oldest client that has not sent a whole packet: of ``host``, or else of the same kind."""
+        silent = [client for client in self.clients if not client.has_sent]
+        candidates = [client for client in silent if client.host == host]
+        candidates += [client for client in silent if is_loopback(client.host) == is_loopback(host)]
+        if candidates:
+            self._disconnect(candidates[0])
 
     def _read(self, client: _Client) -> None:
         try:
@@ -111,6 +165,7 @@ class TcpServer:
             self._disconnect(client)
             return
         for packet in packets:
+            client.has_sent = True
             try:
                 self._control.handle_packet(packet, client.peer)
             except Exception:  # one packet must not end the thread
@@ -128,7 +183,9 @@ class TcpServer:
 
     def _disconnect(self, client: _Client) -> None:
         self._control.disconnect(client.peer)
-        self.clients.discard(client)
+        if client in self.clients:
+            del self.clients[client]
+            self._quota.release(client.host)
         try:
             self._selector.unregister(client.socket)
         except (KeyError, ValueError):
@@ -139,13 +196,14 @@ class TcpServer:
 class _Client:
     """One connection. Any thread may send packets to it."""
 
-    def __init__(self, connection: socket.socket, name: str, server: TcpServer) -> None:
-        self.socket, self.name, self._server = connection, name, server
+    def __init__(self, connection: socket.socket, host: str, name: str, server: TcpServer) -> None:
+        self.socket, self.host, self.name, self._server = connection, host, name, server
+        self.has_sent = False
         self.framing: Framing | None = None
         self.lock = threading.Lock()
         self.unsent = bytearray()
         self.broken = False
-        self.peer = Peer(name, self, self.send)
+        self.peer = Peer(name, self, self.send, address=host)
 
     def send(self, packet: bytes) -> None:
         """Queue a packet. Raises OSError if the client does not read."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from http.cookies import CookieError
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -15,6 +17,18 @@ COOKIE, COOKIE_SECONDS = "phosphene_token", 30 * 86400
 PUBLIC_PATHS = ("/health", "/metrics")
 #: Endings of paths that are readable with the token alone: the panel's files and images.
 PRIVATE_ENDINGS = (".json", ".jpg", ".mjpg", ".css", ".js")
+#: Headers of every answer: no other site shows the panel in a frame, and none is sent the token in a URL.
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "frame-ancestors 'self'",
+    "X-Frame-Options": "SAMEORIGIN",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+async def add_security_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    """Add the headers of every answer before it is sent."""
+    response.headers.update(SECURITY_HEADERS)
 
 
 def build_middleware(access: AccessPolicy) -> Middleware:
@@ -24,8 +38,8 @@ def build_middleware(access: AccessPolicy) -> Middleware:
     clients do, ``/health`` and ``/metrics``.
     """
 
-    @web.middleware
-    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+    def find_rejection(request: web.Request) -> web.Response | None:
+        """Return why a request is rejected, None where it is admitted. Raises ValueError for a malformed one."""
         address = request.remote or ""
         if not access.admits(address):
             return _reject(403, "Your network is not allowed; see --allow of `phosphene run`")
@@ -35,15 +49,24 @@ def build_middleware(access: AccessPolicy) -> Middleware:
         if origin is not None and urlsplit(origin).netloc != request.host:
             return _reject(403, "Cross-site request rejected")
         query_token = request.query.get("token", "")
-        trusted = access.trusts(address, query_token or request.cookies.get(COOKIE, "") or _bearer_token(request))
+        trusted = access.trusts(address, query_token or _cookie_token(request) or _bearer_token(request))
         request["trusted"] = trusted
         if not trusted and not _is_public(request):
             return _reject(401, "The panel needs its token: open the address that `phosphene run` printed")
         if trusted and query_token:
-            redirect = web.HTTPSeeOther(request.path)
+            path = "/" + request.rel_url.raw_path.lstrip("/")  # two slashes would lead to another site
+            redirect = web.Response(status=303, headers={"Location": path})
             redirect.set_cookie(COOKIE, query_token, max_age=COOKIE_SECONDS, httponly=True, samesite="Strict")
-            raise redirect
-        return await handler(request)
+            return redirect
+        return None
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            rejection = find_rejection(request)
+        except Exception:  # headers hold whatever a stranger writes
+            return _reject(400, "Malformed request")
+        return await handler(request) if rejection is None else rejection
 
     return check
 
@@ -63,6 +86,12 @@ def _is_public(request: web.Request) -> bool:
     is_page = request.path == "/" and "text/html" in request.headers.get("Accept", "") and not request.query_string
     is_private = request.path == "/panel" or request.path.endswith(PRIVATE_ENDINGS)
     return not is_page and not is_private and "token" not in request.query
+
+
+def _cookie_token(request: web.Request) -> str:
+    with contextlib.suppress(CookieError, ValueError):
+        return request.cookies.get(COOKIE, "")
+    return ""
 
 
 def _bearer_token(request: web.Request) -> str:

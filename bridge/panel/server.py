@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import threading
 from importlib.resources import files
+from typing import Any
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from bridge.images import encode_jpeg
 from bridge.network.access import AccessPolicy
+from bridge.network.listen import open_listener
+from bridge.network.quota import MAX_HTTP_CONNECTIONS, Quota
 from bridge.osc.oscquery import ATTRIBUTES, build_tree, find_node, host_info
-from bridge.panel.auth import build_middleware
-from bridge.panel.log_lines import LogLines
+from bridge.panel.auth import add_security_headers, build_middleware
+from bridge.panel.connections import Connections
+from bridge.panel.log_lines import LogLines, OneLine
 from bridge.panel.metrics import health, metrics
 from bridge.panel.preview import Preview
 from bridge.panel.sockets import MAX_MESSAGE_BYTES, Sockets
@@ -35,19 +38,33 @@ PAGE_FILES = {
 NO_STORE = {"Cache-Control": "no-store"}
 #: Separates the JPEGs of a video stream.
 BOUNDARY = "frame"
+#: Video streams at once.
+MAX_VIEWERS = 64
+#: What the HTTP library reports: on a port that strangers reach, one line at a limited rate and no traceback.
+http_log = logging.getLogger("bridge.panel.http")
+http_log.addFilter(OneLine())
 
 
 class PanelServer:
     """Serves ``show`` on ``host``:``port``; reports ``osc_port`` to OSCQuery clients.
 
-    Raises OSError where the port is in use.
+    At most ``max_connections`` are open. Raises OSError where the port is in use.
     """
 
-    def __init__(self, show: Show, host: str, port: int, osc_port: int = 0, access: AccessPolicy | None = None) -> None:
+    def __init__(
+        self,
+        show: Show,
+        host: str,
+        port: int,
+        osc_port: int = 0,
+        access: AccessPolicy | None = None,
+        max_connections: int = MAX_HTTP_CONNECTIONS,
+    ) -> None:
         self._show, self._osc_port = show, osc_port
         self._access = access or AccessPolicy(host)
-        self._socket = socket.create_server((host, port), backlog=64)
-        self.port: int = self._socket.getsockname()[1]
+        listener = open_listener(host, port)
+        self._connections, self._viewers = Connections(listener, max_connections), Quota(MAX_VIEWERS)
+        self.port: int = listener.getsockname()[1]
         self._log_lines = LogLines()
         logging.getLogger().addHandler(self._log_lines)
         self._sockets = Sockets(show, self._log_lines)
@@ -71,6 +88,7 @@ class PanelServer:
 
     def _run(self, started: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
+        self._loop.set_exception_handler(_report)
         try:
             self._loop.run_until_complete(self._serve(started))
         finally:
@@ -78,7 +96,9 @@ class PanelServer:
 
     async def _serve(self, started: threading.Event) -> None:
         self._previews = {name: Preview(self._show, name) for name in ("input", "output")}
-        app = web.Application(middlewares=[build_middleware(self._access)], client_max_size=MAX_MESSAGE_BYTES)
+        middlewares = [self._connections.track, build_middleware(self._access)]
+        app = web.Application(middlewares=middlewares, client_max_size=MAX_MESSAGE_BYTES)
+        app.on_response_prepare.append(add_security_headers)
         app.add_routes(
             [
                 web.get("/", self._get_root),
@@ -93,13 +113,17 @@ class PanelServer:
                 web.get("/{path:.*}", self._get_node),
             ]
         )
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, logger=http_log, lingering_time=1.0)
         await runner.setup()
-        await web.SockSite(runner, self._socket).start()
+        assert runner.server is not None
+        tasks = [
+            asyncio.create_task(self._connections.serve(runner.server)),
+            asyncio.create_task(self._sockets.broadcast_forever()),
+        ]
         started.set()
-        broadcast = asyncio.create_task(self._sockets.broadcast_forever())
         await self._stop.wait()
-        broadcast.cancel()
+        for task in tasks:
+            task.cancel()
         await self._sockets.close()
         await runner.cleanup()
 
@@ -150,13 +174,15 @@ class PanelServer:
 
     async def _get_video(self, request: web.Request) -> web.StreamResponse:
         """Stream JPEGs, each replacing the one before it (multipart/x-mixed-replace)."""
-        preview = self._previews[request.match_info["name"]]
+        preview, address = self._previews[request.match_info["name"]], request.remote or ""
+        if not self._viewers.take(address):
+            return web.Response(status=503, text="too many video streams are open")
         content_type = f"multipart/x-mixed-replace; boundary={BOUNDARY}"
         response = web.StreamResponse(headers={"Content-Type": content_type, **NO_STORE})
-        await response.prepare(request)
         preview.viewers += 1
         data = b""
         try:
+            await response.prepare(request)
             while not self._stop.is_set():
                 data = await preview.next_jpeg(data)
                 head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
@@ -165,6 +191,7 @@ class PanelServer:
             pass  # the browser closed the page
         finally:
             preview.viewers -= 1
+            self._viewers.release(address)
         return response
 
     async def _get_thumbnail(self, request: web.Request) -> web.Response:
@@ -172,6 +199,11 @@ class PanelServer:
         if data is None:
             return web.Response(status=404, text="no such thumbnail")
         return web.Response(body=data, content_type="image/jpeg", headers={"Cache-Control": "max-age=60"})
+
+
+def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Report what a callback of the event loop raised, in one line."""
+    http_log.error("%s: %s", context.get("message"), context.get("exception"))
 
 
 def _page_file(name: str) -> web.Response:

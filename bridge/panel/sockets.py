@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
+from bridge.network.quota import Quota
 from bridge.osc.dispatch import Peer
 from bridge.osc.subscriptions import encode_message
 from bridge.panel.log_lines import LogLines
@@ -24,8 +25,10 @@ from engine.shared.table import ROOT, TABLE, canonical
 log = logging.getLogger(__name__)
 #: Broadcasts per second, and seconds between two status reports and until a client that does not read is skipped.
 BROADCAST_RATE, STATUS_SECONDS, SEND_TIMEOUT_SECONDS = 20, 0.5, 1.0
-#: Largest message of a WebSocket, WebSockets at once, and seconds between two pings.
-MAX_MESSAGE_BYTES, MAX_SOCKETS, HEARTBEAT_SECONDS = 65536, 64, 20
+#: Largest message of a WebSocket, and seconds between two pings.
+MAX_MESSAGE_BYTES, HEARTBEAT_SECONDS = 65536, 20
+#: Panels and OSCQuery clients at once: neither can take the places of the other.
+MAX_PANELS, MAX_LISTENERS = 32, 32
 
 
 class Sockets:
@@ -33,6 +36,7 @@ class Sockets:
 
     def __init__(self, show: Show, log_lines: LogLines) -> None:
         self._show, self._log_lines = show, log_lines
+        self._panel_quota, self._listener_quota = Quota(MAX_PANELS), Quota(MAX_LISTENERS)
         self._panels: set[web.WebSocketResponse] = set()
         self._listeners: dict[web.WebSocketResponse, set[str]] = {}
         self._changed: set[str] = set()
@@ -48,29 +52,34 @@ class Sockets:
 
     async def serve_panel(self, request: web.Request) -> web.StreamResponse:
         """Handle a panel's WebSocket until it closes."""
-        if (rejection := self._reject_if_full()) is not None:
-            return rejection
-        socket = await _open_socket(request)
-        values = dict(self._show.state.snapshot())
-        await socket.send_json({"table": describe_table(), "values": values, "log": list(self._log_lines.lines)})
-        self._panels.add(socket)
+        address = request.remote or ""
+        if not self._panel_quota.take(address):
+            return web.Response(status=503, text="too many panels are open")
+        socket = _new_socket()
         try:
+            await socket.prepare(request)
+            values = dict(self._show.state.snapshot())
+            await socket.send_json({"table": describe_table(), "values": values, "log": list(self._log_lines.lines)})
+            self._panels.add(socket)
             async for message in socket:
                 if message.type is WSMsgType.TEXT:
-                    self._set(message.data, f"panel at {request.remote}")
+                    self._set(message.data, f"panel at {address}")
         finally:
             self._panels.discard(socket)
+            self._panel_quota.release(address)
         return socket
 
     async def serve_oscquery(self, request: web.Request) -> web.StreamResponse:
         """Handle an OSCQuery client's WebSocket: LISTEN and IGNORE as JSON, OSC packets both ways."""
-        if (rejection := self._reject_if_full()) is not None:
-            return rejection
-        socket = await _open_socket(request)
-        paths = self._listeners.setdefault(socket, set())
-        origin = f"OSCQuery from {request.remote}"
+        address = request.remote or ""
+        if not self._listener_quota.take(address):
+            return web.Response(status=503, text="too many OSCQuery clients are connected")
+        socket, paths = _new_socket(), set[str]()
+        origin = f"OSCQuery from {address}"
         peer = Peer(origin, socket)
         try:
+            await socket.prepare(request)
+            self._listeners[socket] = paths
             async for message in socket:
                 if message.type is WSMsgType.TEXT:
                     self._handle_command(message.data, paths, origin)
@@ -80,6 +89,7 @@ class Sockets:
                     self._show.state.reject("changes need the panel's token; listening does not", origin)
         finally:
             self._listeners.pop(socket, None)
+            self._listener_quota.release(address)
         return socket
 
     async def broadcast_forever(self) -> None:
@@ -137,11 +147,6 @@ class Sockets:
         except (ValueError, KeyError, TypeError, RecursionError):
             self._show.state.reject("malformed OSCQuery message; expected LISTEN or IGNORE", origin)
 
-    def _reject_if_full(self) -> web.Response | None:
-        if len(self._panels) + len(self._listeners) < MAX_SOCKETS:
-            return None
-        return web.Response(status=503, text=f"{MAX_SOCKETS} panels and OSCQuery clients are connected already")
-
 
 def describe_table() -> list[dict[str, Any]]:
     """Return the parameter table as the panel reads it."""
@@ -154,10 +159,8 @@ def describe_parameter(parameter: Parameter) -> dict[str, Any]:
     return {field: getattr(parameter, field) for field in fields}
 
 
-async def _open_socket(request: web.Request) -> web.WebSocketResponse:
-    socket = web.WebSocketResponse(heartbeat=HEARTBEAT_SECONDS, max_msg_size=MAX_MESSAGE_BYTES)
-    await socket.prepare(request)
-    return socket
+def _new_socket() -> web.WebSocketResponse:
+    return web.WebSocketResponse(heartbeat=HEARTBEAT_SECONDS, max_msg_size=MAX_MESSAGE_BYTES)
 
 
 async def _send_all(sockets: Iterable[web.WebSocketResponse], text: str) -> None:

@@ -13,10 +13,11 @@ import pytest
 from pythonosc.osc_message import OscMessage
 
 from bridge.control.state import State
+from bridge.network.quota import MAX_TCP_CONNECTIONS
 from bridge.osc.dispatch import OscControl
 from bridge.osc.framing import MAX_PACKET_BYTES, Framing, LengthPrefixed, Slip, detect_framing
 from bridge.osc.subscriptions import encode_message
-from bridge.osc.tcp import MAX_CLIENTS, MAX_UNSENT_BYTES, TcpServer
+from bridge.osc.tcp import MAX_UNSENT_BYTES, TcpServer
 from bridge.osc.udp import UdpServer
 from engine.shared.table import ROOT
 from tests.requirements_system import needs
@@ -155,15 +156,34 @@ def test_a_client_that_disconnects_or_sends_garbage_disturbs_no_other(desk: Desk
 
 
 def test_clients_above_the_limit_are_rejected(desk: Desk) -> None:
-    clients = [desk.connect() for _ in range(MAX_CLIENTS + 5)]
+    clients = [desk.connect() for _ in range(MAX_TCP_CONNECTIONS)]
+    for client in clients:
+        client.sendall(slip_encode(message("/phosphene/strength", 0.5)))
+    until(lambda: all(client.has_sent for client in desk.tcp.clients) and len(desk.tcp.clients) == MAX_TCP_CONNECTIONS)
+    rejected = [desk.connect() for _ in range(5)]
     until(lambda: desk.state.rejected >= 5)
-    assert len(desk.tcp.clients) == MAX_CLIENTS
-    clients[0].sendall(slip_encode(message("/phosphene/strength", 0.5)))
+    assert len(desk.tcp.clients) == MAX_TCP_CONNECTIONS
     clients[1].sendall(slip_encode(message("/phosphene/mix", 0.25)))
     until(lambda: desk.real("/mix") == 0.25)
-    for client in clients:
+    for client in (*clients, *rejected):
         client.close()
     until(lambda: not desk.tcp.clients)
+
+
+def test_a_new_client_replaces_the_oldest_that_is_silent(desk: Desk) -> None:
+    silent = [desk.connect() for _ in range(MAX_TCP_CONNECTIONS)]
+    silent[0].sendall(slip_encode(message("/phosphene/strength", 0.5)))
+    silent[1].sendall(b"\0\0\1\0/half")
+    until(lambda: sum(client.has_sent for client in desk.tcp.clients) == 1)
+    until(lambda: len(desk.tcp.clients) == MAX_TCP_CONNECTIONS)
+    operator = desk.connect()
+    operator.sendall(slip_encode(message("/phosphene/mix", 0.25)))
+    until(lambda: desk.real("/mix") == 0.25)
+    assert silent[1].recv(1) == b"", "the half packet is the oldest of those without a whole one"
+    silent[0].sendall(slip_encode(message("/phosphene/mix", 0.5)))
+    until(lambda: desk.real("/mix") == 0.5)
+    for client in (*silent, operator):
+        client.close()
 
 
 def test_a_client_that_does_not_read_is_disconnected(desk: Desk) -> None:

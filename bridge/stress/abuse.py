@@ -109,7 +109,7 @@ def run_abuses(abuses: Sequence[Abuse], seconds: float, descriptors: int) -> boo
 def try_abuse(target: Target, abuse: Abuse) -> Outcome:
     """Carry out one abuse, and measure the show meanwhile and afterwards. Raises UserError where it is not live."""
     show = target.show
-    show.wait_until(show.is_healthy, "healthy show")
+    show.wait_until(lambda: show.is_healthy() and show.status()["gap_ms"] <= MAX_GAP_MS, "healthy show without a gap")
     before, memory, printed = show.status(), show.bridge_memory_mib(), len(show.lines)
     probe, problems, held = Probe(show), list[str](), ""
     try:

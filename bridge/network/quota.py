@@ -7,8 +7,12 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 
+from bridge.errors import UserError
+
 #: Open files and sockets that are not for clients: engine, standby, OSC, sinks, sources, files, a restart.
 RESERVED_DESCRIPTORS = 112
+#: Fewest open files with which a show can begin.
+MIN_DESCRIPTORS = 48
 #: Most open files that the process asks the system for.
 MAX_DESCRIPTORS = 65536
 #: Most HTTP and OSC connections over TCP, however many descriptors there are.
@@ -92,7 +96,14 @@ def raise_descriptor_limit() -> int:
 
 
 def share_descriptors(descriptors: int) -> ConnectionLimits:
-    """Return the connections for a process of so many descriptors, after what is reserved for the show."""
+    """Return the connections for a process of so many descriptors, after what is reserved for the show.
+
+    Raises UserError where not even the show would have enough.
+    """
+    if descriptors < MIN_DESCRIPTORS:
+        raise UserError(
+            f"the system permits {descriptors} open files, and a show needs {MIN_DESCRIPTORS}: run `ulimit -n 1024` first"
+        )
     free = max(0, descriptors - RESERVED_DESCRIPTORS)
     return ConnectionLimits(
         http=min(MAX_HTTP_CONNECTIONS, max(MIN_CONNECTIONS, free * 3 // 5)),

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.errors import UserError
 from bridge.network.quota import (
     MAX_HTTP_CONNECTIONS,
     MAX_TCP_CONNECTIONS,
@@ -57,13 +58,18 @@ def test_the_limits_hold_after_any_history(limit: int, history: list[tuple[bool,
         assert len(held) == limit or quota.admits("127.0.0.1")
 
 
-@pytest.mark.parametrize("descriptors", [0, 64, 256, 1024, 65536])
+@pytest.mark.parametrize("descriptors", [48, 64, 256, 1024, 65536])
 def test_connections_leave_descriptors_for_the_show(descriptors: int) -> None:
     limits = share_descriptors(descriptors)
     assert MIN_CONNECTIONS <= limits.http <= MAX_HTTP_CONNECTIONS
     assert MIN_CONNECTIONS <= limits.tcp <= MAX_TCP_CONNECTIONS
     if descriptors >= 256:
         assert limits.http + limits.tcp + RESERVED_DESCRIPTORS <= descriptors
+
+
+def test_too_few_descriptors_are_one_line() -> None:
+    with pytest.raises(UserError, match="permits 24 open files"):
+        share_descriptors(24)
 
 
 def test_the_limit_of_descriptors_is_raised_as_far_as_the_system_permits() -> None:

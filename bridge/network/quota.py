@@ -102,7 +102,7 @@ def share_descriptors(descriptors: int) -> ConnectionLimits:
     """
     if descriptors < MIN_DESCRIPTORS:
         raise UserError(
-            f"the system permits {descriptors} open files and a show needs {MIN_DESCRIPTORS}; run `ulimit -n 1024` first"
+            f"the system permits {descriptors} open files, a show needs {MIN_DESCRIPTORS}; run `ulimit -n 1024` first"
         )
     free = max(0, descriptors - RESERVED_DESCRIPTORS)
     return ConnectionLimits(

@@ -20,8 +20,9 @@ from engine.shared.mailbox import Mailbox
 from engine.shared.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
-#: Time after which the last picture is sent again without a new one, in seconds.
-REPEAT_SECONDS = 0.08
+#: Time after which the last picture is sent again without a new one, in seconds: a tenth is noticed, and a busy machine
+#: wakes the thread late.
+REPEAT_SECONDS = 0.065
 #: Shortest time between two pictures that are passed through or faded, in seconds.
 PASS_SECONDS = 1 / 60
 

@@ -5,41 +5,20 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
-import cv2
 from tqdm import tqdm
 
 from bridge.commands.clip_reader import ClipReader
-from bridge.commands.options import add_engine_options, add_option, engine_options, parameter_values
+from bridge.commands.interrupts import Interrupts
+from bridge.commands.options import add_engine_options, add_flag, add_option, engine_options, parameter_values
+from bridge.commands.output_check import check_output, expand_path, list_inputs
+from bridge.commands.render_output import open_output
 from bridge.errors import UserError
 from bridge.images import fit, resize
-from bridge.textures.file import VideoWriter
 from engine.shared.frame import Frame, Pixels
 from engine.shared.snapshot import Snapshot
 
 HELP = "transform a video or a folder of images frame by frame, with reproducible results"
-
-
-class PngFolder:
-    """A folder of PNGs, ``00000.png`` upward. Deletes PNGs of such names that an earlier rendering left."""
-
-    def __init__(self, folder: Path) -> None:
-        if not folder.parent.is_dir():
-            raise UserError(f"no such folder: {folder.parent}")
-        folder.mkdir(exist_ok=True)
-        for old in folder.glob("[0-9][0-9][0-9][0-9][0-9].png"):
-            old.unlink()
-        self._folder, self._count = folder, 0
-
-    def write(self, pixels: Pixels) -> None:
-        """Add RGBA ``pixels`` as the next PNG, without alpha."""
-        data = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGR))[1]
-        data.tofile(self._folder / f"{self._count:05d}.png")
-        self._count += 1
-
-    def close(self) -> None:
-        """Do nothing: each PNG is complete when it is written."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,25 +26,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "input", metavar="IN", help="video, or folder of images")
     add_option(parser, "output", metavar="OUT", help="video, or, ending in /, folder for lossless PNGs")
     add_option(parser, "--control", metavar="IN", help="second video or folder, for ControlNet images and masks")
+    replace = "replace an existing video, or the frames in an existing folder"
+    add_flag(parser, "--overwrite", help=replace)
     add_engine_options(parser)
 
 
 def main(options: argparse.Namespace) -> int:
     """Render IN to OUT and print the frame count and rate. Raises UserError, TextureError or InvalidValue."""
     snapshot = Snapshot(parameter_values(options), 1)
-    clip = ClipReader(Path(options.input).expanduser())
-    second = ClipReader(Path(options.control).expanduser()) if options.control else None
-    target = options.output
-    writer = (
-        PngFolder(Path(target))
-        if target.endswith(("/", "\\"))
-        else VideoWriter(Path(target).expanduser(), rate=clip.rate)
-    )
+    is_folder = options.output.endswith(("/", "\\"))
+    inputs = list_inputs(options, snapshot)
+    path = check_output(expand_path(options.output), is_folder, inputs, options.overwrite)
+    clip = ClipReader(inputs["IN"])
+    second = ClipReader(inputs["--control"]) if options.control else None
+    start = time.monotonic()
+    with Interrupts() as interrupts, open_output(path, is_folder, clip.rate, interrupts) as output:
+        count = 0
+        for pixels in render_clip(options, snapshot, clip, second):
+            output.write(pixels)
+            count += 1
+        if not count:
+            raise UserError(f"{options.input}: no frame can be decoded")
+        interrupts.hold()
+        written = output.publish(options.overwrite)
+    seconds = time.monotonic() - start
+    where = options.output if written == path else written
+    print(f"{count} frames in {seconds:.1f} s ({count / seconds:.1f} fps) → {where}")
+    return 0
 
+
+def render_clip(
+    options: argparse.Namespace, snapshot: Snapshot, clip: ClipReader, second: ClipReader | None
+) -> Iterator[Pixels]:
+    """Yield the transformed frames of ``clip`` at the size of the output. Raises UserError or InvalidValue."""
     from engine.worker.offline import render as render_frames
 
     (width, height), output = snapshot.model.size, snapshot.output
-    count, start = 0, time.monotonic()
 
     def frames(clip: ClipReader) -> Iterator[Frame]:
         # Timestamps are the video's own, so that what depends on time is the same at every rendering.
@@ -73,12 +69,5 @@ def main(options: argparse.Namespace) -> int:
             yield Frame(fit(pixels, width, height, output.fit), i, float(i / clip.rate))
 
     outputs = render_frames(frames(clip), snapshot, engine_options(options), frames(second) if second else ())
-    try:
-        for frame in tqdm(outputs, total=clip.count or None, unit="frame", desc="render"):
-            writer.write(resize(frame.pixels, *output.size, output.sharpen) if output.size else frame.pixels)
-            count += 1
-    finally:
-        writer.close()
-    seconds = time.monotonic() - start
-    print(f"{count} frames in {seconds:.1f} s ({count / seconds:.1f} fps) → {target}")
-    return 0
+    for frame in tqdm(outputs, total=clip.count or None, unit="frame", desc="render"):
+        yield resize(frame.pixels, *output.size, output.sharpen) if output.size else frame.pixels

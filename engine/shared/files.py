@@ -1,23 +1,90 @@
-"""Files: atomic writes, and a watcher that reloads the changed files of a folder."""
+"""Files: new names, atomic writes, and a watcher that reloads the changed files of a folder."""
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
+import re
+import secrets
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from engine.shared.user_files import check_regular
+
 T = TypeVar("T")
+#: Characters of a file's name that its temporary file repeats: a file system limits a name to 255 bytes.
+MAX_STEM_LENGTH = 40
+
+
+def create_new(path: Path, mode: int = 0o666) -> int:
+    """Create an empty file and return its descriptor. A link at ``path`` is not followed.
+
+    Raises FileExistsError if anything is there, another OSError if the file cannot be created.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    return os.open(path, flags, mode)
+
+
+def claim_new(path: Path, first: int = 1) -> Path:
+    """Create an empty file and return its path: ``take.mp4`` or, where that exists, ``take-2.mp4``, ``take-3.mp4`` …
+
+    No other process can claim the same name. ``first`` is the number to start at. Raises OSError.
+    """
+    for number in itertools.count(first):
+        candidate = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+        try:
+            os.close(create_new(candidate))
+        except FileExistsError:
+            continue
+        except PermissionError:
+            if os.path.isdir(candidate):  # Windows reports an existing folder so
+                continue
+            raise
+        return candidate
+    raise AssertionError
+
+
+def check_replaceable(path: Path) -> None:
+    """Check that ``path`` is a regular file or free. Raises OSError for a link, a folder, a pipe or a device."""
+    if os.path.islink(path):
+        raise OSError(errno.EINVAL, "a link, not a regular file", str(path))
+    try:
+        check_regular(path)
+    except FileNotFoundError:
+        pass
+
+
+def temporary_name(path: Path) -> Path:
+    """Return a hidden name next to ``path``, with its suffix, that no file has."""
+    return path.with_name(f".{path.stem[:MAX_STEM_LENGTH]}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+
+
+def temporary_files(path: Path) -> list[Path]:
+    """Return the temporary files of ``path``, those of killed processes included. Raises OSError."""
+    stem, suffix = re.escape(path.stem[:MAX_STEM_LENGTH]), re.escape(path.suffix)
+    pattern = re.compile(rf"\.{stem}\.\d+(-[0-9a-f]{{8}})?{suffix}")
+    with os.scandir(path.parent) as entries:
+        return [
+            Path(entry.path)
+            for entry in entries
+            if pattern.fullmatch(entry.name) and stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode)
+        ]
 
 
 @contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; rename it to ``path`` on success, delete it on error.
+    """Yield a new, empty temporary file in the same folder; rename it to ``path`` on success, delete it on error.
 
     It has the suffix of ``path``. Readers see the old file or the new one, never a part of either. Raises OSError.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = temporary_name(path)
+    os.close(create_new(temporary))
     try:
         yield temporary
         os.replace(temporary, path)

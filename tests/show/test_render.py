@@ -60,7 +60,7 @@ def test_render_into_a_folder_is_lossless_and_numbered(tmp_path: Path) -> None:
     out = f"{tmp_path}/frames/"
     for output_size, side in (("", 64), ("96x96", 96)):
         options = ["--size", "64x64", "--set", f"output/size={output_size}", "--device", "cpu"]
-        assert main(["render", str(source), out, *options]) == 0
+        assert main(["render", str(source), out, *options, "--overwrite"]) == 0
         assert [path.name for path in Path(out).iterdir()] == ["00000.png"]
         assert cv2.imread(out + "00000.png").shape == (side, side, 3)
 

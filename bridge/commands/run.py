@@ -63,6 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(textures, "--source", metavar="URL", help="texture source; see `phosphene sources`", default_text=here)
     add_option(textures, "--control", metavar="URL", help="second source, for ControlNet images and masks")
     add_option(textures, "--sink", metavar="URL", action="append", help="texture sink; repeatable", default_text=here)
+    replace = "let a finished recording replace an earlier one of its name, instead of numbering it"
+    add_flag(textures, "--overwrite", help=replace)
 
     control = parser.add_argument_group("control")
     maps = "desk map: grandma3, eos, qlcplus, touchosc, resolume or a .toml file; repeatable"
@@ -126,6 +128,9 @@ def main(options: argparse.Namespace) -> int:
             user_folders = [Path(folder) for folder in options.files or ()]
             state.confine = confine_files([*user_folders, *show.automation.presets.folders])
         osc, panel = _open_servers(show, options, access, limits, cleanup)
+        inputs = [path for thread in (show.source, show.second) if thread and (path := thread.source.path)]
+        for thread in show.sinks:
+            thread.sink.reserve(options.overwrite, inputs)
         announcement = Announcement(options.host, osc.port, panel.port)
         cleanup.callback(announcement.close)
         if recovered is not None:
@@ -150,6 +155,9 @@ def main(options: argparse.Namespace) -> int:
                     hook_watch.close()
                 status_line.end(show)
         finally:
+            if not orderly:
+                for thread in show.sinks:
+                    thread.sink.keep_earlier()
             if session is not None:
                 session.close(orderly)
     return 0
@@ -298,7 +306,7 @@ def _print_addresses(
     say(f"source   {show.source.source.url}")
     if show.second is not None:
         say(f"control  {show.second.source.url}")
-    say(f"sinks    {', '.join(thread.sink.url for thread in show.sinks)}")
+    say(f"sinks    {', '.join(thread.sink.describe() for thread in show.sinks)}")
     say(f"OSC      udp {format_host(options.host)}:{osc_port} and tcp, addresses {ROOT}/…")
     say(f"panel    {page}")
     if access.exposed:

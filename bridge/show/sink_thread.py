@@ -40,6 +40,8 @@ class SinkThread(threading.Thread):
             self._condition.notify()
         if self.is_alive():
             self.join(CLOSE_SECONDS)
+        elif self.ident is None:  # it was never started
+            self._close_sink()
 
     def run(self) -> None:
         """Write each frame until ``close``."""
@@ -51,7 +53,13 @@ class SinkThread(threading.Thread):
                 if limit.passes()[0]:
                     log.error("%s", error if isinstance(error, TextureError) else f"{self.sink.url}: {error}")
                 time.sleep(RETRY_SECONDS)
-        self.sink.close()
+        self._close_sink()
+
+    def _close_sink(self) -> None:
+        try:
+            self.sink.close()
+        except Exception as error:  # the others are closed too
+            log.error("%s: %s", self.sink.url, error)
 
     def _take(self) -> Frame | None:
         """Wait for the next frame; None when the sink closes."""

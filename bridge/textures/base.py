@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -32,8 +33,11 @@ class SourceLost(Exception):
 class Endpoint:
     """Life cycle of a source or sink. A transport overrides ``_open`` and ``_close``.
 
-    ``url`` is the whole URL, ``name`` the part after the scheme. ``frames`` counts the frames that passed.
+    ``url`` is the whole URL, ``name`` the part after the scheme. ``frames`` counts the frames that passed. ``path`` is
+    the file that is read or written, None where there is none.
     """
+
+    path: Path | None = None
 
     def __init__(self, url: str, name: str = "") -> None:
         self.url, self.name = url, name
@@ -133,6 +137,19 @@ class Sink(Endpoint):
 
     It opens on the thread that writes, as OpenGL contexts require.
     """
+
+    def reserve(self, overwrite: bool = False, inputs: Sequence[Path] = ()) -> None:
+        """Claim what will be written, before the first frame. Raises TextureError.
+
+        With ``overwrite`` a finished file replaces an earlier one, unless that is one of the ``inputs``.
+        """
+
+    def keep_earlier(self) -> None:
+        """Let the file stay that ``overwrite`` would replace: the show did not end in order."""
+
+    def describe(self) -> str:
+        """Return where frames go, for people."""
+        return self.url
 
     def write(self, frame: Frame) -> None:
         """Send ``frame``, and open the transport first if needed."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
+import os
 import shutil
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from av.error import FFmpegError
 
 from bridge.images import resize
 from bridge.textures.base import Sink, Source, SourceLost, TextureError, Transport
+from engine.shared.files import claim_new, create_new
 from engine.shared.frame import Frame, Pixels
 
 CODECS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
@@ -27,6 +29,8 @@ STILL_RATE = 25.0
 MIN_FREE_BYTES = 64 << 20
 #: A reader that is later than this skips to the present frame.
 MAX_DELAY_SECONDS = 0.1
+#: Identity of a name that no file has.
+FREE = (0, 0)
 log = logging.getLogger(__name__)
 
 
@@ -35,7 +39,7 @@ class FileSource(Source):
 
     def __init__(self, url: str, name: str = "") -> None:
         super().__init__(url, name)
-        self._path = Path(name).expanduser()
+        self.path = self._path = Path(name).expanduser()
         self._frames: Iterator[tuple[float, Any]] = iter(())
         self._container: Any = None
         self._start = 0.0
@@ -165,14 +169,12 @@ class VideoWriter:
             raise
 
 
-def _next_free_path(path: Path) -> Path:
-    """Return the first path of ``show-2.mp4``, ``show-3.mp4`` … that does not exist."""
-    candidates = (path.with_stem(f"{path.stem}-{n}") for n in itertools.count(2))
-    return next(candidate for candidate in candidates if not candidate.exists())
-
-
 class FileSink(Sink):
     """Records each new image once; a repeated one only lasts longer.
+
+    No existing file is replaced: ``take.mp4`` is followed by ``take-2.mp4``, ``take-3.mp4`` …; ``path`` is the file
+    that is written. With ``overwrite`` the recording has such a number until it is finished and only then replaces
+    ``take.mp4``, so a crash costs neither of them.
 
     If the disk is full the file is finished, playable up to there. Recording continues in another file once there is
     space again; ``stops`` counts the interruptions.
@@ -180,18 +182,50 @@ class FileSink(Sink):
 
     def __init__(self, url: str, name: str = "") -> None:
         super().__init__(url, name)
-        self._path = Path(name).expanduser()
+        try:
+            self._requested_path = Path(name).expanduser()
+        except RuntimeError as error:  # an unknown user
+            raise TextureError(f"{url}: {error}") from None
+        self._overwrites = False
+        self._old_file: tuple[int, int] | None = FREE
+        self._written = 0
         self.stops = 0
-        check_recording(self._path)
+        check_recording(self._requested_path)
+
+    def reserve(self, overwrite: bool = False, inputs: Sequence[Path] = ()) -> None:
+        """Claim the name of the file."""
+        try:
+            self._old_file = _identify(self._requested_path)
+            self._overwrites = overwrite and self._old_file is not None and not _is_any(self._requested_path, inputs)
+            self.path = claim_new(self._requested_path, 2 if self._overwrites else 1)
+        except OSError as error:
+            raise TextureError(f"{self.url}: not writable ({error.strerror})") from None
+        if self.path != self._requested_path:
+            self.url = f"file:{self.path}"
+
+    def keep_earlier(self) -> None:
+        """Let the file stay that ``overwrite`` would replace."""
+        self._overwrites = False
+
+    def describe(self) -> str:
+        """Return the URL of the file that is written, and what it replaces at the end."""
+        return f"{self.url} (replaces {self._requested_path} when it is finished)" if self._overwrites else self.url
+
+    def close(self) -> None:
+        """Finish the file, or give its name up if nothing was recorded."""
+        super().close()
+        if self.path is not None:
+            self._finish()
 
     def _open(self) -> None:
-        path = self._path
-        if self.stops:
-            if shutil.disk_usage(self._path.parent).free < MIN_FREE_BYTES:
+        if self.path is None:
+            if self.stops and shutil.disk_usage(self._requested_path.parent).free < MIN_FREE_BYTES:
                 raise TextureError(f"{self.url}: the disk is full")
-            path = _next_free_path(path)
-            log.info("recording continues in %s", path)
-        self._writer = VideoWriter(path)
+            self.reserve()
+        assert self.path is not None
+        self._writer = VideoWriter(self.path)
+        log.info("recording %s %s", "continues in" if self.stops else "to", self.path)
+        self._written = 0
         self._start: float | None = None
         self._last_pixels: Pixels | None = None
 
@@ -210,10 +244,47 @@ class FileSink(Sink):
                 raise TextureError(
                     f"{self.url}: recording stopped ({reason}); it will continue in a new file"
                 ) from None
+            self._written += 1
             self._last_pixels = frame.pixels
 
     def _close(self) -> None:
-        self._writer.close()
+        try:
+            self._writer.close()
+        except (FFmpegError, OSError) as error:
+            self._overwrites = False
+            log.error("%s: the end of the recording is missing (%s)", self.url, error.strerror or error)
+        self._finish()
+
+    def _finish(self) -> None:
+        """Delete a file without frames; let a finished one replace the earlier one, if that is as it was."""
+        path, self.path = self.path, None
+        overwrites, self._overwrites = self._overwrites, False
+        assert path is not None
+        try:
+            if not self._written:
+                path.unlink(missing_ok=True)
+            elif overwrites:
+                if self._old_file == FREE:
+                    os.close(create_new(self._requested_path))  # raises if another file has the name now
+                elif self._old_file != _identify(self._requested_path):
+                    raise FileExistsError(f"{self._requested_path} is another file now")
+                os.replace(path, self._requested_path)
+                log.info("recorded to %s", self._requested_path)
+        except OSError as error:
+            log.warning("the recording stays in %s (%s)", path, error.strerror or error)
+
+
+def _identify(path: Path) -> tuple[int, int] | None:
+    """Return device and inode of a regular file, FREE if there is no file, None for anything else and for a link."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return FREE
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+
+
+def _is_any(path: Path, others: Sequence[Path]) -> bool:
+    return any(path.exists() and other.exists() and path.samefile(other) for other in others)
 
 
 TRANSPORT = Transport(scheme="file", title="Files", source=FileSource, sink=FileSink, names=lambda: ["PATH"])

@@ -1,4 +1,4 @@
-"""``phosphene render`` on the real command: no input and no other file is ever destroyed, and OUT is whole or absent."""
+"""``phosphene render`` as a process: no input and no other file is ever destroyed, and OUT is whole or absent."""
 
 from __future__ import annotations
 

@@ -137,6 +137,7 @@ def main(options: argparse.Namespace) -> int:
             _restore_cues(show, recovered)
         session: Session | None = None
         if session_path is not None:
+            show.session_files = [session_path, session_path.with_suffix(".old")]
             session = Session(state, session_path, show.automation.cues.position, recovered)
         orderly = False
         try:

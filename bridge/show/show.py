@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-
-import cv2
 
 from bridge import release
 from bridge.control.mapping import ControllerMap
@@ -16,6 +12,8 @@ from bridge.engine_process.supervisor import Supervisor
 from bridge.images import THUMBNAIL_PIXELS, encode_jpeg
 from bridge.osc.dispatch import OscControl
 from bridge.performance.automation import Automation
+from bridge.performance.presets import user_folder
+from bridge.show.captures import Captures
 from bridge.show.meter import FrameRateMeter
 from bridge.show.presenter import Presenter
 from bridge.show.sink_thread import SinkThread
@@ -68,6 +66,8 @@ class Show:
             lambda: self.supervisor.silence,
             self._working_size,
         )
+        self.session_files: list[Path] = []
+        self.captures = Captures(state, self._list_users_of_captures)
         state.on_trigger("/reference/capture", self._capture)
 
     @property
@@ -100,6 +100,7 @@ class Show:
     def close(self) -> None:
         """End everything; recordings are finished."""
         self.state.on_trigger("/reference/capture", lambda: None)
+        self.captures.close()
         for source in self._sources():
             source.stop()
         self.presenter.close()
@@ -159,16 +160,18 @@ class Show:
         return None if self.output is None else encode_jpeg(self.output, THUMBNAIL_PIXELS)
 
     def _capture(self) -> None:
-        """Save the present input to a file and set that file as the reference picture."""
+        """Set the present input as the reference picture, as soon as it is saved."""
         frame = self.input
         if frame is None:
             self.state.reject("/reference/capture: there is no input yet", self.source.source.url)
             return
-        folder = Path(tempfile.gettempdir()) / "phosphene"
-        folder.mkdir(exist_ok=True)
-        path = folder / f"reference-{os.getpid()}-{frame.sequence}.png"
-        path.write_bytes(cv2.imencode(".png", cv2.cvtColor(frame.pixels, cv2.COLOR_RGBA2BGR))[1].tobytes())
-        self.state.put({"/reference": str(path)})
+        self.captures.request(frame)
+
+    def _list_users_of_captures(self) -> list[Path]:
+        """Return the files that may name a capture: sessions, and the user's presets and cue lists."""
+        folders = {*self.automation.presets.folders, user_folder()}
+        patterns = ("*.toml", "cues/*.toml")
+        return [*self.session_files, *(path for f in folders for pattern in patterns for path in f.glob(pattern))]
 
     def _working_size(self, snapshot: Snapshot) -> tuple[int, int]:
         """Return the engine's working size, before it is ready the requested one."""

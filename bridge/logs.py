@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from datetime import UTC, datetime
@@ -12,11 +13,14 @@ from typing import TextIO
 from platformdirs import user_log_path
 
 from bridge import console
+from engine.shared.user_files import open_regular
 
 #: Size at which a file is rotated.
 MAX_LOG_BYTES = 4 << 20
 #: Rotated files that stay on disk.
 BACKUP_FILES = 2
+#: How each line of the log begins.
+LINE_START = b'{"time": "'
 
 
 class ConsoleHandler(logging.StreamHandler[TextIO]):
@@ -53,9 +57,14 @@ class JsonFormatter(logging.Formatter):
 
 
 class JsonLogHandler(RotatingFileHandler):
-    """A handler for the root logger. On a disk error the line is lost and the show runs on."""
+    """A handler for the root logger. On a disk error the line is lost and the show runs on.
+
+    Raises OSError if the file, or one that it is rotated to, is no log: it would be appended to or replaced.
+    """
 
     def __init__(self, path: Path) -> None:
+        for number in range(BACKUP_FILES + 1):
+            _check_log(path.with_name(f"{path.name}.{number}") if number else path)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         super().__init__(
             path,
@@ -70,6 +79,17 @@ class JsonLogHandler(RotatingFileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- the library's name
         """Drop the line."""
+
+
+def _check_log(path: Path) -> None:
+    """Check that ``path`` is free, or a log of this program. Raises OSError."""
+    try:
+        with open_regular(path) as file:
+            start = file.read(len(LINE_START))
+    except FileNotFoundError:
+        return
+    if not LINE_START.startswith(start):
+        raise OSError(errno.EINVAL, f"{path} is not a log of Phosphene; nothing is appended to it")
 
 
 def default_path(port: int) -> Path:

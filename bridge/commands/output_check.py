@@ -11,6 +11,7 @@ from pathlib import Path
 
 from av.error import FFmpegError
 
+from bridge.commands.options import expand_path
 from bridge.errors import UserError
 from bridge.textures.file import check_recording
 from engine.shared.parameter import Value
@@ -20,14 +21,6 @@ from engine.shared.user_files import check_regular
 #: Names of the PNGs in a rendered folder, on file systems that ignore case too.
 FRAME_NAME = re.compile(r"[0-9]{5,}\.png", re.IGNORECASE)
 FileId = tuple[int, int]
-
-
-def expand_path(text: str) -> Path:
-    """Return the path that a user wrote, with ``~`` expanded. Raises UserError."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:  # an unknown user
-        raise UserError(f"{text}: {error}") from None
 
 
 def list_inputs(options: argparse.Namespace, values: Mapping[str, Value]) -> dict[str, Path]:

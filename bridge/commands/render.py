@@ -10,8 +10,15 @@ from tqdm import tqdm
 
 from bridge.commands.clip_reader import ClipReader
 from bridge.commands.interrupts import Interrupts
-from bridge.commands.options import add_engine_options, add_flag, add_option, engine_options, parameter_values
-from bridge.commands.output_check import check_output, expand_path, list_inputs
+from bridge.commands.options import (
+    add_engine_options,
+    add_flag,
+    add_option,
+    engine_options,
+    expand_path,
+    parameter_values,
+)
+from bridge.commands.output_check import check_output, list_inputs
 from bridge.commands.render_output import open_output
 from bridge.errors import UserError
 from bridge.images import fit, resize

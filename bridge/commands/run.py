@@ -24,10 +24,12 @@ from bridge.commands.options import (
     add_flag,
     add_option,
     engine_options,
+    expand_path,
     parameter_values,
     preset_folders,
     tune_for_latency,
 )
+from bridge.commands.session_option import find_session_path, lock_session
 from bridge.commands.status_line import StatusLine, say, status_facts
 from bridge.control.hook_parameters import HookWatch
 from bridge.control.state import State
@@ -40,7 +42,7 @@ from bridge.network.quota import ConnectionLimits, raise_descriptor_limit, share
 from bridge.osc.tcp import TcpServer
 from bridge.osc.udp import UdpServer
 from bridge.panel.server import PanelServer
-from bridge.performance.session import Recovered, Session, default_path, recover
+from bridge.performance.session import Recovered, Session, recover
 from bridge.rate_limit import RateLimit
 from bridge.show.show import Show
 from bridge.textures import default_sinks, default_source, open_sink, open_source
@@ -119,7 +121,7 @@ def main(options: argparse.Namespace) -> int:
     access = _access_policy(options)
     with ExitStack() as cleanup:
         _start_log(options, cleanup)
-        session_path = _session_path(options)
+        session_path = find_session_path(options)
         recovered = recover(session_path) if session_path is not None and options.resume else None
         state = State(values | dict(recovered.values) if recovered else values)
         show = _build_show(options, state)
@@ -136,6 +138,8 @@ def main(options: argparse.Namespace) -> int:
         if recovered is not None:
             _restore_cues(show, recovered)
         session: Session | None = None
+        if session_path is not None:
+            cleanup.callback(lock_session(session_path).release)
         if session_path is not None:
             show.session_files = [session_path, session_path.with_suffix(".old")]
             session = Session(state, session_path, show.automation.cues.position, recovered)
@@ -213,7 +217,7 @@ def _start_log(options: argparse.Namespace, cleanup: ExitStack) -> None:
     if options.log == "none":
         return
     try:
-        handler = JsonLogHandler(Path(options.log).expanduser() if options.log else logs.default_path(options.osc_port))
+        handler = JsonLogHandler(expand_path(options.log) if options.log else logs.default_path(options.osc_port))
     except OSError as error:
         if options.log:
             raise UserError(f"--log {options.log}: {error.strerror}") from None
@@ -223,13 +227,6 @@ def _start_log(options: argparse.Namespace, cleanup: ExitStack) -> None:
     cleanup.callback(logging.getLogger().removeHandler, handler)
     facts = {"pid": os.getpid(), "system": platform.platform()}
     log.info("phosphene %s starts", release() or "from a checkout", extra={"facts": facts})
-
-
-def _session_path(options: argparse.Namespace) -> Path | None:
-    """Return the path of the session file; None for none."""
-    if options.session:
-        return None if options.session == "none" else Path(options.session).expanduser()
-    return default_path(options.osc_port)
 
 
 def _build_show(options: argparse.Namespace, state: State) -> Show:

@@ -23,9 +23,10 @@ from platformdirs import user_state_path
 from bridge.control.state import State
 from bridge.rate_limit import RateLimit
 from engine.shared.errors import first_line
-from engine.shared.files import replace_atomically
+from engine.shared.files import check_replaceable, replace_atomically, temporary_files
 from engine.shared.parameter import InvalidValue, Value
 from engine.shared.table import lookup
+from engine.shared.user_files import read_bytes
 
 log = logging.getLogger(__name__)
 #: Time between two checks for changed values.
@@ -102,13 +103,16 @@ class Session:
         text = json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace")
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            previous = self.path.with_suffix(".old")
+            for path in (self.path, previous):
+                check_replaceable(path)
             with replace_atomically(self.path) as temporary:
                 with open(temporary, "wb") as file:
                     file.write(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
                     file.flush()
                     os.fsync(file.fileno())  # the content must be on disk before the rename is
                 if self.path.exists():
-                    os.replace(self.path, self.path.with_suffix(".old"))
+                    os.replace(self.path, previous)
         except OSError as error:
             self._report(error)
             return False
@@ -125,7 +129,7 @@ class Session:
 def _delete_unfinished_saves(path: Path) -> None:
     """Delete the temporary files of processes that were killed during a save."""
     try:
-        for temporary in path.parent.glob(f".{path.stem}.*{path.suffix}"):
+        for temporary in temporary_files(path):
             temporary.unlink(missing_ok=True)
     except OSError as error:
         log.debug("%s", error)
@@ -146,10 +150,7 @@ def recover(path: Path) -> Recovered | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        data = file.read(MAX_SESSION_BYTES + 1)
-    if len(data) > MAX_SESSION_BYTES:
-        raise ValueError("file too large")
+    data = read_bytes(path, MAX_SESSION_BYTES)
     checksum, _, text = data.partition(b"\n")
     if hashlib.sha256(text).hexdigest().encode() != checksum:
         raise ValueError("checksum mismatch")

@@ -115,8 +115,11 @@ def tox(path=None):
     """Build the component in the open project, save it and return its path (default: Phosphene.tox in this folder)."""
     import td
 
+    path = path or os.path.join(HERE, "Phosphene.tox")
+    if os.path.lexists(path) and not path.lower().endswith(".tox"):
+        raise ValueError(f"{path} exists and is no .tox file; choose another name")
     component = build(td.op("/project1") or td.op("/"))
-    saved = component.save(path or os.path.join(HERE, "Phosphene.tox"))
+    saved = component.save(path)
     print(f"Phosphene: saved {saved}")
     return saved
 

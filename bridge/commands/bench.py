@@ -19,14 +19,24 @@ from typing import Any
 import numpy as np
 
 from bridge.commands.clip_reader import ClipReader
-from bridge.commands.options import add_engine_options, add_flag, add_option, engine_options, parameter_values
+from bridge.commands.options import (
+    add_engine_options,
+    add_flag,
+    add_option,
+    engine_options,
+    expand_path,
+    parameter_values,
+)
+from bridge.commands.output_check import report_failed_writes
 from bridge.engine_process.tcmalloc import find_library, forget_preload, restart_with
 from bridge.errors import UserError
 from bridge.images import fit, resize
 from bridge.textures import open_source
 from bridge.textures.pattern import draw
+from engine.shared.files import check_replaceable, replace_atomically, write_atomically
 from engine.shared.frame import Frame, Pixels
 from engine.shared.mailbox import Mailbox
+from engine.shared.user_files import read_bytes
 
 Row = dict[str, Any]
 HELP = "measure this machine: the paper's comparisons as tables, JSON and plots"
@@ -44,6 +54,8 @@ TABLES = {
     "overhead": "time of the engine beyond its model calls, and of the bridge",
 }
 COMPARISONS = ("autopipeline", "stream_batch", "guidance")
+#: Largest file that is read to see whether it is an earlier result.
+MAX_RESULT_BYTES = 1 << 24
 #: The side that the plots draw left and right of each other, with its colour.
 SIDES = (("phosphene", -0.2, "#c2187f"), ("baseline", 0.2, "#8a8f98"))
 
@@ -58,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--only", metavar="TABLES", help="comma-separated tables", default_text="all")
     side = "working size N x N; 0 for the model's own"
     add_option(parser, "--side", type=int, default=0, metavar="N", help=side)
-    add_option(parser, "--output", metavar="DIR", default="bench", help="folder for parser.json and the plots")
+    add_option(parser, "--output", metavar="DIR", default="bench", help="folder for bench.json and the plots")
     add_engine_options(parser)
 
 
@@ -67,9 +79,8 @@ def main(options: argparse.Namespace) -> int:
     values = parameter_values(options)
     restart_with(find_library())  # measure with the allocator that the engine's process uses
     forget_preload()
-    folder = Path(options.output).expanduser()
-    if not folder.parent.is_dir():
-        raise UserError(f"there is no folder {folder.parent}")
+    folder = expand_path(options.output)
+    check_folder(folder)
     from engine.bench.model import Bench
 
     requested = options.only.split(",") if options.only else list(TABLES)
@@ -78,6 +89,8 @@ def main(options: argparse.Namespace) -> int:
     if fixed := sorted(set(values) - {"/model", "/dtype"}):
         raise UserError(f"bench sets {', '.join(fixed)} itself; a working size is --side N")
     quick, name = options.quick, options.architecture or options.model or "pocket"
+    with report_failed_writes(folder):
+        folder.mkdir(exist_ok=True)
     start = time.monotonic()
     model = Bench(name, engine_options(options), 12 if quick else 40, options.side, options.dtype or "auto")
     clips = {Path(path).stem: read_clip(Path(path), model.side, 40 if quick else 200) for path in options.clip or ()}
@@ -104,11 +117,31 @@ def main(options: argparse.Namespace) -> int:
             print("  " + "  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
         if not tables[table]:
             print("  not measured with these options", flush=True)
-    folder.mkdir(exist_ok=True)
-    (folder / "bench.json").write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
-    files = [folder / "bench.json", *plot_comparisons(tables, folder)]
+    with report_failed_writes(folder):
+        write_atomically(folder / "bench.json", json.dumps(tables, indent=1) + "\n")
+        files = [folder / "bench.json", *plot_comparisons(tables, folder)]
     print(f"\n{time.monotonic() - start:.0f} s → {files[0]}{''.join(f', {path.name}' for path in files[1:])}")
     return 0
+
+
+def check_folder(folder: Path) -> None:
+    """Check that the results may be written to ``folder``: they replace earlier results alone. Raises UserError."""
+    if not folder.parent.is_dir():
+        raise UserError(f"there is no folder {folder.parent}")
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UserError(f"--output {folder} is not a folder")
+    results = (folder / "bench.json", *(folder / f"{table}.png" for table in COMPARISONS))
+    existing = [path for path in results if os.path.lexists(path)]
+    if not existing:
+        return
+    try:
+        for path in existing:
+            check_replaceable(path)
+        tables = json.loads(read_bytes(results[0], MAX_RESULT_BYTES))
+    except (OSError, ValueError, RecursionError):
+        tables = None
+    if not isinstance(tables, dict) or not tables.keys() <= TABLES.keys():
+        raise UserError(f"{existing[0]} is no result of `phosphene bench`; choose another folder with --output")
 
 
 def read_clip(path: Path, side: int, count: int) -> list[Pixels]:
@@ -266,7 +299,8 @@ def plot_comparisons(tables: Mapping[str, Sequence[Row]], folder: Path) -> list[
         axes.margins(y=0.15)
         axes.legend(frameon=False)
         path = folder / f"{table}.png"
-        figure.savefig(path, dpi=110)
+        with replace_atomically(path) as temporary:
+            figure.savefig(temporary, dpi=110)
         pyplot.close(figure)
         files.append(path)
     return files

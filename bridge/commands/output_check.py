@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from av.error import FFmpegError
@@ -52,10 +52,22 @@ def check_output(path: Path, is_folder: bool, inputs: Mapping[str, Path], overwr
             folder = path.resolve()
             _check_folder(path, folder, inputs, identified, overwrite)
             return folder
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; for PNGs write {path}/, for a video name a file in it")
         _check_file(path, identified, overwrite)
         return path.parent.resolve() / path.name
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
+
+
+def check_files(paths: Iterable[Path], inputs: Mapping[str, Path], overwrite: bool = False, hint: str = "") -> None:
+    """Check that files may be written as ``check_output`` does. ``hint`` names the remedy. Raises UserError."""
+    identified = _identify_inputs(inputs)
+    for path in paths:
+        try:
+            _check_file(path, identified, overwrite, hint)
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror or error}") from None
 
 
 @contextlib.contextmanager
@@ -72,16 +84,14 @@ def has_frames(folder: Path) -> bool:
     return any(FRAME_NAME.fullmatch(name) for name in os.listdir(folder))
 
 
-def _check_file(path: Path, identified: Mapping[FileId, str], overwrite: bool) -> None:
+def _check_file(path: Path, identified: Mapping[FileId, str], overwrite: bool, hint: str = "") -> None:
     if not os.path.lexists(path):
         return
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; for PNGs write {path}/, for a video name a file in it")
     status = check_regular(path)
     if name := identified.get((status.st_dev, status.st_ino)):
-        raise UserError(f"{path} is {name}, which is read; name another OUT")
+        raise UserError(f"{path} is {name}, which is read; choose another place")
     if not overwrite:
-        raise UserError(f"{path} exists; --overwrite replaces it")
+        raise UserError(f"{path} exists; {hint or '--overwrite replaces it'}")
 
 
 def _check_folder(

@@ -5,21 +5,24 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Iterable
-from pathlib import Path
 
 from tqdm import tqdm
 
 from bridge.commands.options import (
     add_engine_options,
+    add_flag,
     add_option,
     engine_options,
+    expand_path,
     parameter_values,
     preset_folders,
 )
+from bridge.commands.output_check import check_files, list_inputs, report_failed_writes
 from bridge.errors import UserError
 from bridge.images import THUMBNAIL_PIXELS, encode_jpeg, fit
 from bridge.performance.presets import PresetLibrary, format_presets
 from bridge.textures.pattern import draw
+from engine.shared.files import create_atomically, replace_atomically
 from engine.shared.frame import Frame, Pixels
 from engine.shared.snapshot import Snapshot
 
@@ -35,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--input", metavar="IN", help=clip, default_text="a moving pattern")
     model = "model whose presets get thumbnails"
     add_option(parser, "--for", dest="model_kind", default="pocket", metavar="KIND", help=model)
+    add_flag(parser, "--overwrite", help="replace existing thumbnails")
     add_engine_options(parser)
 
 
@@ -52,22 +56,28 @@ def render_thumbnails(options: argparse.Namespace, library: PresetLibrary) -> in
     from engine.worker.offline import render as render_frames
 
     values = parameter_values(options)
-    folder = Path(options.thumbnails).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = expand_path(options.thumbnails)
     chosen = [preset for preset in library.ordered if preset.model == options.model_kind]
     if not chosen:
         raise UserError(f"no preset is for {options.model_kind!r}; choose another model with --for")
+    targets = {preset.name: folder / f"{preset.name}.jpg" for preset in chosen}
+    check_files(targets.values(), list_inputs(options, values), options.overwrite)
+    with report_failed_writes(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     clip: Iterable[Pixels] = (draw("plasma", 256, 256, i / 30) for i in range(WARM_UP_FRAMES))
     if options.input:
         from bridge.commands.clip_reader import ClipReader
 
-        clip = ClipReader(Path(options.input).expanduser())
+        clip = ClipReader(expand_path(options.input))
     images = list(itertools.islice(clip, WARM_UP_FRAMES))
     for preset in tqdm(chosen, unit="preset", desc="thumbnails"):
         snapshot = Snapshot(values | preset.recall_values, 1)
         width, height = snapshot.model.size
         frames = (Frame(fit(pixels, width, height, snapshot.output.fit), i, i / 30) for i, pixels in enumerate(images))
         *_, last = render_frames(frames, snapshot, engine_options(options))
-        (folder / f"{preset.name}.jpg").write_bytes(encode_jpeg(last, THUMBNAIL_PIXELS))
+        with report_failed_writes(targets[preset.name]):
+            write = replace_atomically if options.overwrite else create_atomically
+            with write(targets[preset.name]) as temporary:
+                temporary.write_bytes(encode_jpeg(last, THUMBNAIL_PIXELS))
     print(f"{len(chosen)} thumbnails → {folder}")
     return 0

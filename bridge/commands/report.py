@@ -18,9 +18,11 @@ import psutil
 
 from bridge import logs, release
 from bridge.commands import doctor
-from bridge.commands.options import add_option
+from bridge.commands.options import add_option, expand_path
+from bridge.commands.output_check import check_files, report_failed_writes
 from bridge.errors import UserError
 from bridge.performance import session
+from engine.shared.files import create_atomically
 
 HELP = "collect versions, settings and the last logs in a zip for a bug report"
 #: Bytes that are copied from the end of each log.
@@ -48,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Write the zip and print its contents. Raises UserError."""
-    path = Path(options.file or f"phosphene-report-{time.strftime('%Y%m%d-%H%M%S')}.zip").expanduser()
+    path = expand_path(options.file or f"phosphene-report-{time.strftime('%Y%m%d-%H%M%S')}.zip")
+    check_files([path], {}, hint="choose another name")
     parts = {"about.json": json.dumps(describe_machine(), indent=1), "doctor.txt": _capture_doctor()}
     for name, file in _default_files().items():
         parts[name] = _read_tail(file)
@@ -57,12 +60,13 @@ def main(options: argparse.Namespace) -> int:
         if not file.is_file():
             raise UserError(f"--log {name}: no such file")
         parts[f"log/{file.name}"] = _read_tail(file)
-    try:
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, text in parts.items():
-                archive.writestr(name, redact(text))
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror})") from None
+    with (
+        report_failed_writes(path),
+        create_atomically(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for name, text in parts.items():
+            archive.writestr(name, redact(text))
     print(f"{path}: {', '.join(parts)}")
     print("It contains prompts and file names, and no tokens.")
     return 0

@@ -11,7 +11,7 @@ import tomli_w
 
 from bridge.control.map_file import Binding, load_map, read_map
 from bridge.control.state import State
-from engine.shared.files import write_atomically
+from engine.shared.files import check_replaceable, write_atomically
 from engine.shared.parameter import InvalidValue, Parameter
 from engine.shared.table import lookup
 
@@ -119,10 +119,14 @@ class ControllerMap:
             if entry.map_name == LEARNED
         ]
         try:
+            path = self._folder / f"{LEARNED}.toml"
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._folder / f"{LEARNED}.toml", tomli_w.dumps({"map": tables}))
-        except OSError as error:
-            log.error("the learned bindings cannot be saved: %s", error.strerror)
+            check_replaceable(path)
+            if path.exists():
+                read_map(path, LEARNED)  # a file that is no map, such as one that is being edited, stays
+            write_atomically(path, tomli_w.dumps({"map": tables}))
+        except (OSError, InvalidValue) as error:
+            log.error("the learned bindings cannot be saved: %s", getattr(error, "strerror", None) or error)
 
 
 def _is_number(value: object) -> bool:

@@ -9,6 +9,7 @@ same folder is the thumbnail.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from platformdirs import user_config_path
 
 from bridge.performance.crossfade import Timing
 from bridge.toml_files import NAME_RULE, FieldError, is_valid_name, list_toml_files, read_toml, shipped_toml_files
-from engine.shared.files import FolderWatcher, write_atomically
+from engine.shared.files import FolderWatcher, check_replaceable, write_atomically
 from engine.shared.parameter import InvalidValue, Value
 from engine.shared.table import TABLE, lookup
 from engine.shared.text import to_line
@@ -212,7 +213,8 @@ class PresetLibrary:
     def save(self, name: str, values: Mapping[str, Value], thumbnail: bytes | None = None) -> Path:
         """Save ``values`` as a preset in the last folder and return its path. Raises InvalidValue.
 
-        A preset of that name is overwritten and keeps its ``[preset]`` settings. ``thumbnail`` is a JPEG.
+        A preset of that name is overwritten and keeps its ``[preset]`` settings. ``thumbnail`` is a JPEG. A link and a
+        file that is no preset are not replaced.
         """
         name = name.strip()
         if not is_valid_name(name):
@@ -223,9 +225,14 @@ class PresetLibrary:
         text = tomli_w.dumps(_changed_values(values) | self._settings_of(name))
         try:
             self.folders[-1].mkdir(parents=True, exist_ok=True)
+            picture, is_new = path.with_suffix(".jpg"), not os.path.lexists(path)
+            check_replaceable(path)
+            if not is_new:
+                _check_preset(path, name)
             write_atomically(path, text)
-            if thumbnail is not None:
-                write_atomically(path.with_suffix(".jpg"), thumbnail)
+            if thumbnail is not None and not (is_new and os.path.lexists(picture)):  # that picture is another one
+                check_replaceable(picture)
+                write_atomically(picture, thumbnail)
         except OSError as error:
             raise InvalidValue(f"preset {name!r} cannot be saved in {self.folders[-1]}: {error.strerror}") from None
         self.poll()
@@ -247,6 +254,14 @@ class PresetLibrary:
             "model": preset.model,
         }
         return {"preset": {key: value for key, value in settings.items() if value is not None}}
+
+
+def _check_preset(path: Path, name: str) -> None:
+    """Check that a file which a save would overwrite is a preset. Raises InvalidValue."""
+    try:
+        read_preset(path, name)
+    except InvalidValue as error:
+        raise InvalidValue(f"{error}; a save does not overwrite this file") from None
 
 
 def _changed_values(values: Mapping[str, Value]) -> dict[str, Any]:

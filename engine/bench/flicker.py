@@ -9,6 +9,7 @@ less only because they blur.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="denoising steps (default: 2)")
     parser.add_argument("--sheet", type=Path, help="PNG for four frames of each setting (default: none)")
     options = parser.parse_args()
+    if options.sheet and os.path.lexists(options.sheet):
+        parser.error(f"--sheet {options.sheet} exists; choose another name")
     device = pick_device()
     model = load(options.model, device, pick_dtype("auto", device))
     common: dict[str, Value] = {"/prompt": options.prompt, "/strength": options.strength, "/steps": options.steps}

@@ -92,6 +92,14 @@ def replace_atomically(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def create_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary file as ``replace_atomically`` does, for a free name. Raises FileExistsError if it is not."""
+    with replace_atomically(path) as temporary:
+        yield temporary
+        os.close(create_new(path))
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write ``content`` (text as UTF-8) to ``path`` through ``replace_atomically``. Raises OSError."""
     with replace_atomically(path) as temporary:

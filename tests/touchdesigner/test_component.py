@@ -306,3 +306,14 @@ def test_only_documented_operators_are_used(built: tuple[TouchDesigner, Operator
     import build
 
     assert {kind for kind, _, _ in build.OPERATORS.values()} <= set(OPERATORS)
+
+
+def test_the_component_replaces_no_other_file(built: tuple[TouchDesigner, Operator], tmp_path: Path) -> None:
+    import build
+
+    mine = tmp_path / "show.toe"
+    mine.write_text("mine")
+    with pytest.raises(ValueError, match="choose another name"):
+        build.tox(str(mine))
+    assert mine.read_text() == "mine"
+    assert build.tox(str(tmp_path / "Phosphene.tox")) == str(tmp_path / "Phosphene.tox")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +160,8 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, nargs="*", default=[], help="videos of real footage (default: none)")
     parser.add_argument("--sheet", type=Path, help="PNG for a contact sheet of the first 64 pictures (default: none)")
     options = parser.parse_args()
+    if options.sheet and os.path.lexists(options.sheet):
+        parser.error(f"--sheet {options.sheet} exists; choose another name")
     device = pick_device(options.device)
     model = load(options.model, device, pick_dtype(options.dtype, device))
     clips = {path.stem: read_square_frames(path, SIZE, FRAMES_PER_CLIP, spread=True) for path in options.clips}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from engine.models import POCKET
+from engine.shared.files import temporary_name
+from engine.shared.user_files import read_bytes
 from engine.training.loop import Limit
 from engine.training.pocket import autoencoder, compress, consistency_distillation, diffusion
 from engine.training.pocket.dataset import LatentDataset, build_dataset
@@ -29,6 +32,22 @@ SIZE = 256
 STAGES = ("autoencoder", "diffusion", "distillation", "save")
 STAGE_ALIASES = {"distil": "distillation"}
 MAX_SHARD_SIZE = "3800KB"
+#: What the model folder holds.
+INDEX_NAME = "model_index.json"
+ENTRIES = {INDEX_NAME, "scheduler", "text_encoder", "tokenizer", "unet", "vae"}
+MAX_INDEX_BYTES = 65536
+MODEL_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "safety_checker": [None, None],
+    "requires_safety_checker": False,
+    "image_encoder": [None, None],
+    "scheduler": ["diffusers", "LCMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderTiny"],
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -48,6 +67,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if start <= 2:
         train_distillation(work, options)
     save(work, options.out)
+
+
+def check_folders(work: Path, out: Path) -> None:
+    """Check before the training that its result replaces nothing but an earlier result. Raises ValueError."""
+    if (work / INDEX_NAME).exists():
+        raise ValueError(f"--work {work} is a model folder; choose another")
+    if not os.path.lexists(out):
+        return
+    if out.is_symlink() or not out.is_dir():
+        raise ValueError(f"--out {out} is not a folder")
+    entries = {path.name for path in out.iterdir()}
+    if not entries:
+        return
+    try:
+        index = json.loads(read_bytes(out / INDEX_NAME, MAX_INDEX_BYTES))
+    except (OSError, ValueError):
+        index = None
+    if index != MODEL_INDEX or entries - ENTRIES:
+        raise ValueError(f"--out {out} holds something else than a model that this command wrote; choose another")
 
 
 def load_dataset(work: Path, options: argparse.Namespace) -> LatentDataset:
@@ -138,8 +176,25 @@ def compress_autoencoder(options: argparse.Namespace) -> AutoencoderTiny:
 
 
 def save(work: Path, out: Path) -> None:
-    """Write the diffusers folder: float16 safetensors in files below 4 MiB, the tokenizer in both of its formats."""
-    shutil.rmtree(out, ignore_errors=True)
+    """Write the diffusers folder: float16 safetensors in files below 4 MiB, the tokenizer in both of its formats.
+
+    It is written next to ``out`` and moved there when it is whole, over an earlier result.
+    """
+    temporary, replaced = temporary_name(out), temporary_name(out)
+    try:
+        _write_model(work, temporary)
+        check_folders(work, out)
+        if out.exists():
+            out.rename(replaced)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
+    total = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    log.info("wrote %s, %.2f MiB", out, total / 2**20)
+
+
+def _write_model(work: Path, out: Path) -> None:
     for model, name in (
         (AutoencoderTiny.from_pretrained(work / "vae"), "vae"),
         (UNet2DConditionModel.from_pretrained(work / "unet"), "unet"),
@@ -153,25 +208,11 @@ def save(work: Path, out: Path) -> None:
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in bpe["merges"]]
     (out / "tokenizer" / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
     diffusion.new_scheduler().save_pretrained(out / "scheduler")
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "feature_extractor": [None, None],
-        "safety_checker": [None, None],
-        "requires_safety_checker": False,
-        "image_encoder": [None, None],
-        "scheduler": ["diffusers", "LCMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderTiny"],
-    }
-    (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (out / INDEX_NAME).write_text(json.dumps(MODEL_INDEX, indent=2) + "\n", encoding="utf-8")
     for path in out.glob("*/config.json"):  # no path of the training machine
         config = json.loads(path.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    total = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    log.info("wrote %s, %.2f MiB", out, total / 2**20)
 
 
 def _limit(options: argparse.Namespace, part: int) -> Limit:
@@ -236,7 +277,12 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     length.add_argument(
         "--steps", type=int, nargs=4, metavar=parts, help="optimiser steps instead of minutes, for repeatable weights"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    try:
+        check_folders(options.work, options.out)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
 
 
 if __name__ == "__main__":

@@ -117,6 +117,29 @@ def test_the_next_message_is_learned_and_saved(tmp_path: Path) -> None:
     ) == (1.0, 0.5, 1.0)
 
 
+@pytest.mark.parametrize("kind", ["link", "folder", "broken", "other"])
+def test_what_is_no_map_is_not_replaced_by_learned_bindings(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "learned.toml"
+    state = State()
+    desks = ControllerMap(state, [], tmp_path)
+    if kind == "link":
+        (tmp_path / "mine.toml").write_text(table(address="/1/fader1", to="/mix"))
+        path.symlink_to("mine.toml")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.write_text('[[map]]\naddress = "/half' if kind == "broken" else "strength = 0.5\n")
+    before = [(file.name, file.is_file() and file.read_text()) for file in sorted(tmp_path.iterdir())]
+    state.set("/learn", ["strength"], "panel")
+    assert desks.handle("/midi/cc/1/20", [127], "a controller")
+    assert "the learned bindings cannot be saved" in caplog.text
+    assert [(file.name, file.is_file() and file.read_text()) for file in sorted(tmp_path.iterdir())] == before
+    assert desks.handle("/midi/cc/1/20", [127], "a controller")
+    assert state.snapshot()["/strength"] == 1.0, "they are in use all the same"
+
+
 def test_an_address_bound_by_two_maps_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path / "mine.toml", table(address="/1/fader1", to="/mix") + table(address="/1/fader2", to="/strength"))
     with caplog.at_level(logging.WARNING):

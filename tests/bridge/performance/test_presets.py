@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,46 @@ def test_a_save_keeps_the_settings_of_the_preset_and_its_thumbnail(tmp_path: Pat
     assert after.values == {"/strength": 0.25}
     assert (after.title, after.timing, after.model) == (before.title, before.timing, before.model)
     assert library.thumbnail("mine") == b"JPEG"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and pipes of POSIX")
+def test_a_save_replaces_presets_alone(tmp_path: Path) -> None:
+    values = {row.name: row.default for row in TABLE.values()} | {"/strength": 0.25}
+    (tmp_path / "elsewhere.toml").write_text("strength = 0.5\n")
+    folder = tmp_path / "presets"
+    folder.mkdir()
+    (folder / "link.toml").symlink_to("../elsewhere.toml")
+    (folder / "dangling.toml").symlink_to("../nothing.toml")
+    (folder / "folder.toml").mkdir()
+    (folder / "desk.toml").write_text('[[map]]\naddress = "/1/fader1"\nto = "/mix"\n')
+    (folder / "new.jpg").write_bytes(b"a photo")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    library = PresetLibrary([folder])
+    os.mkfifo(folder / "pipe.toml")
+    for name in ("link", "dangling", "folder", "desk", "pipe"):
+        with pytest.raises(InvalidValue) as error:
+            library.save(name, values, b"JPEG")
+        assert "\n" not in str(error.value)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    (folder / "pipe.toml").unlink()
+    assert library.save("new", values, b"JPEG").is_file()
+    assert (folder / "new.jpg").read_bytes() == b"a photo", "it was there before the preset"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the size limit of POSIX")
+def test_a_save_that_fails_leaves_the_old_preset(tmp_path: Path) -> None:
+    import resource
+
+    values = {row.name: row.default for row in TABLE.values()}
+    library = PresetLibrary([tmp_path])
+    library.save("mine", values | {"/strength": 0.25})
+    before = (tmp_path / "mine.toml").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5, hard))
+    try:
+        with pytest.raises(InvalidValue, match="cannot be saved"):
+            library.save("mine", values | {"/strength": 0.75})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
+    assert (tmp_path / "mine.toml").read_bytes() == before

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from engine.shared.errors import first_line
-from engine.shared.files import FolderWatcher, replace_atomically, write_atomically
+from engine.shared.files import (
+    FolderWatcher,
+    create_atomically,
+    create_new,
+    replace_atomically,
+    temporary_files,
+    temporary_name,
+    write_atomically,
+)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -84,3 +93,56 @@ def test_a_folder_that_is_gone_has_no_files(tmp_path: Path) -> None:
 )
 def test_the_first_line_is_never_empty(error: Exception, line: str) -> None:
     assert first_line(error) == line
+
+
+def test_threads_that_replace_one_file_do_not_share_a_temporary_file(tmp_path: Path) -> None:
+    path = tmp_path / "one.toml"
+    errors: list[OSError] = []
+
+    def write_often(letter: str) -> None:
+        try:
+            for _ in range(50):
+                write_atomically(path, letter * 5000)
+        except OSError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write_often, args=(letter,)) for letter in "abcd"]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        if path.exists():
+            assert len(path.read_text()) == 5000
+            assert len(set(path.read_text())) == 1
+    assert not errors
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links of POSIX")
+def test_a_link_is_not_followed_by_a_new_file(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("mine")
+    with pytest.raises(FileExistsError):
+        create_new(tmp_path / "link")
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_name_that_came_into_use_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "report.zip"
+
+    def write_slowly() -> None:
+        with create_atomically(path) as temporary:
+            temporary.write_text("new")
+            path.write_text("mine")
+
+    with pytest.raises(FileExistsError):
+        write_slowly()
+    assert path.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_temporary_files_are_told_from_those_of_users(tmp_path: Path) -> None:
+    path = tmp_path / "show[1].json"
+    mine = {".show[1].backup.json", ".show[1].json", ".show1.4711.json", ".show[1].4711-0a1b2c3d.old", "show[1].json"}
+    left = {".show[1].4711.json", ".show[1].4711-0a1b2c3d.json", temporary_name(path).name}
+    for name in mine | left:
+        (tmp_path / name).write_text("")
+    assert {file.name for file in temporary_files(path)} == left

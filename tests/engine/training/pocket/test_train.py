@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,45 @@ from engine.training.pocket.noise_pairing import (
 from engine.training.pocket.palette import dominant_colour
 from engine.training.pocket.patterns import PATTERNS
 from engine.training.pocket.text_encoder import new_text_encoder, new_tokenizer
-from engine.training.pocket.train import parse_options
+from engine.training.pocket.train import ENTRIES, parse_options, save
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("case", ["file", "home", "other model", "more files", "work"])
+def test_a_folder_that_holds_something_else_is_not_replaced(
+    tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    if case == "file":
+        out.write_text("mine")
+    else:
+        out.mkdir()
+        index = (POCKET / "model_index.json").read_text()
+        (out / "model_index.json").write_text(index.replace("LCM", "DDIM") if case == "other model" else index)
+        if case in ("home", "more files"):
+            (out / "diary.txt").write_text("mine")
+        if case == "home":
+            (out / "model_index.json").unlink()
+    with pytest.raises(SystemExit) as ended:
+        parse_options(["--work", str(out)] if case == "work" else ["--out", str(out), "--work", str(tmp_path / "work")])
+    assert ended.value.code == 2
+    assert str(out) in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_an_earlier_result_is_replaced_by_a_whole_model(tmp_path: Path) -> None:
+    work, out = tmp_path / "work", tmp_path / "out"
+    for name in ("vae", "unet", "text_encoder", "tokenizer"):
+        shutil.copytree(POCKET / name, work / name)
+    for _ in range(2):
+        save(work, out)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "work"]
+        assert (out / "model_index.json").read_text() == (POCKET / "model_index.json").read_text()
+    shutil.rmtree(work / "unet")
+    with pytest.raises(OSError, match="unet"):
+        save(work, out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "work"]
+    assert {path.name for path in out.iterdir()} == ENTRIES
 
 
 @pytest.fixture(scope="module")

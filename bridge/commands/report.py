@@ -23,6 +23,7 @@ from bridge.commands.output_check import check_files, report_failed_writes
 from bridge.errors import UserError
 from bridge.performance import session
 from engine.shared.files import create_atomically
+from engine.shared.user_files import open_regular
 
 HELP = "collect versions, settings and the last logs in a zip for a bug report"
 #: Bytes that are copied from the end of each log.
@@ -113,7 +114,7 @@ def _capture_doctor() -> str:
 def _read_tail(path: Path) -> str:
     """Return the last MAX_LOG_BYTES of a file, from a line's start on."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             file.seek(max(0, path.stat().st_size - MAX_LOG_BYTES))
             data = file.read()
     except OSError as error:

@@ -92,7 +92,10 @@ def run_abuses(abuses: Sequence[Abuse], seconds: float, descriptors: int) -> boo
         for abuse in abuses:
             if abuse.posix and sys.platform == "win32":
                 continue
-            if show is None or not show.is_usable():
+            if show is not None and not show.is_usable():
+                show.end()  # two shows never save to one session
+                show = None
+            if show is None:
                 show = cleanup.enter_context(RealShow(scratch, *SHOW_OPTIONS, descriptors=descriptors))
             outcomes.append(try_abuse(Target(show, scratch, hub, seconds), abuse))
             print(format_row(abuse, outcomes[-1]), flush=True)

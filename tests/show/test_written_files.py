@@ -25,7 +25,7 @@ def read_tree(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def refused(folder: Path, *arguments: str) -> str:
+def run_refused(folder: Path, *arguments: str) -> str:
     """Run a command that must be refused without a change to the folder, and return its line."""
     before, names = read_tree(folder), {path.name for path in folder.rglob("*")}
     result = phosphene(folder, *arguments)
@@ -45,8 +45,8 @@ def test_a_report_replaces_nothing(tmp_path: Path) -> None:
     (tmp_path / "dangling.zip").symlink_to("nothing.zip")
     os.mkfifo(tmp_path / "pipe.zip")
     for name in ("mine.zip", "folder", "link.zip", "dangling.zip", "pipe.zip", "missing/out.zip", "mine.zip/out.zip"):
-        assert name in refused(tmp_path, "report", name)
-    refused(tmp_path, "report", "~nobody-of-this-name/out.zip")
+        assert name in run_refused(tmp_path, "report", name)
+    run_refused(tmp_path, "report", "~nobody-of-this-name/out.zip")
     assert phosphene(tmp_path, "report", "new.zip").returncode == 0
     assert "about.json" in zipfile.ZipFile(tmp_path / "new.zip").namelist()
 
@@ -59,7 +59,7 @@ def test_a_benchmark_replaces_earlier_results_alone(tmp_path: Path) -> None:
     (tmp_path / "plot").mkdir()
     (tmp_path / "plot" / "guidance.png").write_bytes(b"mine")
     for name in ("file", "json", "plot", "missing/out"):
-        assert name.split("/")[0] in refused(tmp_path, "bench", *options, "--output", name)
+        assert name.split("/")[0] in run_refused(tmp_path, "bench", *options, "--output", name)
     for _ in range(2):
         result = phosphene(tmp_path, "bench", *options, "--output", "out")
         assert result.returncode == 0, result.stderr
@@ -76,10 +76,10 @@ def test_thumbnails_replace_nothing_unless_asked(tmp_path: Path) -> None:
     (tmp_path / "stills").mkdir()
     assert cv2.imwrite(str(tmp_path / "stills" / "mine.jpg"), cv2.imread("presets/thumbnails/lava.jpg"))
     common = ("presets", "--presets", "presets", "--for", "mykind", "--device", "cpu")
-    assert "--overwrite" in refused(tmp_path, *common, "--thumbnails", "out")
-    assert "file" in refused(tmp_path, *common, "--thumbnails", "file")
+    assert "--overwrite" in run_refused(tmp_path, *common, "--thumbnails", "out")
+    assert "file" in run_refused(tmp_path, *common, "--thumbnails", "file")
     reads = (*common, "--input", "stills", "--thumbnails", "stills", "--overwrite")
-    assert "which is read" in refused(tmp_path, *reads)
+    assert "which is read" in run_refused(tmp_path, *reads)
     assert phosphene(tmp_path, *common, "--thumbnails", "out", "--overwrite").returncode == 0
     assert cv2.imread(str(tmp_path / "out" / "mine.jpg")) is not None
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["mine.jpg"]

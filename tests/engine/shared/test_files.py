@@ -139,7 +139,7 @@ def test_a_name_that_came_into_use_is_not_replaced(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_temporary_files_are_told_from_those_of_users(tmp_path: Path) -> None:
+def test_temporary_files_are_no_files_of_users(tmp_path: Path) -> None:
     path = tmp_path / "show[1].json"
     mine = {".show[1].backup.json", ".show[1].json", ".show1.4711.json", ".show[1].4711-0a1b2c3d.old", "show[1].json"}
     left = {".show[1].4711.json", ".show[1].4711-0a1b2c3d.json", temporary_name(path).name}

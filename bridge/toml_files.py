@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import tomllib
 from collections.abc import Iterable
@@ -11,13 +12,16 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from bridge.toml_lines import KeyPath, line_of
+from bridge.toml_lines import KeyPath, check_bounds, line_of
 from engine.shared.errors import first_line
 from engine.shared.parameter import InvalidValue, abbreviate
+from engine.shared.user_files import list_folder, read_bytes
 
 T = TypeVar("T", bound=msgspec.Struct)
 #: The name of a preset, a cue list or a desk map. It is never a path.
 VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}")
+#: Files of one folder that are read.
+MAX_FILES_PER_FOLDER = 1000
 NAME_RULE = "a name consists of letters, digits, spaces, dots, dashes and underscores"
 _EXPECTED = re.compile(r"Expected `(?P<types>[^`]*)`(?: of length (?P<length>\d+))?")
 _PATH_PART = re.compile(r"\.(\w+)|\[(\d+)\]")
@@ -48,8 +52,11 @@ def is_valid_name(name: str) -> bool:
 
 
 def list_toml_files(folders: Iterable[Path]) -> list[Path]:
-    """Return the TOML files of each folder in order of their names, without hidden files. A missing folder has none."""
-    return [path for folder in folders for path in sorted(folder.glob("*.toml")) if not path.name.startswith(".")]
+    """Return the TOML files of each folder in order of their names, without hidden files. A missing folder has none.
+
+    Only the first MAX_FILES_PER_FOLDER of a folder are returned.
+    """
+    return [path for folder in folders for path in list_folder(folder, ".toml", MAX_FILES_PER_FOLDER)]
 
 
 def shipped_toml_files(*folder: str) -> dict[str, Any]:
@@ -65,13 +72,16 @@ def read_toml(path: Any, what: str, max_bytes: int, type_: type[T], rest: str = 
     no fields of their own. Raises InvalidValue, one line with the line number of the key at fault.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, max_bytes) if isinstance(path, Path) else path.read_bytes()
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise InvalidValue(f"{what} is larger than {max_bytes} bytes") from None
         raise InvalidValue(f"{what} cannot be read: {error.strerror}") from None
-    if len(data) > max_bytes:
-        raise InvalidValue(f"{what} is larger than {max_bytes} bytes")
+    except ValueError:  # a null character
+        raise InvalidValue(f"{what} cannot be read: not a file name") from None
     try:
         text = data.decode("utf-8")
+        check_bounds(text)
         content = tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise InvalidValue(f"{what} is not UTF-8: byte {error.start} is invalid") from None

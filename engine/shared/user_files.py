@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import os
 import stat
 from pathlib import Path
@@ -21,6 +22,8 @@ MAX_IMAGE_BYTES = 64 << 20
 MAX_IMAGE_PIXELS = 8192 * 8192
 #: Formats that are decoded, by their names in Pillow.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+#: Entries of a folder that are looked at.
+MAX_FOLDER_ENTRIES = 20_000
 
 
 def check_regular(path: Path) -> os.stat_result:
@@ -53,6 +56,21 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
         if size > max_bytes:
             raise OSError(errno.EFBIG, f"larger than {_format_bytes(max_bytes)}", str(path))
         return file.read(size)  # no more than its size: files of the kernel have none, and some never end
+
+
+def list_folder(folder: Path, suffix: str, max_files: int) -> list[Path]:
+    """Return the first ``max_files`` names that end in ``suffix``, sorted, without hidden ones.
+
+    A folder that cannot be listed has none, and only its first MAX_FOLDER_ENTRIES entries are looked at.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in itertools.islice(entries, MAX_FOLDER_ENTRIES)]
+    except (OSError, ValueError):
+        return []
+    return [folder / name for name in sorted(names) if os.path.normcase(name).endswith(suffix) and name[0] != "."][
+        :max_files
+    ]
 
 
 def read_image(path: Path, max_bytes: int = MAX_IMAGE_BYTES, max_pixels: int = MAX_IMAGE_PIXELS) -> NDArray[np.uint8]:

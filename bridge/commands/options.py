@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.errors import UserError
+from bridge.file_reader import FileReader, expand_user
 from engine.shared.options import ACCELERATORS, EngineOptions
 from engine.shared.parameter import Value
 from engine.shared.snapshot import parse_settings
@@ -101,8 +102,8 @@ def preset_folders(options: argparse.Namespace) -> list[Path] | None:
     """Return the folders of ``--presets``; None for the default folder. Raises UserError."""
     if options.presets is None:
         return None
-    folder = Path(options.presets).expanduser()
-    if not folder.is_dir():
+    folder = expand_user(options.presets)
+    if not FileReader().call(f"--presets {folder}", folder.is_dir):
         raise UserError(f"--presets takes a folder, got {options.presets!r}")
     return [folder]
 

@@ -20,7 +20,7 @@ from bridge.commands.options import (
 from bridge.commands.output_check import check_files, list_inputs, report_failed_writes
 from bridge.errors import UserError
 from bridge.images import THUMBNAIL_PIXELS, encode_jpeg, fit
-from bridge.performance.presets import PresetLibrary, format_presets
+from bridge.performance.presets import PresetLibrary
 from bridge.textures.pattern import draw
 from engine.shared.files import create_atomically, replace_atomically
 from engine.shared.frame import Frame, Pixels
@@ -81,3 +81,21 @@ def render_thumbnails(options: argparse.Namespace, library: PresetLibrary) -> in
                 temporary.write_bytes(encode_jpeg(last, THUMBNAIL_PIXELS))
     print(f"{len(chosen)} thumbnails → {folder}")
     return 0
+
+
+def format_presets(library: PresetLibrary) -> str:
+    """Return all presets as a table for the terminal."""
+    rows = [
+        (
+            str(preset.number or ""),
+            preset.name,
+            preset.title,
+            preset.model,
+            f"{preset.timing.length:g} {preset.timing.unit}" if preset.timing.length else "",
+        )
+        for preset in library.ordered
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

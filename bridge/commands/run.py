@@ -128,7 +128,8 @@ def main(options: argparse.Namespace) -> int:
         cleanup.callback(show.close)
         if access.exposed:
             user_folders = [Path(folder) for folder in options.files or ()]
-            state.confine = confine_files([*user_folders, *show.automation.presets.folders])
+            folders = [*user_folders, *show.automation.presets.folders]
+            state.confine = show.files.call("--files", partial(confine_files, folders))
         osc, panel = _open_servers(show, options, access, limits, cleanup)
         inputs = [path for thread in (show.source, show.second) if thread and (path := thread.source.path)]
         for thread in show.sinks:
@@ -149,7 +150,7 @@ def main(options: argparse.Namespace) -> int:
             show.open()
             if options.open and can_open_browser():
                 threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
-            hook_watch = HookWatch(options.hooks, state) if options.hooks else None
+            hook_watch = HookWatch(options.hooks, state, show.files) if options.hooks else None
             status_line = StatusLine()
             try:
                 _loop(show, options, stop, started, status_line, recovered is not None)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ast
 import logging
+import math
 import threading
 from pathlib import Path
 
 from bridge.control.state import State
+from bridge.file_reader import FileReader
 from bridge.rate_limit import RateLimit
-from engine.shared.files import FolderWatcher
+from engine.shared.errors import first_line
+from engine.shared.files import FolderScan, FolderWatcher
 from engine.shared.parameter import InvalidValue, Parameter
 from engine.shared.table import HOOK_NAME, declare
 from engine.shared.text import is_valid_unicode
+from engine.shared.user_files import MAX_HOOK_BYTES, MAX_HOOK_FILES, list_folder, read_bytes
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
@@ -21,7 +25,7 @@ MAX_PARAMETERS_PER_FILE = 32
 
 def list_hook_files(folder: Path) -> list[Path]:
     """Return the hook files of a folder, sorted by name. A leading underscore excludes a file."""
-    return sorted(path for path in folder.glob("*.py") if HOOK_NAME.fullmatch(path.stem))
+    return [path for path in list_folder(folder, ".py", MAX_HOOK_FILES) if HOOK_NAME.fullmatch(path.stem)]
 
 
 def parse_parameters(path: Path) -> list[Parameter]:
@@ -32,11 +36,14 @@ def parse_parameters(path: Path) -> list[Parameter]:
     name = path.stem
     rows = [Parameter(f"/hook/{name}/on", "bool", True, f"Enable the effect {name}")]
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(read_bytes(path, MAX_HOOK_BYTES).decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidValue(f"hook {name} is not readable: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidValue(f"hook {name} is not readable: {reason}") from None
     except SyntaxError as error:
         raise InvalidValue(f"hook {name} is not valid Python, line {error.lineno}: {error.msg}") from None
+    except (ValueError, RecursionError, MemoryError) as error:  # null bytes, or nested too deeply
+        raise InvalidValue(f"hook {name} is not valid Python: {first_line(error)}") from None
     for node in tree.body:
         if not isinstance(node, ast.Assign) or not any(
             isinstance(target, ast.Name) and target.id == "PARAMETERS" for target in node.targets
@@ -45,7 +52,7 @@ def parse_parameters(path: Path) -> list[Parameter]:
         place = f"hook {name}, line {node.lineno}"
         try:
             table = ast.literal_eval(node.value)
-        except ValueError:
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             raise InvalidValue(f"{place}: PARAMETERS must be plain values") from None
         if not isinstance(table, dict) or len(table) > MAX_PARAMETERS_PER_FILE:
             limit = f"at most {MAX_PARAMETERS_PER_FILE} entries"
@@ -61,17 +68,24 @@ def _parse_entry(hook: str, place: str, key: object, entry: object) -> Parameter
         raise InvalidValue(f"{place}: {key} must be (default, min, max, help)")
     if not is_valid_unicode(entry[3]):
         raise InvalidValue(f"{place}: the help of {key} is not valid Unicode")
-    numbers = [float(n) for n in entry[:3] if isinstance(n, int | float) and not isinstance(n, bool)]
-    if len(numbers) != 3 or not numbers[1] <= numbers[0] <= numbers[2]:
+    try:
+        numbers = [float(n) for n in entry[:3] if isinstance(n, int | float) and not isinstance(n, bool)]
+    except OverflowError:
+        numbers = []
+    if len(numbers) != 3 or not -math.inf < numbers[1] <= numbers[0] <= numbers[2] < math.inf:
         raise InvalidValue(f"{place}: {key} must satisfy min ≤ default ≤ max")
     return Parameter(f"/hook/{hook}/{key}", "float", numbers[0], entry[3], low=numbers[1], high=numbers[2])
 
 
 def declare_all(folder: str) -> list[Parameter]:
     """Declare the parameters of every hook in ``folder``. Raises InvalidValue if a file or the folder is invalid."""
-    if not Path(folder).is_dir():
-        raise InvalidValue(f"--hooks {folder}: no such folder")
-    rows = [row for path in list_hook_files(Path(folder)) for row in parse_parameters(path)]
+
+    def read() -> list[Parameter]:
+        if not Path(folder).is_dir():
+            raise InvalidValue(f"--hooks {folder}: no such folder")
+        return [row for path in list_hook_files(Path(folder)) for row in parse_parameters(path)]
+
+    rows = FileReader().call(f"--hooks {folder}", read)
     declare(rows)
     return rows
 
@@ -79,19 +93,22 @@ def declare_all(folder: str) -> list[Parameter]:
 class HookWatch:
     """Declares the parameters of the folder's hooks anew when a file comes, goes or changes.
 
-    An invalid file keeps the parameters that it declared before.
+    An invalid file keeps the parameters that it declared before. ``reader`` reads the files.
     """
 
-    def __init__(self, folder: str, state: State) -> None:
-        self._state = state
+    def __init__(self, folder: str, state: State, reader: FileReader | None = None) -> None:
+        self._state, self._reader, self._place = state, reader or FileReader(), f"hooks in {folder}"
         self._watcher = FolderWatcher(lambda: list_hook_files(Path(folder)), self._load)
         self._stop = threading.Event()
         self.poll()
         threading.Thread(target=self._run, name="hooks", daemon=True).start()
 
     def poll(self) -> None:
-        """Read the folder once."""
-        if self._watcher.poll():
+        """Let the reader read the folder once."""
+        self._reader.submit(self._place, self._watcher.scan, self._accept, key=self._place)
+
+    def _accept(self, scan: FolderScan[list[Parameter]] | None) -> None:
+        if self._watcher.accept(scan):
             self._state.declare([row for rows in self._watcher.entries.values() for row in rows])
 
     def close(self) -> None:

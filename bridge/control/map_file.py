@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 
+from bridge.file_reader import expand_user
 from bridge.toml_files import NAME_RULE, FieldError, is_valid_name, list_toml_files, read_toml, shipped_toml_files
 from engine.shared.parameter import InvalidValue, Parameter
 from engine.shared.table import lookup
@@ -181,13 +182,13 @@ def load_map(name: str, folder: Path | None = None) -> list[Binding]:
     Raises InvalidValue.
     """
     if name.endswith(".toml"):
-        path = Path(name).expanduser()
+        path = expand_user(name)
         return read_map(path, path.stem)
     if not is_valid_name(name):
         raise InvalidValue(f"desk map {name[:80]!r}: {NAME_RULE}")
     paths = _list_maps(folder)
     if name not in paths:
-        names = ", ".join(sorted(paths))
+        names = ", ".join(sorted(paths))[:400]
         raise InvalidValue(f"no desk map {name!r}; there are {names}, or give the path of a .toml file")
     return read_map(paths[name], name)
 

@@ -5,40 +5,47 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import tomli_w
 
 from bridge.control.map_file import Binding, load_map, read_map
 from bridge.control.state import State
+from bridge.file_reader import FileReader
 from engine.shared.files import check_replaceable, write_atomically
 from engine.shared.parameter import InvalidValue, Parameter
 from engine.shared.table import lookup
+from engine.shared.text import to_line
 
 log = logging.getLogger(__name__)
 #: The map that holds learned bindings.
 LEARNED = "learned"
+#: Addresses bound twice that are named.
+MAX_PROBLEMS = 100
 
 
 class ControllerMap:
     """The bindings of the desk maps in use; a later map overrides the addresses of an earlier one.
 
     ``names`` are those of the maps, ``folder`` holds the user's. Learned bindings are saved there in ``learned.toml``,
-    which is always in use. ``problems`` lists addresses that were bound twice.
+    which is always in use. ``problems`` lists addresses that were bound twice. ``reader`` reads and writes the files.
     """
 
-    def __init__(self, state: State, names: Sequence[str] = (), folder: Path | None = None) -> None:
-        self._state, self._folder = state, folder
+    def __init__(
+        self, state: State, names: Sequence[str] = (), folder: Path | None = None, reader: FileReader | None = None
+    ) -> None:
+        self._state, self._folder, self._reader = state, folder, reader or FileReader()
+        self._place = f"desk maps in {folder}"
         self._lock = threading.RLock()
         self._learning: Parameter | None = None
         self.problems: list[str] = []
         self.bindings: list[Binding] = []
         for name in names:
-            self._add(load_map(name, folder))
-        learned = folder / f"{LEARNED}.toml" if folder is not None else None
-        if learned is not None and learned.exists() and LEARNED not in names:
+            self._add(self._reader.call(f"desk map {name[:80]!r}", partial(load_map, name, folder)))
+        if folder is not None and LEARNED not in names:
             try:
-                self._add(read_map(learned, LEARNED))
+                self._add(self._reader.call(self._place, partial(_load_learned, folder)))
             except InvalidValue as error:
                 log.error("%s", error)
         state.on_command("/learn", self.learn)
@@ -106,27 +113,37 @@ class ControllerMap:
         self._save()
 
     def _report(self, problem: str) -> None:
-        self.problems.append(problem)
+        self.problems = [*self.problems, to_line(problem, 300)][-MAX_PROBLEMS:]
         log.warning("%s", problem)
 
     def _save(self) -> None:
         """Save the learned bindings."""
-        if self._folder is None:
+        folder = self._folder
+        if folder is None:
             return
         tables = [
             {"address": entry.address, "to": entry.to, "argument": entry.argument, "from": list(entry.input_range)}
             for entry in self.bindings
             if entry.map_name == LEARNED
         ]
-        try:
-            path = self._folder / f"{LEARNED}.toml"
-            self._folder.mkdir(parents=True, exist_ok=True)
+        text, path = tomli_w.dumps({"map": tables}), folder / f"{LEARNED}.toml"
+
+        def write() -> None:
+            folder.mkdir(parents=True, exist_ok=True)
             check_replaceable(path)
             if path.exists():
                 read_map(path, LEARNED)  # a file that is no map, such as one that is being edited, stays
-            write_atomically(path, tomli_w.dumps({"map": tables}))
-        except (OSError, InvalidValue) as error:
-            log.error("the learned bindings cannot be saved: %s", getattr(error, "strerror", None) or error)
+            write_atomically(path, text)
+
+        def report(reason: str) -> None:
+            self._state.reject(f"the learned bindings cannot be saved: {reason}", self._place)
+
+        self._reader.submit(self._place, write, fail=report, key=(self._place, LEARNED), is_write=True)
+
+
+def _load_learned(folder: Path) -> list[Binding]:
+    path = folder / f"{LEARNED}.toml"
+    return read_map(path, LEARNED) if path.exists() else []
 
 
 def _is_number(value: object) -> bool:

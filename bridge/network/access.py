@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import os
 import re
 import secrets
 import socket
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from engine.shared.parameter import InvalidValue
@@ -76,18 +78,30 @@ class AccessPolicy:
 def confine_files(folders: Iterable[Path]) -> Callable[[str], None]:
     """Return a check for file names from other machines: it accepts plain names, and files in one of ``folders``.
 
-    The check raises InvalidValue for any other.
+    The check raises InvalidValue for any other. It decides by the name alone, and touches the disk for files within
+    the folders only: a link there may lead outside, and elsewhere a folder may not answer. A plain name counts as a
+    file if it begins like an entry of the working folder at the start.
     """
-    roots = [folder.expanduser().resolve() for folder in folders]
+    places = [folder.expanduser() for folder in folders]
+    resolved = [folder.resolve() for folder in places]
+    roots = {*resolved, *(Path(os.path.abspath(folder)) for folder in places)}
+    working_folder, home = Path.cwd(), Path(os.path.expanduser("~"))
+    local: set[str] = set()
+    with suppress(OSError), os.scandir(working_folder) as entries:
+        local = {entry.name.casefold() for entry in entries}
+
+    def is_within(path: Path, folders: Iterable[Path]) -> bool:
+        return any(path.is_relative_to(folder) for folder in folders)
 
     def check(text: str) -> None:
-        if not text or (NAME.fullmatch(text) and not Path(text).exists()):
+        if not text or (NAME.fullmatch(text) and text.split("/")[0].casefold() not in local):
             return
+        path = home / text[2:] if text[:2] in ("~", "~/") else working_folder / text
         try:
-            path = Path(text).expanduser().resolve()
+            inside = is_within(Path(os.path.abspath(path)), roots) and is_within(path.resolve(), resolved)
         except (OSError, RuntimeError, ValueError):
             raise InvalidValue(f"{text[:80]!r} is not a file name") from None
-        if not any(path.is_relative_to(root) for root in roots):
+        if not inside or (text[0] == "~" and text[:2] not in ("~", "~/")):
             raise InvalidValue(f"{text[:80]!r} is outside the folders open to other machines; --files DIR opens one")
 
     return check

@@ -62,6 +62,7 @@ class PanelServer:
     ) -> None:
         self._show, self._osc_port = show, osc_port
         self._access = access or AccessPolicy(host)
+        self._page_files = {name: files("bridge.panel").joinpath(name).read_bytes() for name in PAGE_FILES}
         listener = open_listener(host, port)
         self._connections, self._viewers = Connections(listener, max_connections), Quota(MAX_VIEWERS)
         self.port: int = listener.getsockname()[1]
@@ -131,11 +132,11 @@ class PanelServer:
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return await self._sockets.serve_oscquery(request)
         if "text/html" in request.headers.get("Accept", "") and not request.query_string:
-            return _page_file("page.html")
+            return self._page_file("page.html")
         return await self._get_node(request)
 
     async def _get_page_file(self, request: web.Request) -> web.Response:
-        return _page_file(request.path.removeprefix("/"))
+        return self._page_file(request.path.removeprefix("/"))
 
     async def _get_node(self, request: web.Request) -> web.StreamResponse:
         """Return a node of OSCQuery's tree, or the attribute that the query names."""
@@ -195,18 +196,26 @@ class PanelServer:
         return response
 
     async def _get_thumbnail(self, request: web.Request) -> web.Response:
-        data = self._show.automation.presets.thumbnail(request.match_info["name"])
+        fetched: asyncio.Future[bytes | None] = self._loop.create_future()
+
+        def deliver(data: bytes | None) -> None:
+            if not fetched.done():
+                fetched.set_result(data)
+
+        self._show.automation.presets.fetch_thumbnail(
+            request.match_info["name"], lambda data: self._loop.call_soon_threadsafe(deliver, data)
+        )
+        data = await fetched
         if data is None:
             return web.Response(status=404, text="no such thumbnail")
         return web.Response(body=data, content_type="image/jpeg", headers={"Cache-Control": "max-age=60"})
+
+    def _page_file(self, name: str) -> web.Response:
+        """Return one of the page's files, as it was at the start."""
+        body, content_type = self._page_files[name], PAGE_FILES[name]
+        return web.Response(body=body, content_type=content_type, charset="utf-8", headers=NO_STORE)
 
 
 def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Report what a callback of the event loop raised, in one line."""
     http_log.error("%s: %s", context.get("message"), context.get("exception"))
-
-
-def _page_file(name: str) -> web.Response:
-    """Return one of the page's files."""
-    body = files("bridge.panel").joinpath(name).read_bytes()
-    return web.Response(body=body, content_type=PAGE_FILES[name], charset="utf-8", headers=NO_STORE)

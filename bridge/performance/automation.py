@@ -11,6 +11,7 @@ from typing import Any
 
 from bridge.control.state import State
 from bridge.control.tempo import Tempo
+from bridge.file_reader import FileReader
 from bridge.performance.crossfade import Crossfader
 from bridge.performance.cue_player import CuePlayer
 from bridge.performance.modulators import Modulators
@@ -26,14 +27,18 @@ class Automation:
     """Everything of one show that changes parameters over time, and the thread that ticks it.
 
     ``folders`` hold the user's presets, and cue lists in their subfolders ``cues``. ``capture`` returns the current
-    output as a JPEG, the thumbnail of a preset that is saved.
+    output as a JPEG, the thumbnail of a preset that is saved. ``reader`` reads and writes the files.
     """
 
     def __init__(
-        self, state: State, folders: Sequence[Path] | None = None, capture: Callable[[], bytes | None] = lambda: None
+        self,
+        state: State,
+        folders: Sequence[Path] | None = None,
+        capture: Callable[[], bytes | None] = lambda: None,
+        reader: FileReader | None = None,
     ) -> None:
         self.tempo = Tempo(state)
-        self.presets = PresetLibrary(folders)
+        self.presets = PresetLibrary(folders, reader)
         self.crossfader = Crossfader(state, self.tempo)
         self.modulators = Modulators(state, self.tempo)
         cue_folders = [folder / "cues" for folder in self.presets.folders]
@@ -72,6 +77,7 @@ class Automation:
                 if time.monotonic() - polled_at > POLL_SECONDS:
                     polled_at = time.monotonic()
                     self.presets.poll()
+                    self.cues.lists.poll()
             except Exception:  # an error in one of them must not stop the others
                 if limit.passes()[0]:
                     log.exception("automation tick failed")

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from bridge.file_reader import FileReader
 from bridge.performance.crossfade import Timing
-from bridge.performance.presets import coerce_values
+from bridge.performance.preset_file import coerce_values
 from bridge.toml_files import NAME_RULE, FieldError, is_valid_name, list_toml_files, read_toml, shipped_toml_files
+from engine.shared.files import FolderScan, FolderWatcher
 from engine.shared.parameter import InvalidValue, Value
 
 MAX_CUES = 10_000
+#: Cue lists that are held in memory, in bytes of their files.
+MAX_BYTES_OF_CUE_LISTS = 4 << 20
 MAX_CUE_LIST_BYTES = 1 << 20
 #: Longest delay or follow-on, in seconds or beats.
 MAX_WAIT = 86_400.0
@@ -144,20 +149,75 @@ def read_cue_list(path: Any, name: str) -> CueList:
     return CueList(name, cues, str(content.title))
 
 
-def list_cue_lists(folders: Sequence[Path]) -> dict[str, Any]:
-    """Return the files of all cue lists by name: the shipped ones, overridden by those in ``folders``."""
-    return shipped_toml_files("cues") | {
-        path.stem: path for path in list_toml_files(folders) if is_valid_name(path.stem)
-    }
-
-
 def load_cue_list(name: str, folders: Sequence[Path]) -> CueList:
     """Return the cue list ``name``; an empty name is an empty list. Raises InvalidValue."""
-    if not name:
-        return CueList("", ())
-    if not is_valid_name(name):
-        raise InvalidValue(f"cue list {name[:80]!r}: {NAME_RULE}")
-    paths = list_cue_lists(folders)
-    if name not in paths:
-        raise InvalidValue(f"no cue list {name!r}; there are {', '.join(sorted(paths))}")
-    return read_cue_list(paths[name], name)
+    return CueLibrary(folders).find(name)
+
+
+class CueLibrary:
+    """The cue lists of several folders in memory, and the shipped ones. A later folder overrides the same name.
+
+    ``reader`` reads the files. Raises InvalidValue where the folders do not answer.
+    """
+
+    def __init__(self, folders: Sequence[Path] = (), reader: FileReader | None = None) -> None:
+        self._folders, self._reader = list(folders), reader or FileReader()
+        self._place = f"cue lists in {', '.join(map(str, self._folders))}"
+        self._shipped = {name: read_cue_list(path, name) for name, path in shipped_toml_files("cues").items()}
+        #: Each list, or why its file cannot be used.
+        self._watcher: FolderWatcher[CueList | str] = FolderWatcher(self._list_files, self._load)
+        self._lists: dict[str, CueList | str] = {}
+        self._excess: set[Path] = set()
+        self._accept(self._reader.call(self._place, self._watcher.scan) if self._folders else None)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all cue lists, as they were last read."""
+        return sorted(self._lists)
+
+    def find(self, name: str) -> CueList:
+        """Return a cue list as it was last read; an empty name is an empty list. Raises InvalidValue."""
+        if not name:
+            return CueList("", ())
+        if not is_valid_name(name):
+            raise InvalidValue(f"cue list {name[:80]!r}: {NAME_RULE}")
+        content = self._lists.get(name)
+        if content is None:
+            raise InvalidValue(f"no cue list {name!r}; there are {', '.join(self.names)[:400]}")
+        if isinstance(content, str):
+            raise InvalidValue(content)
+        return content
+
+    def poll(self, then: Callable[[], None] = lambda: None, key: object = "poll") -> None:
+        """Let the reader reload the files that changed, and call ``then`` afterwards, also where that fails."""
+
+        def accept(scan: FolderScan[CueList | str] | None) -> None:
+            self._accept(scan)
+            then()
+
+        self._reader.submit(self._place, self._watcher.scan, accept, lambda _reason: then(), (self._place, key))
+
+    def _accept(self, scan: FolderScan[CueList | str] | None) -> None:
+        self._watcher.accept(scan)
+        self._lists = {**self._shipped, **{path.stem: entry for path, entry in self._watcher.entries.items()}}
+
+    def _list_files(self) -> list[Path]:
+        paths, total = [path for path in list_toml_files(self._folders) if is_valid_name(path.stem)], 0
+        excess = set()
+        for path in paths:
+            with suppress(OSError):
+                size = path.stat().st_size
+                total += size if size <= MAX_CUE_LIST_BYTES else 0
+            if total > MAX_BYTES_OF_CUE_LISTS:
+                excess.add(path)
+        self._excess = excess
+        return paths
+
+    def _load(self, path: Path, _previous: CueList | str | None) -> CueList | str:
+        """Return the list, or the problem. Every list stays in memory, so that it starts at once."""
+        if path in self._excess:
+            return f"cue list {path.stem!r} is not read: all together have more than {MAX_BYTES_OF_CUE_LISTS >> 20} MiB"
+        try:
+            return read_cue_list(path, path.stem)
+        except InvalidValue as error:
+            return str(error)

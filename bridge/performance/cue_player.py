@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from typing import Any
 from bridge.control.state import State
 from bridge.control.tempo import Tempo
 from bridge.performance.crossfade import Crossfader, Timing
-from bridge.performance.cue_list import Cue, CueList, list_cue_lists, load_cue_list
-from bridge.performance.presets import PresetLibrary, coerce_values
+from bridge.performance.cue_list import Cue, CueLibrary, CueList
+from bridge.performance.preset_file import coerce_values
+from bridge.performance.presets import PresetLibrary
 from engine.shared.parameter import InvalidValue, Value
 from engine.shared.table import TABLE
 
@@ -53,7 +55,8 @@ class CuePlayer:
         capture: Callable[[], bytes | None] = lambda: None,
     ) -> None:
         self._state, self._crossfader, self._tempo, self._presets = state, crossfader, tempo, presets
-        self.folders, self._clock, self._capture = list(folders), clock, capture
+        self._clock, self._capture = clock, capture
+        self.lists = CueLibrary(folders, presets.reader)
         self._lock = threading.RLock()
         self.list = CueList("", ())
         self._index = -1
@@ -88,7 +91,7 @@ class CuePlayer:
 
     def names(self) -> list[str]:
         """Return the names of all cue lists."""
-        return sorted(list_cue_lists(self.folders))
+        return self.lists.names
 
     def go(self) -> None:
         """Start the next cue, or continue a paused one."""
@@ -252,16 +255,31 @@ class CuePlayer:
         self._schedule.append(_Scheduled(now + wait, beats, action))
 
     def _save(self, name: str) -> None:
-        self._presets.save(name, dict(self._state.snapshot()), self._capture())
+        reject = self._state.reject
+        self._presets.save(
+            name, dict(self._state.snapshot()), self._capture(), lambda reason: reject(reason, "presets")
+        )
 
     def _load(self, name: str) -> None:
+        """Use the list as it was last read, at once, and then as it is now unless a cue of it has started."""
+        with suppress(InvalidValue):  # its file may be new, or mended
+            self._use(self.lists.find(name))
+        self.lists.poll(lambda: self._update(name), key="load")
+
+    def _update(self, name: str) -> None:
+        try:
+            cues = self.lists.find(name)
+        except InvalidValue as error:
+            self._state.reject(str(error), "cues")
+            return
         with self._lock:
-            try:
-                self.list = load_cue_list(name, self.folders)
-            except InvalidValue as error:
-                self._state.reject(str(error), "cues")
-                return
-            self._index, self._schedule = -1, []
+            if self._state.snapshot().text("/cue/list") == name and (self._index < 0 or self.list.name != name):
+                self._use(cues)
+
+    def _use(self, cues: CueList) -> None:
+        with self._lock:
+            if cues is not self.list:
+                self.list, self._index, self._schedule = cues, -1, []
 
     def _resume(self) -> None:
         if self._paused_at is not None:

@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 
 from bridge.control.state import State
+from bridge.file_reader import FileReader, expand_user
 from bridge.images import fit
 from engine.shared.frame import MAX_SIDE, Frame, Pixels
 from engine.shared.snapshot import Snapshot
+from engine.shared.user_files import read_image
 
 #: Length of a fade, and the silence of the engine or the source after which the fallback starts, in seconds.
 FADE_SECONDS, TIMEOUT_SECONDS = 0.4, 2.0
@@ -33,11 +35,11 @@ def choose_fallback(snapshot: Snapshot, engine_silence: float, source_silence: f
 class Fallback:
     """The fade between the picture and its fallback; belongs to the output thread.
 
-    A still is read on the thread that sets ``/fallback/still``; one that cannot be read is rejected.
+    ``reader`` reads the still of ``/fallback/still``; one that cannot be read is rejected.
     """
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def __init__(self, state: State, reader: FileReader | None = None) -> None:
+        self._state, self._reader = state, reader or FileReader()
         self._still: Pixels | None = None
         self._share, self._last_step, self._kind = 0.0, 0.0, "hold"
         state.on_set(self._follow)
@@ -71,18 +73,25 @@ class Fallback:
         if "/fallback/still" not in names:
             return
         name = self._state.snapshot().output.fallback.still
-        try:
-            self._still = read_still(Path(name).expanduser()) if name else None
-        except (OSError, cv2.error) as error:
-            reason = getattr(error, "strerror", None) or error
+        if not name:
+            self._still = None
+            return
+
+        def use(still: Pixels) -> None:
+            if self._state.snapshot().output.fallback.still == name:
+                self._still = still
+
+        def report(reason: str) -> None:
             self._state.reject(f"/fallback/still: {name[:80]!r}: {reason}", origin)
+
+        self._reader.submit("/fallback/still", lambda: read_still(expand_user(name)), use, report, "/fallback/still")
 
 
 def read_still(path: Path) -> Pixels:
-    """Read a picture file as RGBA. Raises OSError or cv2.error."""
-    if path.stat().st_size > MAX_STILL_BYTES:
-        raise OSError("the file is too large")
-    picture = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-    if picture is None or max(picture.shape) > 4 * MAX_SIDE:
-        raise OSError("not a picture that can be read")
-    return np.ascontiguousarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGBA))
+    """Read an image file as RGBA, at most MAX_SIDE in width and height. Raises OSError."""
+    picture = cv2.cvtColor(read_image(path, MAX_STILL_BYTES), cv2.COLOR_BGR2RGBA)
+    excess = max(picture.shape[:2]) / MAX_SIDE
+    if excess > 1:  # it is fitted to the output for every frame
+        height, width = (max(1, round(side / excess)) for side in picture.shape[:2])
+        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(picture, np.uint8)

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from bridge.control.state import State
 from bridge.images import dim, fit, resize
+from bridge.file_reader import FileReader
 from bridge.rate_limit import RateLimit
 from bridge.show.fallback import Fallback, choose_fallback
 from bridge.show.interpolation import Interpolator
@@ -31,8 +32,8 @@ class Presenter(threading.Thread):
     """Sends a new picture at once and repeats the last one without; or sends at a steady rate, with frames between.
 
     ``newest_input`` returns the input's newest frame, ``engine_silence`` the engine's silence in seconds,
-    ``working_size`` the size of the diffusion. ``output`` is the last picture that was sent, ``first_frame_at`` the
-    monotonic time of the engine's first frame.
+    ``working_size`` the size of the diffusion. ``reader`` reads the still. ``output`` is the last picture that was
+    sent, ``first_frame_at`` the monotonic time of the engine's first frame.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Presenter(threading.Thread):
         newest_input: Callable[[], Frame | None],
         engine_silence: Callable[[], float],
         working_size: Callable[[Snapshot], tuple[int, int]],
+        reader: FileReader | None = None,
     ) -> None:
         super().__init__(name="output", daemon=True)
         self.meter = FrameRateMeter()
@@ -50,7 +52,7 @@ class Presenter(threading.Thread):
         self.first_frame_at: float | None = None
         self._state, self._outbox, self._sinks = state, outbox, sinks
         self._newest_input, self._engine_silence, self._working_size = newest_input, engine_silence, working_size
-        self._interpolator, self._fallback = Interpolator(), Fallback(state)
+        self._interpolator, self._fallback = Interpolator(), Fallback(state, reader)
         self._newest: Frame | None = None
         self._due = 0.0
         self._stop_requested = threading.Event()

@@ -9,6 +9,7 @@ from bridge import release
 from bridge.control.mapping import ControllerMap
 from bridge.control.state import State
 from bridge.engine_process.supervisor import Supervisor
+from bridge.file_reader import FileReader
 from bridge.images import THUMBNAIL_PIXELS, encode_jpeg
 from bridge.osc.dispatch import OscControl
 from bridge.performance.automation import Automation
@@ -46,9 +47,10 @@ class Show:
         standby: bool = True,
     ) -> None:
         self.state = state
-        self.automation = Automation(state, presets, self._thumbnail)
+        self.files = FileReader()
+        self.automation = Automation(state, presets, self._thumbnail, self.files)
         folders = self.automation.presets.folders
-        self.desks = ControllerMap(state, desks, folders[-1] / "desks" if folders else None)
+        self.desks = ControllerMap(state, desks, folders[-1] / "desks" if folders else None, self.files)
         # After what a user's mistake may end, because it has shared memory to free.
         self.supervisor = Supervisor(state, options, standby)
         self.osc = OscControl(state, self.heartbeat, self.desks)
@@ -65,10 +67,12 @@ class Show:
             lambda: self.source.newest,
             lambda: self.supervisor.silence,
             self._working_size,
+            self.files,
         )
         self.session_files: list[Path] = []
         self.captures = Captures(state, self._list_users_of_captures)
         state.on_trigger("/reference/capture", self._capture)
+        self.files.open()
 
     @property
     def input(self) -> Frame | None:
@@ -108,6 +112,7 @@ class Show:
             sink.close()
         self.osc.close()
         self.automation.close()
+        self.files.close()
         for source in self._sources():
             source.close()
         self.supervisor.close()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -19,6 +18,7 @@ from engine.adapters.async_loader import AsyncLoader
 from engine.adapters.attention import ImagePrompt, KeysValues
 from engine.adapters.base import Adapter, resolve
 from engine.models import Model
+from engine.shared import user_files
 from engine.shared.errors import first_line
 from engine.shared.frame import Frame
 from engine.shared.parameter import InvalidValue
@@ -122,12 +122,11 @@ class ImagePromptAdapter(Adapter):
 def read_image(name: str) -> Tensor:
     """Read an image file as (3, H, W) in 0..1. Raises InvalidValue."""
     try:
-        data = np.fromfile(Path(name).expanduser(), np.uint8)
+        pixels = user_files.read_image(Path(name).expanduser())
     except OSError as error:
-        raise InvalidValue(f"image {name!r} cannot be read: {error.strerror}") from None
-    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if pixels is None:
-        raise InvalidValue(f"image {name!r} has an unknown format")
+        raise InvalidValue(f"image {name[:200]!r} cannot be read: {error.strerror or first_line(error)}") from None
+    except (ValueError, RuntimeError):  # a null character, or ~NAME of no user
+        raise InvalidValue(f"image {name[:200]!r} cannot be read: not a file name") from None
     return torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)).permute(2, 0, 1).float() / 255
 
 

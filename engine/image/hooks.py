@@ -29,6 +29,7 @@ from engine.shared.files import FolderWatcher
 from engine.shared.parameter import InvalidValue
 from engine.shared.settings import DEFAULT_HOOK, HookSettings
 from engine.shared.table import HOOK_NAME
+from engine.shared.user_files import MAX_HOOK_BYTES, MAX_HOOK_FILES, list_folder, read_bytes
 
 log = logging.getLogger(__name__)
 STAGES = ("before", "latent", "after")
@@ -101,7 +102,7 @@ class Hooks:
     def _load(self, path: Path, previous: Hook | None) -> Hook:
         try:
             namespace: dict[str, Any] = {"__name__": f"phosphene_hook_{path.stem}", "__file__": str(path)}
-            exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), namespace)
+            exec(compile(read_bytes(path, MAX_HOOK_BYTES).decode("utf-8"), str(path), "exec"), namespace)
             functions = {stage: namespace[stage] for stage in STAGES if callable(namespace.get(stage))}
             if not functions:
                 raise InvalidValue(f"hook {path.stem} not loaded: it defines none of {', '.join(STAGES)}")
@@ -116,7 +117,7 @@ class Hooks:
 
 
 def _list_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.py") if HOOK_NAME.fullmatch(path.stem))
+    return [path for path in list_folder(folder, ".py", MAX_HOOK_FILES) if HOOK_NAME.fullmatch(path.stem)]
 
 
 def _line_of(error: BaseException) -> str:

@@ -8,8 +8,10 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -18,6 +20,8 @@ from engine.shared.user_files import check_regular
 T = TypeVar("T")
 #: Characters of a file's name that its temporary file repeats: a file system limits a name to 255 bytes.
 MAX_STEM_LENGTH = 40
+#: Time after which a scan loads no further files.
+SCAN_SECONDS = 2.0
 
 
 def create_new(path: Path, mode: int = 0o666) -> int:
@@ -106,6 +110,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
+@dataclass(frozen=True)
+class FolderScan(Generic[T]):
+    """What a scan of a folder has found: the times and sizes of its files, and their entries."""
+
+    stamps: dict[Path, tuple[int, int]]
+    entries: dict[Path, T]
+
+
 class FolderWatcher(Generic[T]):
     """Load the files that ``list_files`` returns, and load a file again when its time or size changes.
 
@@ -120,21 +132,36 @@ class FolderWatcher(Generic[T]):
 
     def poll(self) -> bool:
         """Read the folder once. Return True if a file came, went or changed."""
+        return self.accept(self.scan())
+
+    def scan(self) -> FolderScan[T] | None:
+        """Read the folder once and return what it holds now, None for nothing new. The watcher stays as it is.
+
+        Files that are left after SCAN_SECONDS keep their entries; the next scan loads them.
+        """
+        before, entries = self._stamps, self.entries
         stamps: dict[Path, tuple[int, int]] = {}
+        loaded: dict[Path, T] = {}
+        deadline = time.monotonic() + SCAN_SECONDS
         for path in self.list_files():
             try:
                 stat = path.stat()
-            except OSError:  # deleted between listing and stat
+            except (OSError, ValueError):  # deleted between listing and stat, or a link to nothing
                 continue
-            stamps[path] = (stat.st_mtime_ns, stat.st_size)
-        if stamps == self._stamps:
+            stamp = (stat.st_mtime_ns, stat.st_size)
+            if before.get(path) == stamp:
+                stamps[path], loaded[path] = stamp, entries[path]
+            elif time.monotonic() < deadline:
+                stamps[path], loaded[path] = stamp, self._load(path, entries.get(path))
+            elif path in entries:
+                stamps[path], loaded[path] = before[path], entries[path]
+        return None if stamps == before else FolderScan(stamps, loaded)
+
+    def accept(self, scan: FolderScan[T] | None) -> bool:
+        """Take over what a scan has found. Return False for None."""
+        if scan is None:
             return False
-        before, entries = self._stamps, self.entries
-        self.entries = {
-            path: entries[path] if before.get(path) == stamp else self._load(path, entries.get(path))
-            for path, stamp in stamps.items()
-        }
-        self._stamps = stamps
+        self._stamps, self.entries = scan.stamps, scan.entries
         return True
 
     def list_files(self) -> list[Path]:

@@ -23,7 +23,7 @@ from bridge.osc.framing import detect_framing
 from bridge.osc.subscriptions import encode_message
 from bridge.panel.sockets import Sockets
 from bridge.performance.cue_list import read_cue_list
-from bridge.performance.presets import read_preset
+from bridge.performance.preset_file import read_preset
 from bridge.performance.session import parse_session
 from engine.shared.frame import Frame
 from engine.shared.mailbox import SLOTS, Mailbox

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.performance.presets import PresetLibrary, load_preset, read_preset
+from bridge.performance.preset_file import read_preset
+from bridge.performance.presets import PresetLibrary, load_preset
 from engine.shared.parameter import InvalidValue
 from engine.shared.table import TABLE
 from tests.bridge.performance.rig import CueRig, write

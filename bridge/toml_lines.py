@@ -76,8 +76,8 @@ def line_of(text: str, path: KeyPath) -> int | None:
 class _Scanner:
     """Walk the tokens of a valid document and note where each key and array element on a path first appears."""
 
-    def __init__(self, text: str, wanted: KeyPath) -> None:
-        self._wanted = wanted
+    def __init__(self, text: str, path: KeyPath) -> None:
+        self._path = path
         self._lines: dict[KeyPath, int] = {}
         self._array_lengths: dict[KeyPath, int] = {}
         self._tokens = _tokens_of(text)
@@ -155,7 +155,7 @@ class _Scanner:
                 self._next()
 
     def _note(self, path: KeyPath, line: int) -> None:
-        if path == self._wanted[: len(path)]:
+        if path == self._path[: len(path)]:
             self._lines.setdefault(path, line)
 
     def _peek(self) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from bridge.control.state import State
-from bridge.images import dim, fit, resize
 from bridge.file_reader import FileReader
+from bridge.images import dim, fit, resize
 from bridge.rate_limit import RateLimit
 from bridge.show.fallback import Fallback, choose_fallback
 from bridge.show.interpolation import Interpolator

@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-import av
-import cv2
-import numpy as np
 from av.error import FFmpegError
 
 from bridge.errors import UserError
+from bridge.file_reader import FileReader
 from bridge.images import rgb_to_rgba
-from bridge.textures.file import STILL_RATE
+from bridge.textures.file import OPEN_SECONDS, STILL_RATE
+from bridge.video_files import open_video
 from engine.shared.frame import Pixels
+from engine.shared.parameter import InvalidValue
+from engine.shared.user_files import read_image
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -31,26 +32,30 @@ class ClipReader:
             self.count = len(self._images)
             if not self.count:
                 raise UserError(f"{path}: no images in this folder ({' '.join(sorted(IMAGE_SUFFIXES))})")
-        elif path.is_file():
-            try:
-                with av.open(str(path)) as container:
-                    stream = container.streams.video[0]
-                    self.count, self.rate = stream.frames, Fraction(stream.average_rate or self.rate)
-            except (FFmpegError, IndexError):
-                raise UserError(f"{path}: cannot be opened as a video") from None
-        else:
-            raise UserError(f"{path}: no such file or folder")
+            return
+        try:
+            container, stream = FileReader(OPEN_SECONDS).call(str(path), lambda: open_video(path))
+        except InvalidValue:
+            raise
+        except (FileNotFoundError, ValueError):
+            raise UserError(f"{path}: no such file or folder") from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be opened as a video: {error.strerror}") from None
+        self.count, self.rate = stream.frames, Fraction(stream.average_rate or self.rate)
+        container.close()
 
     def __iter__(self) -> Iterator[Pixels]:
         for path in self._images:
-            data = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-            if data is None:
-                raise UserError(f"{path}: cannot be read as an image")
-            yield rgb_to_rgba(data[..., ::-1])
+            try:
+                pixels = read_image(path)
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read as an image: {error.strerror}") from None
+            yield rgb_to_rgba(pixels[..., ::-1])
         if not self._images:
             try:
-                with av.open(str(self._path)) as container:
-                    for frame in container.decode(video=0):
+                container, stream = open_video(self._path)
+                with container:
+                    for frame in container.decode(stream):
                         yield frame.to_ndarray(format="rgba")
-            except FFmpegError as error:
+            except (FFmpegError, OSError) as error:
                 raise UserError(f"{self._path}: decoding failed ({error.strerror})") from None

@@ -17,14 +17,19 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
+from bridge.file_reader import FileReader, expand_user
 from bridge.images import resize
 from bridge.textures.base import Sink, Source, SourceLost, TextureError, Transport
+from bridge.video_files import open_video
 from engine.shared.files import claim_new, create_new
 from engine.shared.frame import Frame, Pixels
+from engine.shared.parameter import InvalidValue
 
 CODECS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
 #: Frame rate of an image, in frames a second.
 STILL_RATE = 25.0
+#: Time limit to open a video.
+OPEN_SECONDS = 10.0
 #: Free disk space from which a recording continues after the disk was full.
 MIN_FREE_BYTES = 64 << 20
 #: A reader that is later than this skips to the present frame.
@@ -39,22 +44,21 @@ class FileSource(Source):
 
     def __init__(self, url: str, name: str = "") -> None:
         super().__init__(url, name)
-        self.path = self._path = Path(name).expanduser()
+        self.path = self._path = expand_user(name)
         self._frames: Iterator[tuple[float, Any]] = iter(())
         self._container: Any = None
         self._start = 0.0
         self._next: tuple[float, Any] | None = None
 
     def _open(self) -> None:
-        if not self._path.is_file():
-            raise TextureError(f"{self.url}: no such file")
         try:
-            self._container = av.open(str(self._path))
-            stream = self._container.streams.video[0]
-        except IndexError:
-            raise TextureError(f"{self.url}: the file has no video stream") from None
-        except FFmpegError as error:
-            raise TextureError(f"{self.url}: not a video or image ({error.strerror})") from None
+            self._container, stream = FileReader(OPEN_SECONDS).call(self.url, lambda: open_video(self._path))
+        except InvalidValue as error:
+            raise TextureError(str(error)) from None
+        except (FileNotFoundError, ValueError):
+            raise TextureError(f"{self.url}: no such file") from None
+        except OSError as error:
+            raise TextureError(f"{self.url}: {error.strerror}") from None
         stream.thread_type = "AUTO"
         self._frames = self._decode(stream)
         self._start, self._next = time.monotonic(), None

@@ -11,6 +11,7 @@ import io
 import itertools
 import os
 import stat
+import warnings
 from pathlib import Path
 from typing import BinaryIO
 
@@ -88,12 +89,15 @@ def decode_image(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> NDArray[np.
     import cv2
     from PIL import Image, UnidentifiedImageError
 
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the size is checked below
     try:
         with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
             width, height = image.size
     except UnidentifiedImageError:
         raise OSError(errno.EINVAL, f"not an image of a known format ({', '.join(IMAGE_FORMATS)})") from None
-    except (Image.DecompressionBombError, ValueError, SyntaxError, OverflowError, MemoryError) as error:
+    except Image.DecompressionBombError:
+        raise OSError(errno.EFBIG, f"an image of more than {max_pixels / 1e6:.0f} megapixels") from None
+    except (ValueError, SyntaxError, OverflowError, MemoryError) as error:
         raise OSError(errno.EINVAL, f"not an image that can be read ({error})") from None
     if width * height > max_pixels:
         raise OSError(errno.EFBIG, f"an image of {width}×{height}, more than {max_pixels / 1e6:.0f} megapixels")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from bridge.file_reader import FileReader, raise_invalid
 from engine.shared.parameter import InvalidValue
 
 #: Networks that are admitted by default if the show listens beyond this machine: private ones only.
@@ -26,6 +27,8 @@ PRIVATE_NETWORKS = (
     "fe80::/10",
 )
 LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
+#: Longest wait for a link in an open folder. Where folders hang, files in them are refused without a wait.
+CHECK_SECONDS = 0.2
 #: A name that is not a path: of an entry in one of Phosphene's folders, or of a model on a hub.
 NAME = re.compile(r"[\w][\w.+-]*(/[\w][\w.+-]*)?")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -89,6 +92,7 @@ def confine_files(folders: Iterable[Path]) -> Callable[[str], None]:
     local: set[str] = set()
     with suppress(OSError), os.scandir(working_folder) as entries:
         local = {entry.name.casefold() for entry in entries}
+    reader = FileReader(CHECK_SECONDS)
 
     def is_within(path: Path, folders: Iterable[Path]) -> bool:
         return any(path.is_relative_to(folder) for folder in folders)
@@ -96,12 +100,14 @@ def confine_files(folders: Iterable[Path]) -> Callable[[str], None]:
     def check(text: str) -> None:
         if not text or (NAME.fullmatch(text) and text.split("/")[0].casefold() not in local):
             return
+        if "\0" in text:
+            raise InvalidValue(f"{text[:80]!r} is not a file name")
         path = home / text[2:] if text[:2] in ("~", "~/") else working_folder / text
-        try:
-            inside = is_within(Path(os.path.abspath(path)), roots) and is_within(path.resolve(), resolved)
-        except (OSError, RuntimeError, ValueError):
-            raise InvalidValue(f"{text[:80]!r} is not a file name") from None
-        if not inside or (text[0] == "~" and text[:2] not in ("~", "~/")):
+        is_known_home = text[0] != "~" or text[:2] in ("~", "~/")
+        targets: list[Path] = []
+        if is_known_home and is_within(Path(os.path.abspath(path)), roots):
+            reader.submit("--files", path.resolve, targets.append, lambda why: raise_invalid(f"{text[:80]!r}: {why}"))
+        if not any(is_within(target, resolved) for target in targets):
             raise InvalidValue(f"{text[:80]!r} is outside the folders open to other machines; --files DIR opens one")
 
     return check

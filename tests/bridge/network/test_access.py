@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
 import urllib.error
@@ -285,3 +286,23 @@ def test_a_token_that_is_no_unicode_is_a_wrong_one() -> None:
     access = AccessPolicy("0.0.0.0", ("10.0.0.0/8",), "right")
     assert not access.trusts("10.0.0.1", "\udcff")
     assert access.trusts("10.0.0.1", "right")
+
+
+def test_a_file_name_is_judged_without_the_disk_outside_the_open_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    opened = tmp_path / "loras"
+    opened.mkdir()
+    check = confine_files([opened])
+    touched: list[str] = []
+
+    for name in ("stat", "lstat", "open", "scandir", "readlink"):
+        monkeypatch.setattr(os, name, lambda path, *_: touched.append(str(path)))
+    for bad in ("/net/somewhere/a.png", "../a", "~nobody/a", "~/a", "loras/../../a", "C:\\a", "//server/share/a"):
+        with pytest.raises(InvalidValue):
+            check(bad)
+    check("neon")
+    check("stabilityai/sd-turbo")
+    monkeypatch.undo()
+    assert touched == []

@@ -21,6 +21,7 @@ from bridge.show.sink_thread import SinkThread
 from bridge.show.source_thread import SourceThread
 from bridge.show.status import ShowStatus
 from bridge.textures import Sink, Source
+from bridge.toml_files import list_toml_files
 from engine.shared.frame import MAX_SIDE, Frame
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import Value, parse_size
@@ -175,8 +176,7 @@ class Show:
     def _list_users_of_captures(self) -> list[Path]:
         """Return the files that may name a capture: sessions, and the user's presets and cue lists."""
         folders = {*self.automation.presets.folders, user_folder()}
-        patterns = ("*.toml", "cues/*.toml")
-        return [*self.session_files, *(path for f in folders for pattern in patterns for path in f.glob(pattern))]
+        return [*self.session_files, *list_toml_files([sub for f in folders for sub in (f, f / "cues")])]
 
     def _working_size(self, snapshot: Snapshot) -> tuple[int, int]:
         """Return the engine's working size, before it is ready the requested one."""

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 #: Time limit of a job.
 JOB_SECONDS = 5.0
+#: Time after which a job that reads many files leaves the rest to the next one.
+SCAN_SECONDS = 2.0
 #: Abandoned jobs of one place that may hang at the same time; further jobs there are refused.
 MAX_ABANDONED_JOBS = 2
 #: Jobs that may wait in the queue.
@@ -169,10 +171,13 @@ class FileReader:
 
     def _execute(self, job: _Job) -> None:
         """Run a job, wait for it within the limit, and pass its result on."""
-        hanging = [other for other in self._abandoned.get(job.place, ()) if not other.finished.is_set()]
-        if self._abandoned.get(job.place) and not hanging:
+        with self._changed:
+            abandoned = self._abandoned.pop(job.place, [])
+            hanging = [other for other in abandoned if not other.finished.is_set()]
+            if hanging:
+                self._abandoned[job.place] = hanging
+        if abandoned and not hanging:
             log.info("%s: answers again", job.place)
-        self._abandoned[job.place] = hanging
         if len(hanging) >= MAX_ABANDONED_JOBS:
             self._fail(job, "does not answer")
             return
@@ -182,7 +187,8 @@ class FileReader:
             self._fail(job, first_line(error))
             return
         if not job.finished.wait(self._limit):
-            self._abandoned[job.place] = [*hanging, job]
+            with self._changed:
+                self._abandoned.setdefault(job.place, []).append(job)
             if not hanging:
                 log.error("%s", self._describe(job.place))
             self._fail(job, f"does not answer within {self._limit:g} s")

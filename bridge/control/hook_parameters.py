@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 from bridge.control.state import State
-from bridge.file_reader import FileReader
+from bridge.file_reader import SCAN_SECONDS, FileReader
 from bridge.rate_limit import RateLimit
 from engine.shared.errors import first_line
 from engine.shared.files import FolderScan, FolderWatcher
@@ -98,7 +98,7 @@ class HookWatch:
 
     def __init__(self, folder: str, state: State, reader: FileReader | None = None) -> None:
         self._state, self._reader, self._place = state, reader or FileReader(), f"hooks in {folder}"
-        self._watcher = FolderWatcher(lambda: list_hook_files(Path(folder)), self._load)
+        self._watcher = FolderWatcher(lambda: list_hook_files(Path(folder)), self._load, SCAN_SECONDS)
         self._stop = threading.Event()
         self.poll()
         threading.Thread(target=self._run, name="hooks", daemon=True).start()

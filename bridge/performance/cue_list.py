@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from bridge.file_reader import FileReader
+from bridge.file_reader import SCAN_SECONDS, FileReader
 from bridge.performance.crossfade import Timing
 from bridge.performance.preset_file import coerce_values
 from bridge.toml_files import NAME_RULE, FieldError, is_valid_name, list_toml_files, read_toml, shipped_toml_files
@@ -165,7 +165,7 @@ class CueLibrary:
         self._place = f"cue lists in {', '.join(map(str, self._folders))}"
         self._shipped = {name: read_cue_list(path, name) for name, path in shipped_toml_files("cues").items()}
         #: Each list, or why its file cannot be used.
-        self._watcher: FolderWatcher[CueList | str] = FolderWatcher(self._list_files, self._load)
+        self._watcher: FolderWatcher[CueList | str] = FolderWatcher(self._list_files, self._load, SCAN_SECONDS)
         self._lists: dict[str, CueList | str] = {}
         self._excess: set[Path] = set()
         self._accept(self._reader.call(self._place, self._watcher.scan) if self._folders else None)

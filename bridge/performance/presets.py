@@ -14,7 +14,7 @@ from typing import Any
 import tomli_w
 from platformdirs import user_config_path
 
-from bridge.file_reader import FileReader, expand_user, raise_invalid
+from bridge.file_reader import SCAN_SECONDS, FileReader, expand_user, raise_invalid
 from bridge.performance.preset_file import Preset, coerce_values, read_preset
 from bridge.rate_limit import RateLimit
 from bridge.toml_files import NAME_RULE, is_valid_name, list_toml_files, shipped_toml_files
@@ -67,7 +67,7 @@ class PresetLibrary:
         self.problems: dict[str, str] = {}
         #: Saved presets, each with the entry of its file before: it counts until the file has another.
         self._saved: dict[str, tuple[Preset, _Entry | None]] = {}
-        self._watcher = FolderWatcher(self._list_files, self._load)
+        self._watcher = FolderWatcher(self._list_files, self._load, SCAN_SECONDS)
         self._accept(self.reader.call(self._place, self._watcher.scan))
 
     def on_change(self, listener: Callable[[], None]) -> None:

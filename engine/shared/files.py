@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import math
 import os
 import re
 import secrets
@@ -20,8 +21,8 @@ from engine.shared.user_files import check_regular
 T = TypeVar("T")
 #: Characters of a file's name that its temporary file repeats: a file system limits a name to 255 bytes.
 MAX_STEM_LENGTH = 40
-#: Time after which a scan loads no further files.
-SCAN_SECONDS = 2.0
+#: Time to list a folder from which it rests, this many times as long.
+LONG_LISTING_SECONDS, REST_SHARE = 0.02, 20
 
 
 def create_new(path: Path, mode: int = 0o666) -> int:
@@ -122,11 +123,18 @@ class FolderWatcher(Generic[T]):
     """Load the files that ``list_files`` returns, and load a file again when its time or size changes.
 
     ``load(path, previous)`` returns the entry of a file; ``previous`` is the entry before the change, None for a new
-    file. ``entries`` maps each path to its entry, in the order of ``list_files``.
+    file. ``entries`` maps each path to its entry, in the order of ``list_files``. A scan loads no further files after
+    ``seconds``. A folder whose scan takes long, such as one of a hundred thousand files, is scanned less often.
     """
 
-    def __init__(self, list_files: Callable[[], Iterable[Path]], load: Callable[[Path, T | None], T]) -> None:
-        self._list_files, self._load = list_files, load
+    def __init__(
+        self,
+        list_files: Callable[[], Iterable[Path]],
+        load: Callable[[Path, T | None], T],
+        seconds: float = math.inf,
+    ) -> None:
+        self._list_files, self._load, self._seconds = list_files, load, seconds
+        self._rest_until = 0.0
         self._stamps: dict[Path, tuple[int, int]] = {}
         self.entries: dict[Path, T] = {}
 
@@ -137,13 +145,19 @@ class FolderWatcher(Generic[T]):
     def scan(self) -> FolderScan[T] | None:
         """Read the folder once and return what it holds now, None for nothing new. The watcher stays as it is.
 
-        Files that are left after SCAN_SECONDS keep their entries; the next scan loads them.
+        Files that are left after ``seconds`` keep their entries; the next scan loads them.
         """
+        start = time.monotonic()
+        if start < self._rest_until:
+            return None
         before, entries = self._stamps, self.entries
         stamps: dict[Path, tuple[int, int]] = {}
         loaded: dict[Path, T] = {}
-        deadline = time.monotonic() + SCAN_SECONDS
-        for path in self.list_files():
+        paths = self.list_files()
+        listed = time.monotonic()
+        if listed - start > LONG_LISTING_SECONDS:
+            self._rest_until = listed + REST_SHARE * (listed - start)
+        for path in paths:
             try:
                 stat = path.stat()
             except (OSError, ValueError):  # deleted between listing and stat, or a link to nothing
@@ -151,7 +165,7 @@ class FolderWatcher(Generic[T]):
             stamp = (stat.st_mtime_ns, stat.st_size)
             if before.get(path) == stamp:
                 stamps[path], loaded[path] = stamp, entries[path]
-            elif time.monotonic() < deadline:
+            elif time.monotonic() - start < self._seconds:
                 stamps[path], loaded[path] = stamp, self._load(path, entries.get(path))
             elif path in entries:
                 stamps[path], loaded[path] = before[path], entries[path]

@@ -26,7 +26,7 @@ IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 #: Files of effects that are read, and the largest one.
 MAX_HOOK_FILES, MAX_HOOK_BYTES = 100, 1 << 18
 #: Entries of a folder that are looked at.
-MAX_FOLDER_ENTRIES = 20_000
+MAX_FOLDER_ENTRIES = 100_000
 
 
 def check_regular(path: Path) -> os.stat_result:

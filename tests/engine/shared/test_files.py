@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,33 @@ def test_temporary_files_are_no_files_of_users(tmp_path: Path) -> None:
     for name in mine | left:
         (tmp_path / name).write_text("")
     assert {file.name for file in temporary_files(path)} == left
+
+
+def test_a_scan_changes_nothing_until_it_is_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("1")
+    watcher = FolderWatcher(lambda: [path], lambda p, _: p.read_text())
+    scan = watcher.scan()
+    assert watcher.entries == {}
+    assert watcher.accept(scan)
+    assert watcher.entries == {path: "1"}
+    assert not watcher.accept(watcher.scan())
+
+
+def test_files_that_are_left_after_the_time_are_loaded_by_the_next_scan(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.txt" for i in range(4)]
+    for path in paths:
+        path.write_text("1")
+
+    def load(path: Path, _: str | None) -> str:
+        start = time.monotonic()
+        while time.monotonic() - start < 0.03:
+            pass
+        return path.read_text()
+
+    watcher = FolderWatcher(lambda: paths, load, 0.05)
+    counts = []
+    while watcher.poll():
+        counts.append(len(watcher.entries))
+    assert len(counts) > 1
+    assert counts[-1] == len(paths)

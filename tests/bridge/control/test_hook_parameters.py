@@ -82,3 +82,23 @@ def test_hook_files_may_be_added_changed_and_deleted_during_a_show(tmp_path: Pat
     watch.poll()
     assert not [name for name in TABLE if name.startswith("/hook/")]
     watch.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "PARAMETERS = {[]: (0, 0, 1, '')}",
+        "PARAMETERS = {'a': (0, 0, 1" + "0" * 400 + ", '')}",
+        "PARAMETERS = {'a': (0, 0, 1e999, '')}",
+        "PARAMETERS = " + "-" * 100_000 + "1",
+        "PARAMETERS = " + "[" * 10_000,
+        "PARAMETERS = " + "a." * 50_000 + "a",
+        "a\0b",
+        "x = 1\n" * 100_000,
+    ],
+)
+def test_what_python_itself_stumbles_over_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "odd.py").write_text(text)
+    with pytest.raises(InvalidValue, match="hook odd") as error:
+        declare_all(str(tmp_path))
+    assert "\n" not in str(error.value)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bridge.control.state import State
-from bridge.show.fallback import FADE_SECONDS, TIMEOUT_SECONDS, Fallback, choose_fallback
-from engine.shared.frame import Frame, Pixels
+from bridge.show.fallback import FADE_SECONDS, TIMEOUT_SECONDS, Fallback, choose_fallback, read_still
+from engine.shared.frame import MAX_SIDE, Frame, Pixels
 
 PICTURE = np.full((32, 48, 4), (200, 100, 50, 255), np.uint8)
 INPUT = Frame(np.full((20, 30, 4), (10, 220, 30, 255), np.uint8))
@@ -89,3 +89,21 @@ def test_the_choice_for_a_silent_engine_or_source() -> None:
     assert choose_fallback(state.snapshot(), live, silent) == "hold", "text mode needs no input"
     state.put({"/mode": "image", "/fallback/source": "hold"})
     assert choose_fallback(state.snapshot(), live, silent) == "hold"
+
+
+def test_a_large_still_is_reduced_once(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    cv2.imwrite(str(path), np.full((100, 3 * MAX_SIDE, 3), (255, 0, 128), np.uint8))
+    still = read_still(path)
+    assert still.shape == (33, MAX_SIDE, 4)
+    assert np.abs(still.reshape(-1, 4).astype(int) - (128, 0, 255, 255)).max() <= 1
+
+
+def test_a_still_of_another_user_or_with_a_null_is_one_line() -> None:
+    state = State()
+    fallback = Fallback(state)
+    for name in ("~nobody-of-this-name/still.png", "a\0b.png"):
+        state.set("/fallback/still", [name], "test")
+        assert "/fallback/still" in state.last_rejection
+    assert state.rejected == 2
+    assert fallback.step(1.0, "hold") is False

@@ -116,3 +116,13 @@ def test_what_is_no_image_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "image.png"
     path.write_bytes(data)
     assert "not an image" in _refusal(path, user_files.read_image)
+
+
+def test_a_folder_is_listed_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("c.toml", "a.toml", "b.toml", ".d.toml", "e.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in user_files.list_folder(tmp_path, ".toml", 2)] == ["a.toml", "b.toml"]
+    assert user_files.list_folder(tmp_path / "none", ".toml", 2) == []
+    assert user_files.list_folder(Path("a\0b"), ".toml", 2) == []
+    monkeypatch.setattr(user_files, "MAX_FOLDER_ENTRIES", 1)
+    assert len(user_files.list_folder(tmp_path, "", 10)) <= 1

@@ -187,24 +187,24 @@ class FileSink(Sink):
     def __init__(self, url: str, name: str = "") -> None:
         super().__init__(url, name)
         try:
-            self._requested_path = Path(name).expanduser()
+            self._path = Path(name).expanduser()
         except RuntimeError as error:  # an unknown user
             raise TextureError(f"{url}: {error}") from None
         self._overwrites = False
         self._old_file: tuple[int, int] | None = FREE
         self._written = 0
         self.stops = 0
-        check_recording(self._requested_path)
+        check_recording(self._path)
 
     def reserve(self, overwrite: bool = False, inputs: Sequence[Path] = ()) -> None:
         """Claim the name of the file."""
         try:
-            self._old_file = _identify(self._requested_path)
-            self._overwrites = overwrite and self._old_file is not None and not _is_any(self._requested_path, inputs)
-            self.path = claim_new(self._requested_path, 2 if self._overwrites else 1)
+            self._old_file = _identify(self._path)
+            self._overwrites = overwrite and self._old_file is not None and not _is_any(self._path, inputs)
+            self.path = claim_new(self._path, 2 if self._overwrites else 1)
         except OSError as error:
             raise TextureError(f"{self.url}: not writable ({error.strerror})") from None
-        if self.path != self._requested_path:
+        if self.path != self._path:
             self.url = f"file:{self.path}"
 
     def keep_earlier(self) -> None:
@@ -213,7 +213,7 @@ class FileSink(Sink):
 
     def describe(self) -> str:
         """Return the URL of the file that is written, and what it replaces at the end."""
-        return f"{self.url} (replaces {self._requested_path} when it is finished)" if self._overwrites else self.url
+        return f"{self.url} (replaces {self._path} when it is finished)" if self._overwrites else self.url
 
     def close(self) -> None:
         """Finish the file, or give its name up if nothing was recorded."""
@@ -223,7 +223,7 @@ class FileSink(Sink):
 
     def _open(self) -> None:
         if self.path is None:
-            if self.stops and shutil.disk_usage(self._requested_path.parent).free < MIN_FREE_BYTES:
+            if self.stops and shutil.disk_usage(self._path.parent).free < MIN_FREE_BYTES:
                 raise TextureError(f"{self.url}: the disk is full")
             self.reserve()
         assert self.path is not None
@@ -269,11 +269,11 @@ class FileSink(Sink):
                 path.unlink(missing_ok=True)
             elif overwrites:
                 if self._old_file == FREE:
-                    os.close(create_new(self._requested_path))  # raises if another file has the name now
-                elif self._old_file != _identify(self._requested_path):
-                    raise FileExistsError(f"{self._requested_path} is another file now")
-                os.replace(path, self._requested_path)
-                log.info("recorded to %s", self._requested_path)
+                    os.close(create_new(self._path))  # raises if another file has the name now
+                elif self._old_file != _identify(self._path):
+                    raise FileExistsError(f"{self._path} is another file now")
+                os.replace(path, self._path)
+                log.info("recorded to %s", self._path)
         except OSError as error:
             log.warning("the recording stays in %s (%s)", path, error.strerror or error)
 

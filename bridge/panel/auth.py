@@ -43,10 +43,14 @@ def build_middleware(access: AccessPolicy) -> Middleware:
         address = request.remote or ""
         if not access.admits(address):
             return _reject(403, "Your network is not allowed; see --allow of `phosphene run`")
-        if not access.is_known_host(urlsplit(f"//{request.host}").hostname or ""):
+        # Browsers always send one. Without it the library would ask the name service, and hold everybody up meanwhile.
+        hosts = request.headers.getall("Host", [])
+        if len(hosts) > 1:
+            return _reject(400, "Malformed request")
+        if hosts and not access.is_known_host(urlsplit(f"//{hosts[0]}").hostname or ""):
             return _reject(403, "Unknown Host header: open the panel by IP address or host name")
         origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != request.host:
+        if origin is not None and [urlsplit(origin).netloc] != hosts:
             return _reject(403, "Cross-site request rejected")
         query_token = request.query.get("token", "")
         trusted = access.trusts(address, query_token or _cookie_token(request) or _bearer_token(request))

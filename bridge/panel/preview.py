@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
 from bridge.images import encode_jpeg
+from bridge.rate_limit import RateLimit
 from bridge.show.show import Show
 from engine.shared.frame import Frame
 
+log = logging.getLogger(__name__)
 MAX_FPS = 12
 
 
@@ -19,7 +22,7 @@ class Preview:
         self._show, self._name = show, name
         self._frame: Frame | None = None
         self._jpeg = b""
-        self._changed = asyncio.Condition()
+        self._changed, self._limit = asyncio.Condition(), RateLimit()
         self._task: asyncio.Task[None] | None = None
         #: Viewers now, and JPEGs encoded so far.
         self.viewers = self.encoded = 0
@@ -42,9 +45,16 @@ class Preview:
             start, frame = time.monotonic(), self.frame()
             if frame is not None and frame is not self._frame:
                 self._frame = frame
-                data = await asyncio.to_thread(encode_jpeg, frame)
-                self.encoded += 1
-                async with self._changed:
-                    self._jpeg = data
-                    self._changed.notify_all()
+                try:
+                    await self._encode(frame)
+                except Exception:  # the next frame may work, and the viewers wait for it
+                    if self._limit.passes()[0]:
+                        log.exception("the preview could not be encoded")
             await asyncio.sleep(max(0.005, 1 / MAX_FPS - (time.monotonic() - start)))
+
+    async def _encode(self, frame: Frame) -> None:
+        data = await asyncio.to_thread(encode_jpeg, frame)
+        self.encoded += 1
+        async with self._changed:
+            self._jpeg = data
+            self._changed.notify_all()

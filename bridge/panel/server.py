@@ -20,8 +20,8 @@ from bridge.network.listen import open_listener
 from bridge.network.quota import MAX_HTTP_CONNECTIONS, Quota
 from bridge.osc.oscquery import ATTRIBUTES, build_tree, find_node, host_info
 from bridge.panel.auth import add_security_headers, build_middleware
-from bridge.panel.connections import Connections
-from bridge.panel.log_lines import LogLines, OneLine
+from bridge.panel.connections import Connections, http_log
+from bridge.panel.log_lines import LogLines
 from bridge.panel.metrics import health, metrics
 from bridge.panel.preview import Preview
 from bridge.panel.sockets import MAX_MESSAGE_BYTES, Sockets
@@ -38,11 +38,8 @@ PAGE_FILES = {
 NO_STORE = {"Cache-Control": "no-store"}
 #: Separates the JPEGs of a video stream.
 BOUNDARY = "frame"
-#: Video streams at once.
+#: Video streams at once; with fewer connections a quarter of them.
 MAX_VIEWERS = 64
-#: What the HTTP library reports: on a port that strangers reach, one line at a limited rate and no traceback.
-http_log = logging.getLogger("bridge.panel.http")
-http_log.addFilter(OneLine())
 
 
 class PanelServer:
@@ -64,11 +61,12 @@ class PanelServer:
         self._access = access or AccessPolicy(host)
         self._page_files = {name: files("bridge.panel").joinpath(name).read_bytes() for name in PAGE_FILES}
         listener = open_listener(host, port)
-        self._connections, self._viewers = Connections(listener, max_connections), Quota(MAX_VIEWERS)
+        self._connections = Connections(listener, max_connections)
+        self._viewers = Quota(min(MAX_VIEWERS, max_connections // 4))
         self.port: int = listener.getsockname()[1]
         self._log_lines = LogLines()
         logging.getLogger().addHandler(self._log_lines)
-        self._sockets = Sockets(show, self._log_lines)
+        self._sockets = Sockets(show, self._log_lines, max_connections)
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         started = threading.Event()
@@ -114,7 +112,8 @@ class PanelServer:
                 web.get("/{path:.*}", self._get_node),
             ]
         )
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, logger=http_log, lingering_time=1.0)
+        # A stream whose client has gone ends at once, also while there is no new picture to send.
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, handler_cancellation=True)
         await runner.setup()
         assert runner.server is not None
         tasks = [
@@ -188,7 +187,7 @@ class PanelServer:
                 data = await preview.next_jpeg(data)
                 head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
                 await response.write(head.encode() + data + b"\r\n")
-        except (ConnectionError, asyncio.CancelledError):
+        except ConnectionError:
             pass  # the browser closed the page
         finally:
             preview.viewers -= 1

@@ -9,37 +9,45 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from bridge.network.quota import Quota
+from bridge.network.quota import MAX_HTTP_CONNECTIONS, Quota
 from bridge.osc.dispatch import Peer
 from bridge.osc.subscriptions import encode_message
-from bridge.panel.log_lines import LogLines
+from bridge.panel.log_lines import MAX_LINES, LogLines
+from bridge.panel.outbox import Outbox, Pending
+from bridge.rate_limit import RateLimit
 from bridge.show.show import Show
 from engine.shared.parameter import Parameter
 from engine.shared.table import ROOT, TABLE, canonical
 
 log = logging.getLogger(__name__)
-#: Broadcasts per second, and seconds between two status reports and until a client that does not read is skipped.
-BROADCAST_RATE, STATUS_SECONDS, SEND_TIMEOUT_SECONDS = 20, 0.5, 1.0
+#: Broadcasts per second, and seconds between two status reports.
+BROADCAST_RATE, STATUS_SECONDS = 20, 0.5
 #: Largest message of a WebSocket, and seconds between two pings.
 MAX_MESSAGE_BYTES, HEARTBEAT_SECONDS = 65536, 20
-#: Panels and OSCQuery clients at once: neither can take the places of the other.
-MAX_PANELS, MAX_LISTENERS = 32, 32
+#: Panels and OSCQuery clients at once, each an eighth of the connections: neither can take the places of the other.
+MAX_PANELS, MAX_LISTENERS = MAX_HTTP_CONNECTIONS // 8, MAX_HTTP_CONNECTIONS // 8
+#: Longest time for the clients to take their leave when the show ends, in seconds.
+CLOSE_SECONDS = 1.0
+#: In an OSCQuery client's outbox: the tree has other nodes now.
+PATH_CHANGED = "PATH_CHANGED"
 
 
 class Sockets:
     """Every open WebSocket of one show. Belongs to the event loop; ``note`` must be called there too."""
 
-    def __init__(self, show: Show, log_lines: LogLines) -> None:
+    def __init__(self, show: Show, log_lines: LogLines, max_connections: int = MAX_HTTP_CONNECTIONS) -> None:
         self._show, self._log_lines = show, log_lines
-        self._panel_quota, self._listener_quota = Quota(MAX_PANELS), Quota(MAX_LISTENERS)
-        self._panels: set[web.WebSocketResponse] = set()
-        self._listeners: dict[web.WebSocketResponse, set[str]] = {}
+        places = max(2, max_connections // 8)
+        self._panel_quota, self._listener_quota = Quota(min(MAX_PANELS, places)), Quota(min(MAX_LISTENERS, places))
+        self._panels: dict[web.WebSocketResponse, Outbox] = {}
+        self._listeners: dict[web.WebSocketResponse, tuple[Outbox, set[str]]] = {}
         self._changed: set[str] = set()
+        self._limit = RateLimit()
 
     def note(self, names: Iterable[str]) -> None:
         """Note parameters that changed, for the next broadcast."""
@@ -47,8 +55,9 @@ class Sockets:
 
     async def close(self) -> None:
         """Close every WebSocket."""
-        for socket in (*self._panels, *self._listeners):
-            await socket.close()
+        sockets = (*self._panels, *self._listeners)
+        if sockets:
+            await asyncio.wait([asyncio.create_task(socket.close()) for socket in sockets], timeout=CLOSE_SECONDS)
 
     async def serve_panel(self, request: web.Request) -> web.StreamResponse:
         """Handle a panel's WebSocket until it closes."""
@@ -56,16 +65,18 @@ class Sockets:
         if not self._panel_quota.take(address):
             return web.Response(status=503, text="too many panels are open")
         socket = _new_socket()
+        outbox = Outbox(socket, lambda pending: [json.dumps(pending)], merge_update)
         try:
             await socket.prepare(request)
             values = dict(self._show.state.snapshot())
-            await socket.send_json({"table": describe_table(), "values": values, "log": list(self._log_lines.lines)})
-            self._panels.add(socket)
+            outbox.put({"table": describe_table(), "values": values, "log": list(self._log_lines.lines)})
+            self._panels[socket] = outbox
             async for message in socket:
                 if message.type is WSMsgType.TEXT:
                     self._set(message.data, f"panel at {address}")
         finally:
-            self._panels.discard(socket)
+            self._panels.pop(socket, None)
+            outbox.close()
             self._panel_quota.release(address)
         return socket
 
@@ -75,11 +86,12 @@ class Sockets:
         if not self._listener_quota.take(address):
             return web.Response(status=503, text="too many OSCQuery clients are connected")
         socket, paths = _new_socket(), set[str]()
+        outbox = Outbox(socket, encode_values)
         origin = f"OSCQuery from {address}"
         peer = Peer(origin, socket)
         try:
             await socket.prepare(request)
-            self._listeners[socket] = paths
+            self._listeners[socket] = outbox, paths
             async for message in socket:
                 if message.type is WSMsgType.TEXT:
                     self._handle_command(message.data, paths, origin)
@@ -89,6 +101,7 @@ class Sockets:
                     self._show.state.reject("changes need the panel's token; listening does not", origin)
         finally:
             self._listeners.pop(socket, None)
+            outbox.close()
             self._listener_quota.release(address)
         return socket
 
@@ -105,8 +118,8 @@ class Sockets:
                 if TABLE.version != version:
                     version = TABLE.version
                     update |= {"table": describe_table(), "values": dict(snapshot)}
-                    path_changed = {"COMMAND": "PATH_CHANGED", "DATA": f"{ROOT}/hook"}
-                    await _send_all(self._listeners, json.dumps(path_changed))
+                    for outbox, _ in self._listeners.values():
+                        outbox.put({PATH_CHANGED: f"{ROOT}/hook"})
                 if lines := self._log_lines.pop_unsent():
                     update["log"] = lines
                 now = asyncio.get_running_loop().time()
@@ -114,14 +127,13 @@ class Sockets:
                     next_status = now + STATUS_SECONDS
                     update["status"] = self._show.status().as_dict()
                     del update["status"]["parameters"]
-                if update:
-                    await _send_all(self._panels, json.dumps(update))
-                for socket, paths in list(self._listeners.items()):
-                    for name in sorted(values):
-                        if ROOT + name in paths:
-                            await _send(socket.send_bytes(encode_message(ROOT + name, values[name])))
+                for outbox in self._panels.values():
+                    outbox.put(update)
+                for outbox, paths in self._listeners.values():
+                    outbox.put({ROOT + name: values[name] for name in sorted(values) if ROOT + name in paths})
             except Exception:  # the next update may work
-                log.exception("panel update failed")
+                if self._limit.passes()[0]:
+                    log.exception("panel update failed")
 
     def _set(self, text: str, origin: str) -> None:
         """Set the parameter that a panel's message names."""
@@ -163,13 +175,18 @@ def _new_socket() -> web.WebSocketResponse:
     return web.WebSocketResponse(heartbeat=HEARTBEAT_SECONDS, max_msg_size=MAX_MESSAGE_BYTES)
 
 
-async def _send_all(sockets: Iterable[web.WebSocketResponse], text: str) -> None:
-    await asyncio.gather(*(_send(socket.send_str(text)) for socket in list(sockets)))
+def merge_update(pending: Pending, update: Mapping[str, Any]) -> None:
+    """Add an update to those that a panel has not been sent yet: the newest of each value, every line of the log."""
+    values = {**pending.get("values", {}), **update.get("values", {})}
+    lines = [*pending.get("log", []), *update.get("log", [])][-MAX_LINES:]
+    pending.update(update)
+    pending.update({key: part for key, part in (("values", values), ("log", lines)) if part})
 
 
-async def _send(sending: Awaitable[None]) -> None:
-    """Wait a moment for a slow client, and ignore one that has gone."""
-    try:
-        await asyncio.wait_for(sending, SEND_TIMEOUT_SECONDS)
-    except (ConnectionError, TimeoutError, RuntimeError):
-        pass
+def encode_values(pending: Pending) -> Iterator[str | bytes]:
+    """Yield an OSC message for each address, and JSON where the tree has changed."""
+    for address, value in pending.items():
+        if address == PATH_CHANGED:
+            yield json.dumps({"COMMAND": PATH_CHANGED, "DATA": value})
+        else:
+            yield encode_message(address, value)

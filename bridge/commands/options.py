@@ -93,9 +93,24 @@ def parameter_values(options: argparse.Namespace) -> dict[str, Value]:
     return preset | parse_settings(texts)
 
 
-def engine_options(options: argparse.Namespace) -> EngineOptions:
-    """Return the options of the engine process."""
-    return EngineOptions(options.device, options.offline, options.allow_pickle, options.hooks or "", options.accelerate)
+def engine_options(options: argparse.Namespace, only_downloads_of_start: bool = False) -> EngineOptions:
+    """Return the options of the engine process.
+
+    With ``only_downloads_of_start`` only the models that the command line names may be downloaded.
+    """
+    downloads = None
+    if only_downloads_of_start:
+        values = parameter_values(options)
+        names = [str(values.get(name, "")) for name in ("/model", "/autoencoder")]
+        downloads = frozenset(names) | {str(Path(name).expanduser()) for name in names}
+    return EngineOptions(
+        options.device,
+        options.offline,
+        options.allow_pickle,
+        options.hooks or "",
+        options.accelerate,
+        downloads=downloads,
+    )
 
 
 def preset_folders(options: argparse.Namespace) -> list[Path] | None:

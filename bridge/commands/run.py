@@ -92,6 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(network, "--allow", metavar="NETWORKS", action="append", help=networks, default_text="private networks")
     folder = "folder that other machines may load files from; repeatable"
     add_option(network, "--files", metavar="DIR", action="append", help=folder, default_text="the preset folders")
+    add_flag(network, "--allow-downloads", help="let other machines name models that are downloaded from the hub")
     add_option(network, "--token", metavar="TEXT", help="panel token for other machines", default_text="random")
     add_flag(network, "--open", help="open the panel in the browser")
 
@@ -124,7 +125,7 @@ def main(options: argparse.Namespace) -> int:
         session_path = find_session_path(options)
         recovered = recover(session_path) if session_path is not None and options.resume else None
         state = State(values | dict(recovered.values) if recovered else values)
-        show = _build_show(options, state)
+        show = _build_show(options, state, access.exposed)
         cleanup.callback(show.close)
         if access.exposed:
             user_folders = [Path(folder) for folder in options.files or ()]
@@ -230,7 +231,7 @@ def _start_log(options: argparse.Namespace, cleanup: ExitStack) -> None:
     log.info("phosphene %s starts", release() or "from a checkout", extra={"facts": facts})
 
 
-def _build_show(options: argparse.Namespace, state: State) -> Show:
+def _build_show(options: argparse.Namespace, state: State, exposed: bool) -> Show:
     source = open_source(options.source or default_source())
     sinks = [open_sink(url) for url in options.sink or default_sinks()]
     second = open_source(options.control) if options.control else None
@@ -238,7 +239,7 @@ def _build_show(options: argparse.Namespace, state: State) -> Show:
         state,
         source,
         sinks,
-        engine_options(options),
+        engine_options(options, only_downloads_of_start=exposed and not options.allow_downloads),
         second,
         preset_folders(options),
         options.desk or (),

@@ -16,6 +16,7 @@ from multiprocessing.context import SpawnContext
 from bridge import console
 from bridge.engine_process import import_prefetch, tcmalloc
 from bridge.logs import ConsoleHandler
+from engine.shared.hub_environment import configure_hub
 from engine.shared.mailbox import Mailboxes
 from engine.shared.messages import EngineStatus, Stop, Waiting
 from engine.shared.options import EngineOptions
@@ -32,6 +33,7 @@ PREPARE_NICE = 7
 def _engine_process(pipe: Connection, boxes: Mailboxes, options: EngineOptions, standby: bool) -> None:
     """Run the spawned process: the engine is imported here, by name, and begins with the snapshot that it is sent."""
     console.configure()
+    configure_hub(options.offline)
     logging.basicConfig(level=logging.INFO, format="engine: %(message)s", handlers=[ConsoleHandler()])
     tcmalloc.forget_preload()
     gc.disable()  # until it runs: imports and weights stay, and collecting over them again and again takes long

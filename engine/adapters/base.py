@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from engine.adapters.async_loader import AsyncLoader
+from engine.models.component_files import count_elements
+from engine.models.hub import find_cached, is_hub_name
+from engine.models.loading import free_memory_bytes
 from engine.shared.frame import Frame
 from engine.shared.parameter import InvalidValue
 from engine.shared.settings import AdapterSettings
+from engine.shared.user_files import check_regular
 
 
 class Adapter(ABC):
@@ -45,12 +52,28 @@ class Adapter(ABC):
         self.loader.close()
 
 
-def resolve(name: str, folder: str, what: str) -> Path:
+def resolve(name: str, folder: str, what: str, hub: bool = False) -> Path:
     """Return the file or folder called ``name``: a path, or one in ``folder``, with or without its ending.
 
-    Raises InvalidValue; ``what`` names the kind of file for the user.
+    With ``hub`` a hub name also stands for its copy in the local cache. Adapters are never downloaded. Raises
+    InvalidValue, also for what is neither a regular file nor a folder; ``what`` names the kind of file for the user.
     """
     for path in (Path(name).expanduser(), Path(folder) / name, Path(folder) / f"{name}.safetensors"):
         if path.exists():
+            if not path.is_dir():
+                check_regular(path)
             return path
+    if hub and is_hub_name(name):
+        if cached := find_cached(name):
+            return cached
+        raise InvalidValue(
+            f"{what} {name!r} is neither a path nor in {folder}/ nor in the hub's cache; adapters are not downloaded"
+        )
     raise InvalidValue(f"{what} {name!r} is neither a path nor in {folder}/")
+
+
+def check_fits(path: Path, module: Any, what: str) -> None:
+    """Raise InvalidValue where a weights file does not fit into the free memory of the device of ``module``."""
+    needed = count_elements([path]) * torch.empty(0, dtype=module.dtype).element_size()
+    if needed > free_memory_bytes(module.device):
+        raise InvalidValue(f"{what} needs {needed / 2**30:.1f} GiB, more than is free on {module.device}")

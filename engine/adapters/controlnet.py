@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from engine.adapters.async_loader import AsyncLoader
-from engine.adapters.base import Adapter, resolve
+from engine.adapters.base import Adapter, check_fits, resolve
 from engine.adapters.depth import DepthEstimator, read_depth_estimator
 from engine.compile.dispatch import CompiledModule
 from engine.image.control_maps import CONTROL_MAPS
 from engine.models import Model
+from engine.models.component_files import read_shapes
+from engine.models.components import load_module
 from engine.models.controlnet_inputs import ControlNetInputs
-from engine.shared.errors import first_line
+from engine.models.model_error import reading
 from engine.shared.frame import Frame
 from engine.shared.parameter import InvalidValue
 from engine.shared.settings import AdapterSettings, ControlNetSettings
@@ -109,15 +111,21 @@ class ControlNetAdapter(Adapter):
             except InvalidValue as error:  # the other slots keep working
                 report(str(error))
         self._cache = {file: self._cache[file] for file in files if file in self._cache}
-        return LoadedNets(nets, read_depth_estimator(depth, self._model.denoiser) if depth else None)
+        estimator = None
+        try:
+            estimator = read_depth_estimator(depth, self._model.denoiser) if depth else None
+        except InvalidValue as error:  # the ControlNets keep working
+            report(str(error))
+        return LoadedNets(nets, estimator)
 
     def _load_one(self, file: str) -> CompiledModule:
         architecture = self._model.architecture
         if not architecture.supports_controlnet:
             raise InvalidValue(f"ControlNet {file}: not supported for a {architecture.title} model")
         if file not in self._cache:
-            net = read_controlnet(resolve(file, "controlnets", "ControlNet"), self._model.denoiser)
-            self._cache[file] = CompiledModule("control", net)
+            with reading(f"ControlNet {file}"):
+                net = read_controlnet(resolve(file, "controlnets", "ControlNet", hub=True), self._model.denoiser)
+                self._cache[file] = CompiledModule("control", net)
         return self._cache[file]
 
 
@@ -150,22 +158,38 @@ def read_controlnet(path: Path, unet: Any) -> Any:
     """
     from diffusers import ControlNetModel
 
-    try:
+    what = f"ControlNet {path.name}"
+    with reading(what):
         if path.is_dir():
-            net: Any = ControlNetModel.from_pretrained(path, torch_dtype=unet.dtype, use_safetensors=True)
+            net: Any = load_module(ControlNetModel, path, unet.dtype, what)
         elif path.suffix == ".safetensors":
-            net = ControlNetModel.from_single_file(str(path), torch_dtype=unet.dtype)
+            net = _read_single_file(path, unet)
         else:
-            raise InvalidValue(f"ControlNet {path.name}: give a diffusers folder or a .safetensors file")
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise InvalidValue(f"ControlNet {path.name} cannot be read: {first_line(error)}") from None
+            raise InvalidValue(f"{what}: use a diffusers folder or a .safetensors file")
     for name in ("cross_attention_dim", "block_out_channels", "in_channels"):
         net_value, model_value = (_as_list(module.config[name]) for module in (net, unet))
         if net_value != model_value:
             raise InvalidValue(
                 f"ControlNet {path.name} is for another model: its {name} is {net_value}, this model's is {model_value}"
             )
-    return net.to(unet.device, memory_format=torch.channels_last).requires_grad_(False).eval()
+    with reading(what):
+        net = net.to(unet.device, memory_format=torch.channels_last).requires_grad_(False).eval()
+    if not all(bool(tensor.isfinite().all()) for tensor in net.parameters()):
+        raise InvalidValue(f"{what} holds NaN or infinity")
+    return net
+
+
+def _read_single_file(path: Path, unet: Any) -> Any:
+    """Load an original-format file. Its config is that of a ControlNet for this U-Net: no other one would fit."""
+    from diffusers import ControlNetModel
+
+    read_shapes(path)
+    check_fits(path, unet, f"ControlNet {path.name}")
+    with torch.device("meta"):
+        template = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
+    with tempfile.TemporaryDirectory(prefix="phosphene-controlnet-") as folder:
+        template.save_config(folder)
+        return ControlNetModel.from_single_file(str(path), config=folder, torch_dtype=unet.dtype, local_files_only=True)
 
 
 def _as_list(value: Any) -> Any:

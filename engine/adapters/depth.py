@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.shared.errors import first_line
+from engine.adapters.base import resolve
+from engine.models.component_files import read_config
+from engine.models.components import DEPTH_CLASSES, get_class, load_module
+from engine.models.model_error import reading
 from engine.shared.parameter import InvalidValue
 
 #: ImageNet's statistics, on which the depth models' vision transformers were trained.
@@ -39,11 +40,11 @@ class DepthEstimator:
 
 def read_depth_estimator(name: str, unet: Any) -> DepthEstimator:
     """Load the depth model in a transformers folder or under a cached hub name. Raises InvalidValue."""
-    from transformers import AutoModelForDepthEstimation
-
-    try:
-        path = Path(name).expanduser()
-        model = AutoModelForDepthEstimation.from_pretrained(path, dtype=unet.dtype, use_safetensors=True)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InvalidValue(f"depth model {name} cannot be read: {first_line(error)}") from None
-    return DepthEstimator(model.to(unet.device).requires_grad_(False).eval())
+    what = f"depth model {name}"
+    with reading(what):
+        folder = resolve(name, "controlnets", "depth model", hub=True)
+        kind = str(read_config(folder / "config.json").get("model_type"))
+        if kind not in DEPTH_CLASSES:
+            raise InvalidValue(f"{what}: {kind[:80]} is not supported; use one of {', '.join(DEPTH_CLASSES)}")
+        model = load_module(get_class("transformers", DEPTH_CLASSES[kind], what), folder, unet.dtype, what)
+        return DepthEstimator(model.to(unet.device).requires_grad_(False).eval())

@@ -9,15 +9,17 @@ from typing import Any
 
 import cv2
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from engine.adapters.async_loader import AsyncLoader
 from engine.adapters.attention import ImagePrompt, KeysValues
-from engine.adapters.base import Adapter, resolve
+from engine.adapters.base import Adapter, check_fits, resolve
 from engine.models import Model
+from engine.models.component_files import read_shapes
+from engine.models.components import load_module
+from engine.models.model_error import reading
 from engine.shared import user_files
 from engine.shared.errors import first_line
 from engine.shared.frame import Frame
@@ -107,11 +109,12 @@ class ImagePromptAdapter(Adapter):
         if not architecture.supports_controlnet:
             raise InvalidValue(f"image adapter {adapter}: not supported for a {architecture.title} model")
         if self._encoder is None or self._encoder[0] != (adapter, encoder):
-            paths = (
-                resolve(adapter, "adapters", "image adapter"),
-                resolve(encoder, "adapters", "image encoder"),
-            )
-            self._encoder = ((adapter, encoder), read_ip_adapter(*paths, self._model.denoiser))
+            with reading(f"image adapter {adapter}"):
+                paths = (
+                    resolve(adapter, "adapters", "image adapter"),
+                    resolve(encoder, "adapters", "image encoder", hub=True),
+                )
+                self._encoder = ((adapter, encoder), read_ip_adapter(*paths, self._model.denoiser))
         reference = self._reference
         if picture.startswith("source ") and reference is not None:
             pixels = torch.from_numpy(reference.pixels[..., :3]).permute(2, 0, 1).float() / 255
@@ -139,11 +142,15 @@ def read_ip_adapter(path: Path, encoder: Path, unet: Any) -> ImageEncoder:
 
     if path.suffix != ".safetensors":
         raise InvalidValue(f"image adapter {path.name}: only .safetensors files are read")
-    try:
+    what = f"image adapter {path.name}"
+    with reading(what):
+        read_shapes(path)
+        check_fits(path, unet, what)
         weights = load_file(path)
-        model = CLIPVisionModelWithProjection.from_pretrained(encoder, dtype=unet.dtype, use_safetensors=True)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InvalidValue(f"image adapter {path.name} cannot be read: {first_line(error)}") from None
+        if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+            raise InvalidValue(f"{what} holds NaN or infinity")
+    with reading(f"image encoder {encoder.name}"):
+        model = load_module(CLIPVisionModelWithProjection, encoder, unet.dtype, f"image encoder {encoder}:")
     image_proj, ip_adapter = (
         {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
         for prefix in ("image_proj.", "ip_adapter.")

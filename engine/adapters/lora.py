@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from engine.adapters.async_loader import AsyncLoader
-from engine.adapters.base import Adapter, resolve
+from engine.adapters.base import Adapter, check_fits, resolve
 from engine.adapters.lora_file import Layer, LoraUpdates, LowRankUpdate, get_layer, read_lora
 from engine.models import Model
+from engine.models.model_error import reading
 from engine.shared.frame import Frame
 from engine.shared.parameter import InvalidValue
 from engine.shared.settings import AdapterSettings
@@ -144,12 +145,14 @@ class LoraAdapter(Adapter):
         architecture = self._model.architecture
         if not architecture.lora_mixin:
             raise InvalidValue(f"LoRA {file}: a {architecture.title} model takes none")
-        path = resolve(file, "loras", "LoRA")
-        key = (str(path), path.stat().st_mtime)
-        if key not in self._cache:
-            components = self._denoiser | self._text_encoders
-            self._cache[key] = read_lora(path, architecture.lora_mixin, components, self._model.denoiser.config)
-        return self._cache[key]
+        with reading(f"LoRA {file}"):
+            path = resolve(file, "loras", "LoRA")
+            key = (str(path), path.stat().st_mtime)
+            if key not in self._cache:
+                check_fits(path, self._model.denoiser, f"LoRA {file}")
+                components = self._denoiser | self._text_encoders
+                self._cache[key] = read_lora(path, architecture.lora_mixin, components, self._model.denoiser.config)
+            return self._cache[key]
 
 
 def _select(loras: Sequence[LoraUpdates | None], components: Mapping[str, Any]) -> list[LoraUpdates | None]:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from engine.shared.errors import first_line
+from engine.models.component_files import read_shapes
+from engine.models.model_error import reading
 from engine.shared.parameter import InvalidValue
 
 _FACTOR = re.compile(
@@ -43,10 +43,9 @@ def read_lora(path: Path, mixin: str, components: Mapping[str, nn.Module], confi
     """
     if path.suffix != ".safetensors":
         raise InvalidValue(f"LoRA {path.name}: only .safetensors files are read")
-    try:
+    with reading(f"LoRA {path.name}"):
+        read_shapes(path)  # a damaged header is found here, not by what a library makes of it
         weights, file_alphas, metadata = _load_weights(path, mixin, config)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise InvalidValue(f"LoRA {path.name} cannot be read: {first_line(error)}") from None
     alphas: dict[tuple[str, str], float] = {}
     for key, value in file_alphas.items():
         component, _, name = key.partition(".")
@@ -133,5 +132,7 @@ def _build_update(file: str, name: str, layer: Layer, A: Tensor, B: Tensor, alph
         A, B = A[..., None, None], B[..., None, None]
     if (B.shape[0], *A.shape[1:]) != tuple(weight.shape) or A.shape[0] != B.shape[1]:
         raise InvalidValue(f"LoRA {file} is for another model: {name} is {tuple(weight.shape)} here")
+    if not (bool(A.isfinite().all()) and bool(B.isfinite().all())):
+        raise InvalidValue(f"LoRA {file} holds NaN or infinity in {name}")
     B = B * ((alpha if alpha is not None else len(A)) / len(A))
     return LowRankUpdate(A.to(weight.device, weight.dtype), B.to(weight.device, weight.dtype))

@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from engine.shared.hub_environment import configure_hub
+
 
 def import_quietly() -> None:
     """Import diffusers and transformers, with their progress bars and hints turned off."""
+    configure_hub(offline=False)
     # The package's own import reads the sources of all its models, as transformers itself has just done.
     _import_lazily("transformers.models")
     import diffusers

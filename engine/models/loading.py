@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any
 
 import psutil
 import torch
-from safetensors import SafetensorError
 
 from engine.models.architectures import Architecture, find_architecture
 from engine.models.autoencoders import make_codec
@@ -26,18 +23,17 @@ from engine.models.checkpoint import (
     load_components,
     resolve,
 )
+from engine.models.component_files import count_elements
 from engine.models.hf_imports import import_quietly
 from engine.models.model import Model
+from engine.models.model_error import reading
 from engine.models.noise_schedule import read_noise_schedule
 from engine.shared.errors import first_line
 from engine.shared.options import EngineOptions
-from engine.shared.parameter import InvalidValue
 
 log = logging.getLogger(__name__)
 #: Held while a model is built: diffusers and transformers change process-wide settings for the time of it.
 BUILD_LOCK = threading.RLock()
-#: Largest safetensors header, by the format's definition.
-MAX_HEADER_BYTES = 100_000_000
 #: Memory needed by a model, as a multiple of its weights.
 MEMORY_FACTOR = 1.1
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -78,22 +74,18 @@ def load(
     """
     options = options or EngineOptions()
     import_quietly()
-    try:
+    with reading(f"model {name!r}", "; download it again or use another", "loaded"):
         path = resolve(name, options, progress)
-        _check_memory(name, path, device, dtype)
+        _check_memory(name, path, device, dtype, options.allow_pickle)
         with BUILD_LOCK:
             components = load_components(path, dtype, options)
             architecture = _identify(name, components)
             if autoencoder:
-                replacement = load_autoencoder(autoencoder, architecture, dtype, options, progress)
-                _check_latents(autoencoder, replacement, components["vae"])
+                with reading(f"autoencoder {autoencoder!r}", "; use another", "loaded"):
+                    replacement = load_autoencoder(autoencoder, architecture, dtype, options, progress)
+                    _check_latents(autoencoder, replacement, components["vae"])
                 components["vae"] = replacement
             return _build(name, architecture, components, autoencoder, device, dtype)
-    except InvalidValue:
-        raise
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
-        reason = f"missing entry {error}" if isinstance(error, KeyError) else first_line(error)
-        raise ModelError(f"model {name!r} cannot be loaded: {reason}; download it again or use another") from error
 
 
 def build_model(name: str, components: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Model:
@@ -108,24 +100,18 @@ def free_memory_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def required_memory_bytes(path: Path, dtype: torch.dtype) -> int:
+def required_memory_bytes(path: Path, dtype: torch.dtype, allow_pickle: bool = False) -> int:
     """Return the size of the weights of ``path`` in ``dtype``, from the headers of its files.
 
-    Raises ValueError if a file has no valid header.
+    Raises what ``list_weight_files`` and ``count_elements`` do.
     """
-    element_bytes, total = torch.empty(0, dtype=dtype).element_size(), 0
-    for file in list_weight_files(path):
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(min(length, MAX_HEADER_BYTES)))
-        count = sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-        total += element_bytes * count
-    return total
+    return torch.empty(0, dtype=dtype).element_size() * count_elements(list_weight_files(path, allow_pickle))
 
 
-def _check_memory(name: str, path: Path, device: torch.device, dtype: torch.dtype) -> None:
+def _check_memory(name: str, path: Path, device: torch.device, dtype: torch.dtype, allow_pickle: bool) -> None:
     """Reject a model that cannot fit before it is read: a stream may be running in the same memory."""
-    needed, free = MEMORY_FACTOR * required_memory_bytes(path, dtype), free_memory_bytes(device)
+    needed = MEMORY_FACTOR * required_memory_bytes(path, dtype, allow_pickle)
+    free = free_memory_bytes(device)
     if needed > free:
         raise ModelError(
             f"model {name!r} needs {needed / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are free on {device}; "

@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.models.checkpoint import ModelError
+from engine.models.model_error import ModelError
+
+#: Most timesteps of a training schedule; known ones have 1000.
+MAX_TIMESTEPS = 100_000
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ def read_noise_schedule(
     alphas = torch.cumprod(1.0 - _betas(config), 0)
     if config.get("rescale_betas_zero_snr"):
         alphas = _rescale_to_zero_terminal_snr(alphas)
+    if alphas.ndim != 1 or not bool(((alphas > 0) & (alphas <= 1)).all()):
+        raise ModelError(f"{scheduler} with noise levels outside 0 to 1 is not supported")
     return NoiseSchedule(
         prediction, alphas, scheduler == "LCMScheduler", timestep_scaling=float(config.get("timestep_scaling", 10.0))
     )
@@ -98,9 +103,13 @@ def _read_flow(config: Mapping[str, Any], dynamic_shift: Callable[[int, int], fl
 
 def _betas(config: Mapping[str, Any]) -> Tensor:
     """Return β of each training timestep, (T,) float64."""
-    if config.get("trained_betas"):
-        return torch.tensor(config["trained_betas"], dtype=torch.float64)
-    total, start, end = int(config["num_train_timesteps"]), float(config["beta_start"]), float(config["beta_end"])
+    betas = config.get("trained_betas")
+    count = len(betas) if betas else int(config["num_train_timesteps"])
+    if not 1 <= count <= MAX_TIMESTEPS:
+        raise ModelError(f"a schedule of {str(count)[:20]} timesteps is not supported (1 to {MAX_TIMESTEPS})")
+    if betas:
+        return torch.tensor(betas, dtype=torch.float64)
+    total, start, end = count, float(config["beta_start"]), float(config["beta_end"])
     schedule = config.get("beta_schedule", "linear")
     if schedule == "scaled_linear":
         return torch.linspace(start**0.5, end**0.5, total, dtype=torch.float64) ** 2

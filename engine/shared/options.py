@@ -13,6 +13,7 @@ class EngineOptions:
     """Options of an engine process.
 
     ``device`` is auto or a device of torch. ``offline`` and ``allow_pickle`` restrict and permit ways to load models.
+    ``downloads`` are the hub names that may be downloaded, None for all; other names come from the local cache.
     ``hooks`` is the folder of user hooks, empty for none. ``accelerate`` is one of ACCELERATORS.
     """
 
@@ -23,3 +24,4 @@ class EngineOptions:
     accelerate: str = "eager"
     #: Let ``/hook/fault/kind`` make the decoder fail, for stress tests.
     fault_injection: bool = False
+    downloads: frozenset[str] | None = None

@@ -11,7 +11,9 @@ from engine.compile import Accelerator
 from engine.diffusion.stream import Stream
 from engine.image.hooks import Hooks
 from engine.models import pick_device
+from engine.models.model_error import reading
 from engine.shared.frame import Frame
+from engine.shared.hub_environment import configure_hub
 from engine.shared.options import EngineOptions
 from engine.shared.snapshot import Snapshot
 from engine.worker.reload import make_stream
@@ -29,7 +31,9 @@ def render(
     torch.use_deterministic_algorithms(True, warn_only=True)
     hooks = Hooks(Path(options.hooks) if options.hooks else None)
     device = pick_device(options.device)
-    stream = make_stream(snapshot, device, options, hooks=hooks, blocking=True)
+    configure_hub(options.offline)
+    with reading(f"model {snapshot.model.model!r}", "; use another model or other values", "used"):
+        stream = make_stream(snapshot, device, options, hooks=hooks, blocking=True)
     # A swap in the middle would not be repeatable: compile only on request, and then before the first frame.
     accelerator = Accelerator("eager" if options.accelerate == "auto" else options.accelerate, device)
     accelerator.compile_all(lambda: [*stream.model.compiled_modules, *stream.adapters.compiled_modules])

@@ -13,7 +13,8 @@ import torch
 
 from engine.diffusion.stream import Stream
 from engine.image.hooks import Hooks
-from engine.models import load, pick_dtype
+from engine.models import ModelError, load, pick_dtype
+from engine.models.model_error import describe_error, reading
 from engine.runtime.cuda_streams import NotFinite
 from engine.runtime.threads import limit_to_one_thread
 from engine.shared.errors import first_line
@@ -23,7 +24,7 @@ from engine.shared.parameter import InvalidValue, Value
 from engine.shared.snapshot import Snapshot
 from engine.shared.table import RELOAD_PARAMETERS
 from engine.worker.acceptance import Applied, apply_acceptable, default_values
-from engine.worker.failures import free_memory, is_out_of_memory
+from engine.worker.failures import free_memory, is_device_lost, is_out_of_memory
 from engine.worker.fault_injection import fail_start, inject_faults
 
 log = logging.getLogger(__name__)
@@ -85,10 +86,12 @@ def open_stream(
         progress = _download_progress(settings.model, report)
         model = load(settings.model, device, dtype, options, progress, settings.autoencoder)
     report(f"warming {settings.model} up")
-    if width % model.multiple or height % model.multiple:
-        raise InvalidValue(f"/size {width}x{height}: both sides must be multiples of {model.multiple} for this model")
-    adapters = running.adapters if running is not None else None
-    stream = Stream(model, width, height, adapters, hooks, blocking)
+    with reading(f"model {settings.model!r}", "; use another", "used"):
+        if width % model.multiple or height % model.multiple:
+            multiple = model.multiple
+            raise InvalidValue(f"/size {width}x{height}: both sides must be multiples of {multiple} for this model")
+        adapters = running.adapters if running is not None else None
+        stream = Stream(model, width, height, adapters, hooks, blocking)
     if options.fault_injection:
         inject_faults(stream)
     return stream
@@ -107,7 +110,11 @@ def warm_up(stream: Stream, snapshot: Snapshot) -> None:
 
 
 def begin(stream: Stream, snapshot: Snapshot, options: EngineOptions) -> Applied:
-    """Warm ``stream`` up with as much of ``snapshot`` as works. Raises an error that no live value explains."""
+    """Warm ``stream`` up with as much of ``snapshot`` as works.
+
+    An error that no live value explains is the model's: raises ModelError, or the error itself where the device is lost
+    or the memory exhausted.
+    """
 
     def apply(candidate: Snapshot) -> None:
         if options.fault_injection:
@@ -118,7 +125,13 @@ def begin(stream: Stream, snapshot: Snapshot, options: EngineOptions) -> Applied
         stream.restart()
         free_memory()
 
-    return apply_acceptable(snapshot, default_values(snapshot), apply, undo)
+    try:
+        return apply_acceptable(snapshot, default_values(snapshot), apply, undo)
+    except Exception as error:
+        if isinstance(error, InvalidValue) or is_device_lost(error) or is_out_of_memory(error):
+            raise  # the next process may fare better
+        name = snapshot.model.model
+        raise ModelError(f"model {name!r} cannot be used: {describe_error(error)}; use another") from error
 
 
 def _is_same_model(stream: Stream, name: str, dtype: torch.dtype, autoencoder: str) -> bool:

@@ -14,6 +14,9 @@ from engine.compile.dispatch import CompiledModule
 from engine.models.controlnet_inputs import ControlNetInputs
 from engine.runtime.memo import Memo
 
+#: Longest prompt that a tokenizer's config may ask for, in tokens: each is padded to that.
+MAX_PROMPT_TOKENS = 4096
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -116,6 +119,6 @@ class Architecture(ABC):
     def tokenize(self, tokenizer: str, text: str, length: int | None = None, **options: Any) -> Any:
         """Return ids and mask of ``text`` under one of the tokenizers, on the device, (1, length) each."""
         encode = self.components[tokenizer]
-        length = length or encode.model_max_length
+        length = length or min(encode.model_max_length, MAX_PROMPT_TOKENS)
         encoded = encode(text, padding="max_length", truncation=True, max_length=length, return_tensors="pt", **options)
         return encoded.to(self.device)

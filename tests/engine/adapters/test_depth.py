@@ -57,6 +57,6 @@ def test_depth_control_images_come_from_the_depth_model(tmp_path: Path) -> None:
     nowhere = str(tmp_path / "nowhere")
     stream.apply(Snapshot({"/control/depth": nowhere}))
     stream.settle()
-    assert stream.adapters.take_notes()[0].startswith(f"depth model {nowhere} cannot be read")
+    assert stream.adapters.take_notes()[0] == f"depth model {nowhere!r} is neither a path nor in controlnets/"
     stream.adapters.close()
     stream.close()

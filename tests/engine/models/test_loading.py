@@ -119,7 +119,7 @@ def write_nan(path: Path) -> None:
         (lambda f: edit_index(f, unet=["diffusers", "UNet1DModel"]), "cannot be loaded|not supported"),
         (
             lambda f: edit_index(f, unet=["diffusers", "NoSuchModel"]),
-            "NoSuchModel, which diffusers .* does not have",
+            "denoiser NoSuchModel is not supported",
         ),
         (
             lambda f: write_nan(f / "unet" / "diffusion_pytorch_model.safetensors"),

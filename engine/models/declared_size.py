@@ -1,0 +1,62 @@
+"""The size that a config declares, found by building the module without memory, on the meta device."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+
+#: Most tensors and modules that a model may declare; the largest supported ones have a fifth of that.
+MAX_TENSORS, MAX_MODULES = 20_000, 50_000
+#: Values that a config may declare beyond twice those in the files: tied weights count twice, tables are not saved.
+SPARE_ELEMENTS = 16 << 20
+
+
+def check_declared(build: Callable[[], object], stored: int) -> None:
+    """Call ``build`` without memory for tensors. Raises ValueError if it declares much more than ``stored`` values.
+
+    A library would allocate what is declared before it compares it with the files.
+    """
+    with _limited(2 * stored + SPARE_ELEMENTS), torch.device("meta"):
+        build()
+
+
+@contextmanager
+def _limited(max_elements: int) -> Iterator[None]:
+    """Limit what modules made on this thread may register."""
+    thread, elements, tensors, modules = threading.get_ident(), 0, 0, 0
+
+    def count_tensor(_module: nn.Module, _name: str, tensor: Tensor | None) -> None:
+        nonlocal elements, tensors
+        if tensor is None or threading.get_ident() != thread:
+            return
+        elements, tensors = elements + tensor.numel(), tensors + 1
+        if elements > max_elements or tensors > MAX_TENSORS:
+            raise ValueError("its config declares a far larger model than its files hold")
+
+    def count_module(_module: nn.Module, _name: str, _child: nn.Module | None) -> None:
+        nonlocal modules
+        if threading.get_ident() != thread:
+            return
+        modules += 1
+        if modules > MAX_MODULES:
+            raise ValueError("its config declares too many layers")
+
+    handles = [
+        register_module_parameter_registration_hook(count_tensor),
+        register_module_buffer_registration_hook(count_tensor),
+        register_module_module_registration_hook(count_module),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,47 @@
+"""ModelError, and the one place that turns whatever a library raises over users' files into a line for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from engine.runtime.device_errors import is_device_lost, is_out_of_memory
+from engine.shared.errors import first_line
+from engine.shared.parameter import InvalidValue
+
+
+class ModelError(InvalidValue):
+    """A checkpoint that cannot be loaded; the text names it and the remedy."""
+
+
+@contextmanager
+def reading(what: str, remedy: str = "", verb: str = "read") -> Iterator[None]:
+    """Raise InvalidValue in place of any exception but one of a lost device: the files of ``what`` are at fault.
+
+    Libraries raise whatever their code runs into over a damaged file, so no list of classes would be complete.
+    """
+    try:
+        yield
+    except InvalidValue:
+        raise
+    except Exception as error:
+        if is_device_lost(error):
+            raise
+        raise ModelError(f"{what} cannot be {verb}: {describe_error(error)}{remedy}") from error
+
+
+def describe_error(error: Exception) -> str:
+    """Return one line on an error of a library."""
+    if is_out_of_memory(error):
+        return "out of memory"
+    if isinstance(error, RecursionError):
+        return "its files are nested too deeply"
+    if isinstance(error, KeyError):
+        return f"missing entry {first_line(error, 100)}"
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return (
+            f"{first_line(OSError(str(error.filename)), 200)} is {error.strerror}"
+            if error.errno == 22
+            else (f"{error.filename}: {error.strerror}")
+        )
+    return first_line(error)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
+
+from engine.shared.errors import first_line
 
 
 class RateLimit:
@@ -23,3 +26,25 @@ class RateLimit:
         self._passed += 1
         suppressed, self._suppressed = self._suppressed, 0
         return True, suppressed
+
+
+class OneLine(logging.Filter):
+    """Passes records of a library at a limited rate, each as one line that ends in what was raised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._limit = RateLimit()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is logged."""
+        passes, suppressed = self._limit.passes()
+        if not passes:
+            return False
+        text = record.getMessage()
+        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+        if error is not None:
+            text += f": {type(error).__name__}: {first_line(error, 200)}"
+        if suppressed:
+            text += f" ({suppressed} similar messages suppressed)"
+        record.msg, record.args, record.exc_info, record.exc_text = text, None, None, None
+        return True

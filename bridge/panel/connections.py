@@ -18,8 +18,7 @@ from aiohttp.typedefs import Handler
 
 from bridge.network.quota import Quota, is_loopback
 from bridge.panel.auth import SECURITY_HEADERS
-from bridge.panel.log_lines import OneLine
-from bridge.rate_limit import RateLimit
+from bridge.rate_limit import OneLine, RateLimit
 
 log = logging.getLogger(__name__)
 #: What the HTTP library reports: on a port that strangers reach, one line at a limited rate and no traceback.
@@ -39,25 +38,25 @@ SWEEP_SECONDS, RETRY_SECONDS = 1.0, 0.2
 class _Connection:
     """A connection; ``requests`` are being handled now, ``since`` is when that number last changed.
 
-    ``unsent`` bytes have been waiting, and not one of them was read, since ``moved``.
+    ``unsent`` bytes have been waiting, and not one of them was read, since ``read_at``.
     """
 
     protocol: _Protocol
     host: str
+    link: asyncio.WriteTransport | None = None  # the library forgets its own while it still sends
     requests: int = 0
     has_request: bool = False
     since: float = field(default_factory=time.monotonic)
     unsent: int = 0
-    moved: float = field(default_factory=time.monotonic)
+    read_at: float = field(default_factory=time.monotonic)
 
     def is_overdue(self, now: float) -> bool:
         """Return whether no request came in time, or nothing of an answer was read for long."""
-        link = self.protocol.link
-        unsent = link.get_write_buffer_size() if link is not None else 0
+        unsent = self.link.get_write_buffer_size() if self.link is not None else 0
         if not unsent or unsent != self.unsent:
-            self.unsent, self.moved = unsent, now
+            self.unsent, self.read_at = unsent, now
         if self.requests:
-            return now - self.moved > STALL_SECONDS
+            return now - self.read_at > STALL_SECONDS
         return now - self.since > (IDLE_SECONDS if self.has_request else HEADER_SECONDS)
 
 
@@ -68,13 +67,6 @@ class _Protocol(web.RequestHandler):
         settings: dict[str, Any] = {"access_log": None, "lingering_time": LINGER_SECONDS, "auto_decompress": False}
         super().__init__(server, loop=asyncio.get_running_loop(), logger=http_log, **settings)
         self._on_lost = on_lost
-        self.link: asyncio.WriteTransport | None = None  # the library forgets its own while it still sends
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to serve the connection."""
-        assert isinstance(transport, asyncio.WriteTransport)
-        self.link = transport
-        super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Report the end of the connection."""
@@ -154,13 +146,14 @@ class Connections:
                 log.warning("panel: too many connections (%d), one from %s was refused", self._quota.held, host)
             return
         protocol = _Protocol(server, self._release)
-        self._open[protocol] = _Connection(protocol, host)
+        opened = self._open[protocol] = _Connection(protocol, host)
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, connection)
+            link, _ = await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, connection)
         except BaseException:
             self._release(protocol)
             connection.close()
             raise
+        opened.link = link if isinstance(link, asyncio.WriteTransport) else None
 
     def _close_longest_idle(self, host: str) -> None:
         idle = sorted((one for one in self._open.values() if not one.requests), key=lambda one: one.since)
@@ -172,8 +165,8 @@ class Connections:
     def _close(self, connection: _Connection) -> None:
         """End a connection at once, also one whose client does not read what is still to be sent."""
         self._release(connection.protocol)
-        if connection.protocol.link is not None:
-            connection.protocol.link.abort()
+        if connection.link is not None:
+            connection.link.abort()
 
     def _release(self, protocol: asyncio.BaseProtocol) -> None:
         """Give the place of a connection back, once."""

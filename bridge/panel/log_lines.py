@@ -5,25 +5,33 @@ from __future__ import annotations
 import logging
 from collections import deque
 
-from bridge.rate_limit import RateLimit
-from engine.shared.errors import first_line
 from engine.shared.text import to_line
 
 MAX_LINES, MAX_LINE_CHARACTERS = 200, 500
+#: Most lines from one statement of the program: whoever can make it log must not push everything else out.
+MAX_LINES_PER_STATEMENT = 60
+#: Where a record was logged: file and line.
+Statement = tuple[str, int]
 
 
 class LogLines(logging.Handler):
     """Collects the last lines of the log, and those that no panel has yet.
 
-    A line that comes again and again is one line with a count: it must not push the others out.
+    A line that comes again and again is one line with a count, and one statement has MAX_LINES_PER_STATEMENT at most:
+    it must not push the others out.
     """
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
-        self.lines: deque[str] = deque(maxlen=MAX_LINES)
+        self._lines: deque[tuple[Statement, str]] = deque(maxlen=MAX_LINES)
         self._unsent: deque[str] = deque(maxlen=MAX_LINES)
         self._last_message, self._repeats = "", 0
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+
+    @property
+    def lines(self) -> list[str]:
+        """The last lines, the newest at the end."""
+        return [line for _, line in list(self._lines)]
 
     def emit(self, record: logging.LogRecord) -> None:
         """Add the first line of a record."""
@@ -33,39 +41,21 @@ class LogLines(logging.Handler):
             self.handleError(record)
             return
         message = f"{record.levelname} {to_line(record.getMessage(), MAX_LINE_CHARACTERS)}"
-        if message == self._last_message and self.lines:
+        statement = record.pathname, record.lineno
+        if message == self._last_message and self._lines:
             self._repeats += 1
-            self.lines[-1] = f"{line} (×{self._repeats})"
+            line = f"{line} (×{self._repeats})"
+            self._lines[-1] = statement, line
             if self._repeats & (self._repeats - 1):  # panels are sent the 2nd, 4th, 8th …
                 return
-            line = self.lines[-1]
         else:
             self._last_message, self._repeats = message, 1
-            self.lines.append(line)
+            same = [entry for entry in self._lines if entry[0] == statement]
+            if len(same) >= MAX_LINES_PER_STATEMENT:
+                self._lines.remove(same[0])
+            self._lines.append((statement, line))
         self._unsent.append(line)
 
     def pop_unsent(self) -> list[str]:
         """Return the lines that came since the last call."""
         return [self._unsent.popleft() for _ in range(len(self._unsent))]
-
-
-class OneLine(logging.Filter):
-    """Passes records of a library at a limited rate, each as one line that ends in what was raised."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._limit = RateLimit()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the record is logged."""
-        passes, suppressed = self._limit.passes()
-        if not passes:
-            return False
-        text = record.getMessage()
-        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-        if error is not None:
-            text += f": {type(error).__name__}: {first_line(error, 200)}"
-        if suppressed:
-            text += f" ({suppressed} similar messages suppressed)"
-        record.msg, record.args, record.exc_info, record.exc_text = text, None, None, None
-        return True

@@ -7,12 +7,13 @@ import logging
 import os
 import platform
 import signal
+import socket
 import sys
 import threading
 import time
 import webbrowser
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -37,7 +38,7 @@ from bridge.errors import UserError
 from bridge.logs import JsonLogHandler
 from bridge.network.access import AccessPolicy, confine_files
 from bridge.network.discovery import Announcement, outside_address
-from bridge.network.listen import format_host
+from bridge.network.listen import HostError, format_host
 from bridge.network.quota import ConnectionLimits, raise_descriptor_limit, share_descriptors
 from bridge.osc.tcp import TcpServer
 from bridge.osc.udp import UdpServer
@@ -156,11 +157,13 @@ def main(options: argparse.Namespace) -> int:
             try:
                 _loop(show, options, stop, started, status_line, recovered is not None)
                 orderly = True
-                log.info("phosphene ends", extra={"facts": status_facts(show)})
+                with _reported():
+                    log.info("phosphene ends", extra={"facts": status_facts(show)})
             finally:
                 if hook_watch is not None:
                     hook_watch.close()
-                status_line.end(show)
+                with _reported():
+                    status_line.end(show)
         finally:
             if not orderly:
                 for thread in show.sinks:
@@ -196,6 +199,15 @@ def _loop(
                 log.error("the status could not be reported: %s", first_line(error))
         if options.seconds is not None and time.monotonic() - started >= options.seconds:
             return
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Log what is raised inside: without descriptors or memory the show still ends in order."""
+    try:
+        yield
+    except Exception as error:
+        log.error("the status could not be reported: %s", first_line(error))
 
 
 def _stop_on_signal() -> threading.Event:
@@ -285,6 +297,8 @@ def _bind(option: str, port: int, open_server: Callable[[], Server]) -> Server:
     """Return ``open_server()``; raise UserError that names the option where the port is not free."""
     try:
         return open_server()
+    except HostError as error:
+        raise UserError(f"--host {error.host}: {error.strerror}; 127.0.0.1 and 0.0.0.0 always work") from None
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"port {port} cannot be used ({reason}); choose another with {option}") from None
@@ -301,8 +315,9 @@ def _print_addresses(
     show: Show, options: argparse.Namespace, access: AccessPolicy, osc_port: int, http_port: int
 ) -> str:
     """Print where textures, OSC and the panel are; return the panel's URL on this machine."""
-    every_network = options.host in ("0.0.0.0", "::")
-    page = f"http://{'127.0.0.1' if every_network else format_host(options.host)}:{http_port}/"
+    every_network = options.host in ("0.0.0.0", "::", "")
+    loopback = "[::1]" if options.host == "::" and not socket.has_dualstack_ipv6() else "127.0.0.1"
+    page = f"http://{loopback if every_network else format_host(options.host)}:{http_port}/"
     say(f"source   {show.source.source.url}")
     if show.second is not None:
         say(f"control  {show.second.source.url}")

@@ -7,29 +7,24 @@ import socket
 import threading
 
 import ifaddr
-from zeroconf import InterfaceChoice, ServiceInfo, Zeroconf
+from zeroconf import InterfaceChoice, IPVersion, ServiceInfo, Zeroconf
 
+from bridge.network.listen import resolve_address
+from bridge.rate_limit import OneLine
 from engine.shared.errors import first_line
 from engine.shared.text import to_line
 
 log = logging.getLogger(__name__)
+logging.getLogger("zeroconf").addFilter(OneLine())  # an interface without a route is a traceback there
 
 
 class Announcement:
     """Announces the services while the show runs. Works in the background; a failure is one log line."""
 
     def __init__(self, host: str, osc_port: int, http_port: int, name: str = "Phosphene") -> None:
-        all_interfaces = host in ("0.0.0.0", "::", "")
-        addresses = local_addresses() if all_interfaces else [host]
+        self._host, self._ports = host, {"_oscjson._tcp.local.": http_port, "_osc._udp.local.": osc_port}
         host_name = to_line(socket.gethostname().split(".")[0], 30)
-        unique_name = f"{name} {host_name} {http_port}"
-        self.services = [
-            ServiceInfo(
-                service, f"{unique_name}.{service}", port=port, parsed_addresses=addresses, properties={"txtvers": "1"}
-            )
-            for service, port in (("_oscjson._tcp.local.", http_port), ("_osc._udp.local.", osc_port))
-        ]
-        self._interfaces: InterfaceChoice | list[str] = InterfaceChoice.All if all_interfaces else [host]
+        self._name = f"{name} {host_name} {http_port}"
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="zeroconf", daemon=True)
         self._thread.start()
@@ -41,9 +36,10 @@ class Announcement:
 
     def _run(self) -> None:
         try:
-            zeroconf = Zeroconf(interfaces=self._interfaces)
+            addresses, interfaces, version = announced_addresses(self._host)
+            zeroconf = Zeroconf(interfaces=interfaces, ip_version=version)
             try:
-                for service in self.services:
+                for service in self._services(addresses):
                     zeroconf.register_service(service, cooperating_responders=True)
                 self._closed.wait()
                 zeroconf.unregister_all_services()
@@ -52,11 +48,37 @@ class Announcement:
         except Exception as error:  # a network can fail in many ways, and the show needs none
             log.warning("not announced on the network: %s", first_line(error))
 
+    def _services(self, addresses: list[str]) -> list[ServiceInfo]:
+        return [
+            ServiceInfo(
+                service, f"{self._name}.{service}", port=port, parsed_addresses=addresses, properties={"txtvers": "1"}
+            )
+            for service, port in self._ports.items()
+        ]
 
-def local_addresses() -> list[str]:
-    """Return the IPv4 addresses of all network interfaces, in ascending text order, 127.0.0.1 among them."""
-    addresses = {str(address.ip) for adapter in ifaddr.get_adapters() for address in adapter.ips if address.is_IPv4}
-    return sorted(addresses | {"127.0.0.1"})
+
+def announced_addresses(host: str) -> tuple[list[str], InterfaceChoice | list[str], IPVersion]:
+    """Return the addresses to announce for ``host``, a name or an address, and where to announce them.
+
+    Raises OSError for an unknown name.
+    """
+    if host in ("0.0.0.0", ""):
+        return local_addresses(), InterfaceChoice.All, IPVersion.V4Only
+    if host == "::":
+        addresses = [address for address in (*local_addresses(), *local_addresses(ipv6=True)) if address != "::1"]
+        return addresses, list(addresses), IPVersion.All
+    family, address = resolve_address(host, 0, socket.SOCK_DGRAM)
+    plain = str(address[0]).split("%")[0]
+    if plain == "::1":  # multicast has no way there: programs on this machine hear it on the other loopback
+        return [plain], ["127.0.0.1"], IPVersion.V4Only
+    return [plain], [plain], IPVersion.V6Only if family == socket.AF_INET6 else IPVersion.V4Only
+
+
+def local_addresses(ipv6: bool = False) -> list[str]:
+    """Return the IPv4 (or IPv6) addresses of all interfaces, in ascending text order, the loopback's among them."""
+    ips = [address for adapter in ifaddr.get_adapters() for address in adapter.ips if address.is_IPv4 != ipv6]
+    addresses = {str(address.ip[0] if isinstance(address.ip, tuple) else address.ip) for address in ips}
+    return sorted(addresses | {"::1" if ipv6 else "127.0.0.1"})
 
 
 def outside_address() -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bridge.network.access import AccessPolicy
-from bridge.network.listen import accept_ipv4, resolve_address
+from bridge.network.listen import bind_udp
 from bridge.osc.coalesce import coalesce
 from bridge.osc.dispatch import OscControl, Peer
 from bridge.rate_limit import RateLimit
@@ -31,17 +31,8 @@ class UdpServer:
 
     def __init__(self, control: OscControl, host: str, port: int, access: AccessPolicy | None = None) -> None:
         self._control, self._admits = control, (access or AccessPolicy(host)).admits
-        if not 0 <= port < 65536:
-            raise OverflowError("port must be 0-65535.")
-        family, address = resolve_address(host, port, socket.SOCK_DGRAM)
-        self._socket = socket.socket(family, socket.SOCK_DGRAM)
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-            accept_ipv4(self._socket, host)
-            self._socket.bind(address)
-        except (OSError, OverflowError):
-            self._socket.close()
-            raise
+        self._socket = bind_udp(host, port)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         self._socket.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._socket, selectors.EVENT_READ)

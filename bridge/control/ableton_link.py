@@ -8,6 +8,7 @@ from typing import Any
 
 from bridge.control.state import State
 from bridge.control.tempo import BEATS_PER_BAR, Tempo, phase_difference
+from bridge.rate_limit import RateLimit
 
 log = logging.getLogger(__name__)
 POLLS_PER_SECOND = 20
@@ -48,8 +49,13 @@ class LinkClock:
         self._link.enabled = False
 
     def _run(self) -> None:
+        limit = RateLimit()
         while not self._stop.wait(1 / POLLS_PER_SECOND):
-            self._synchronise()
+            try:
+                self._synchronise()
+            except Exception:  # the next poll may work
+                if limit.passes()[0]:
+                    log.exception("Ableton Link could not be synchronised")
 
     def _synchronise(self) -> None:
         session, show_bpm = self._link.captureAppSessionState(), self._state.snapshot().real("/tempo")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bridge.control.state import State
+from bridge.rate_limit import RateLimit
 from engine.shared.errors import first_line
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ LEVEL_DECAY_SECONDS = 0.15
 MIN_REFERENCE_AMPLITUDE = 0.005
 BLOCKS_PER_SECOND = 60
 MAX_WAITING_BLOCKS = 8
+#: Pause after a block that could not be analysed, in seconds.
+RETRY_SECONDS = 0.1
 DEFAULT_DEVICE = "default"
 
 
@@ -102,13 +105,25 @@ class AudioInput:
 
     def _receive(self, block: NDArray[np.float32], _frames: int, _time: object, _status: object) -> None:
         """Queue a block; runs on the audio library's thread, which must not wait."""
-        self._blocks.append(block.copy())
-        self._has_blocks.set()
+        try:
+            self._blocks.append(block.copy())
+            self._has_blocks.set()
+        except MemoryError:
+            pass  # the library would end the stream: this block is lost, the next one may come
 
     def _run(self) -> None:
+        limit = RateLimit()
         while not self._stop.is_set():
             self._has_blocks.wait()
             self._has_blocks.clear()
-            while self._blocks:
-                levels = self.analyser.analyse(self._blocks.popleft())
-                self._state.put({f"/audio/{name}": round(level, 3) for name, level in levels.items()}, by="audio")
+            try:
+                self._analyse_waiting()
+            except Exception:  # the next block may work
+                if limit.passes()[0]:
+                    log.exception("the audio could not be analysed")
+                self._stop.wait(RETRY_SECONDS)
+
+    def _analyse_waiting(self) -> None:
+        while self._blocks:
+            levels = self.analyser.analyse(self._blocks.popleft())
+            self._state.put({f"/audio/{name}": round(level, 3) for name, level in levels.items()}, by="audio")

@@ -6,19 +6,23 @@ Each channel that changes sends its value (0–255) to the address ``/dmx/UNIVER
 from __future__ import annotations
 
 import logging
-import socketserver
+import socket
 import struct
 import threading
 from collections.abc import Sequence
 from typing import Any
 
 from bridge.control.mapping import ControllerMap
+from bridge.rate_limit import RateLimit
 
 log = logging.getLogger(__name__)
 ARTNET_PORT = 6454
 #: Length of an ArtDmx packet before its values.
 ARTDMX_HEADER_BYTES = 18
 MAX_CHANNELS = 512
+MAX_DATAGRAM_BYTES = 65536
+#: Longest wait for a packet, and the pause after a failure, in seconds.
+WAIT_SECONDS, RETRY_SECONDS = 0.2, 0.05
 
 
 class Dmx:
@@ -51,22 +55,48 @@ class ArtNet:
     """
 
     def __init__(self, dmx: Dmx, host: str, port: int = ARTNET_PORT) -> None:
-        class Handler(socketserver.BaseRequestHandler):
-            def handle(self) -> None:
-                packet = parse_artdmx(self.request[0])
-                if packet is not None:
-                    dmx.handle(*packet, f"Art-Net from {self.client_address[0]}")
-
-        self._server = socketserver.UDPServer((host, port), Handler)
-        self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.2,), name="art-net", daemon=True)
+        self._dmx, self._socket = dmx, _bind(host, port)
+        self._socket.settimeout(WAIT_SECONDS)
+        self.port: int = self._socket.getsockname()[1]
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="art-net", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Stop listening."""
-        self._server.shutdown()
-        self._server.server_close()
+        self._stop.set()
         self._thread.join(2)
+        self._socket.close()
+
+    def _run(self) -> None:
+        limit = RateLimit()
+        while not self._stop.is_set():
+            try:
+                data, address = self._socket.recvfrom(MAX_DATAGRAM_BYTES)
+                packet = parse_artdmx(data)
+                if packet is not None:
+                    self._dmx.handle(*packet, f"Art-Net from {address[0]}")
+            except TimeoutError:
+                pass
+            except Exception:  # one packet, or a network that goes, must not end the thread
+                if limit.passes()[0]:
+                    log.exception("an Art-Net packet could not be handled")
+                self._stop.wait(RETRY_SECONDS)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Return a bound UDP socket; on ``::`` it takes IPv4 as well. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    address = socket.getaddrinfo(host or None, port, family, socket.SOCK_DGRAM, 0, socket.AI_PASSIVE)[0][4]
+    receiver = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        if host == "::" and socket.has_dualstack_ipv6():
+            receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        receiver.bind(address)
+    except OSError:
+        receiver.close()
+        raise
+    return receiver
 
 
 def parse_artdmx(data: bytes) -> tuple[int, bytes] | None:

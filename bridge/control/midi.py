@@ -11,6 +11,7 @@ from typing import Any
 
 from bridge.control.mapping import ControllerMap
 from bridge.control.tempo import Tempo
+from bridge.rate_limit import RateLimit
 from engine.shared.errors import first_line
 
 log = logging.getLogger(__name__)
@@ -22,10 +23,18 @@ class Midi:
 
     def __init__(self, controllers: ControllerMap, tempo: Tempo) -> None:
         self._controllers, self._tempo = controllers, tempo
+        self._limit = RateLimit()
         self.messages = 0
 
     def handle(self, message: Any) -> None:
-        """Handle one mido message."""
+        """Handle one mido message, on the library's thread, which must not see an exception."""
+        try:
+            self._handle(message)
+        except Exception:
+            if self._limit.passes()[0]:
+                log.exception("a MIDI message could not be handled")
+
+    def _handle(self, message: Any) -> None:
         self.messages += 1
         kind = message.type
         if kind == "clock":

@@ -51,16 +51,20 @@ class Standby:
             if self._enabled and now > max(ready_since + delay, self._not_before):
                 try:
                     self._process = self._start()
-                except Exception as error:  # no memory or no handle left: the running engine must not end for that
-                    self._enabled = False
-                    return f"no standby engine: {error}"
+                except Exception as error:  # no memory or no handle left, which may pass: the engine runs on
+                    self._retry_later(now)
+                    return f"no standby engine now: {error}"
         elif not process.alive:
             process.end(0.0)
-            self._process, self._not_before = None, now + self.delay
-            self.delay = min(2 * self.delay, MAX_DELAY_SECONDS)
+            self._process = None
+            self._retry_later(now)
         elif process.is_waiting:
             self.delay = DELAY_SECONDS
         return ""
+
+    def _retry_later(self, now: float) -> None:
+        self._not_before = now + self.delay
+        self.delay = min(2 * self.delay, MAX_DELAY_SECONDS)
 
     def close(self) -> None:
         """End the process."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import wait
+from typing import TypeVar
 
 from bridge.control.state import State
 from bridge.engine_process.model_fallback import ModelFallback
@@ -16,6 +17,7 @@ from bridge.engine_process.process import EngineProcess, hang_timeout
 from bridge.engine_process.standby import Standby
 from bridge.engine_process.value_fallback import EARLY_SECONDS, ValueFallback
 from bridge.engine_process.wakeup import Wakeup
+from bridge.rate_limit import RateLimit
 from engine.shared.errors import first_line
 from engine.shared.mailbox import open_mailboxes
 from engine.shared.messages import (
@@ -38,8 +40,11 @@ from engine.shared.table import RELOAD_PARAMETERS, TABLE
 from engine.shared.text import to_line
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 #: Pause before a restart, doubled while engines die early, up to the maximum, in seconds.
 RESTART_SECONDS, MAX_RESTART_SECONDS = 0.1, 10.0
+#: Pause before another try where not even a process could be started, in seconds.
+START_RETRY_SECONDS = 1.0
 #: An engine that has run for this long ran well, in seconds.
 SUCCESS_SECONDS = 5.0
 #: Longest time between two looks at the engine's life, in seconds.
@@ -68,6 +73,7 @@ class Supervisor:
         self.process: EngineProcess | None = None
         self._last_message = self._ready_since = 0.0
         self._frames, self._start_failed = 0, False  # of the present engine
+        self._limit = RateLimit()
         self._begun: Mapping[str, Value] | None = None
         self._stop = threading.Event()
         self._wakeup = Wakeup(context)
@@ -99,6 +105,7 @@ class Supervisor:
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            starts = self.starts
             try:
                 reason = self._run_engine()
             except Exception as error:  # no memory or no handle left: that may pass
@@ -106,6 +113,9 @@ class Supervisor:
             if self.rejected or self._stop.is_set():
                 break
             self._log_error(f"{reason}; the output holds")
+            if self.starts == starts:  # no process began: that says nothing about the model
+                self._stop.wait(START_RETRY_SECONDS)
+                continue
             self.fallback.record_death()
             pause = min(RESTART_SECONDS * 2 ** min(self.fallback.deaths - 1, 10), MAX_RESTART_SECONDS)
             try:
@@ -145,7 +155,8 @@ class Supervisor:
             self._wakeup.clear()
             alive = process.alive  # asked before its last messages are read
             while process.pipe.poll():
-                self._handle(process.pipe.recv())
+                message = process.pipe.recv()
+                self._guard(self._handle, message)
                 self._last_message = time.monotonic() if self.ready.is_set() else self._last_message
             if not alive:
                 break
@@ -159,8 +170,16 @@ class Supervisor:
             last_look = now
             if self.ready.is_set() and self.silence > hang_timeout(self.status, sent):
                 return True
-            self._maintain(now)
+            self._guard(self._maintain, now)
         return False
+
+    def _guard(self, action: Callable[[T], None], argument: T) -> None:
+        """Call ``action``; what it raises is logged, and ends no engine that runs."""
+        try:
+            action(argument)
+        except Exception:
+            if self._limit.passes()[0]:
+                log.exception("the supervisor failed beside a running engine")
 
     def _send(self, send: Callable[[Snapshot], None], snapshot: Snapshot) -> None:
         """Send a snapshot, without the values that cannot be sent at all. Raises OSError where the engine is gone."""

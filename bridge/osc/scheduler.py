@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from bridge.rate_limit import RateLimit
+
 log = logging.getLogger(__name__)
 MAX_PENDING_BUNDLES = 10_000
 
@@ -30,8 +32,9 @@ class BundleScheduler:
                 return False
             heapq.heappush(self._heap, (time.monotonic() + delay, next(self._count), callback))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="osc-bundles", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="osc-bundles", daemon=True)
+                thread.start()  # raises where the system has no thread left: the next bundle tries again
+                self._thread = thread
             self._condition.notify()
         return True
 
@@ -43,6 +46,7 @@ class BundleScheduler:
             self._condition.notify()
 
     def _run(self) -> None:
+        limit = RateLimit()
         while True:
             with self._condition:
                 while not self._closed and (not self._heap or self._heap[0][0] > time.monotonic()):
@@ -53,4 +57,5 @@ class BundleScheduler:
             try:
                 callback()
             except Exception:  # one bundle must not end the thread
-                log.exception("a scheduled OSC bundle failed")
+                if limit.passes()[0]:
+                    log.exception("a scheduled OSC bundle failed")

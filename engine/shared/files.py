@@ -23,6 +23,8 @@ T = TypeVar("T")
 MAX_STEM_LENGTH = 40
 #: Time to list a folder from which it rests, this many times as long.
 LONG_LISTING_SECONDS, REST_SHARE = 0.02, 20
+#: Errors that say nothing about a folder: the process or the system has no descriptor or no memory left.
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def create_new(path: Path, mode: int = 0o666) -> int:
@@ -153,7 +155,12 @@ class FolderWatcher(Generic[T]):
         before, entries = self._stamps, self.entries
         stamps: dict[Path, tuple[int, int]] = {}
         loaded: dict[Path, T] = {}
-        paths = self.list_files()
+        try:
+            paths = self.list_files()
+        except OSError as error:
+            if error.errno in SHORTAGES:  # the files are still there
+                return None
+            raise
         listed = time.monotonic()
         if listed - start > LONG_LISTING_SECONDS:
             self._rest_until = listed + REST_SHARE * (listed - start)
@@ -179,8 +186,10 @@ class FolderWatcher(Generic[T]):
         return True
 
     def list_files(self) -> list[Path]:
-        """Return the files to load now; a folder that cannot be listed has none."""
+        """Return the files to load now; a folder that cannot be listed has none. Raises OSError for a shortage."""
         try:
             return list(self._list_files())
-        except OSError:
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
             return []

@@ -25,6 +25,7 @@ from engine.models.components import (
     DENOISERS,
     TOKENIZERS,
     build_empty,
+    check_class_name,
     get_class,
     load_module,
     load_tokenizer,
@@ -196,6 +197,7 @@ def _check_settings(path: Path, folder: Path, stored: int) -> None:
         loaded_class = read_class(entry, name, what)
         if loaded_class is not None and name in COMPONENTS:
             config = read_config(folder / name / "config.json")
+            check_class_name(config.get("_class_name"), loaded_class, what)
             check_declared(partial(build_empty, loaded_class, config), stored)
         elif loaded_class is not None:
             check_texts(folder / name)

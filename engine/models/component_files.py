@@ -18,7 +18,7 @@ MAX_TEXT_BYTES = 128 << 20
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 _TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja")
 #: Largest integer in a component's config, and largest one that counts layers or blocks.
-MAX_INTEGER, MAX_COUNT = 1 << 31, 10_000
+MAX_INTEGER, MAX_COUNT = 1 << 31, 2_000
 _COUNTS = ("num_layers", "hidden_layers", "layers_per_block", "num_blocks", "depth", "refiner_layers", "single_layers")
 #: Entries by which a config brings code, names other repositories, or needs libraries beyond those of the engine.
 _FOREIGN_ENTRIES = {

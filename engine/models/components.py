@@ -95,7 +95,7 @@ def load_module(module_class: Any, folder: Path, dtype: torch.dtype, what: str, 
     """
     files = find_weights(folder, allow_pickle, what)
     config, is_diffusers = read_config(folder / "config.json"), module_class.__module__.startswith("diffusers.")
-    _check_class_name(config.get("_class_name"), module_class, what)
+    check_class_name(config.get("_class_name"), module_class, what)
     check_declared(lambda: build_empty(module_class, config), count_elements(files))
     arguments: dict[str, Any] = {"local_files_only": True, "use_safetensors": files[0].suffix == ".safetensors"}
     if all(".fp16." in file.name for file in files):
@@ -114,6 +114,7 @@ def build_empty(module_class: Any, config: dict[str, Any]) -> Any:
     return module_class(module_class.config_class.from_dict(dict(config)))
 
 
-def _check_class_name(name: object, module_class: Any, what: str) -> None:
+def check_class_name(name: object, module_class: Any, what: str) -> None:
+    """Raise ModelError where a config is for another class than ``module_class``."""
     if name is not None and name != module_class.__name__:
         raise ModelError(f"{what}: a config for {str(name)[:80]} in place of {module_class.__name__}")

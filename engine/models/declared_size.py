@@ -15,7 +15,7 @@ from torch.nn.modules.module import (
 )
 
 #: Most tensors and modules that a model may declare; the largest supported ones have a fifth of that.
-MAX_TENSORS, MAX_MODULES = 20_000, 50_000
+MAX_TENSORS, MAX_MODULES = 10_000, 20_000
 #: Values that a config may declare beyond twice those in the files: tied weights count twice, tables are not saved.
 SPARE_ELEMENTS = 16 << 20
 

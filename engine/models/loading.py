@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 BUILD_LOCK = threading.RLock()
 #: Memory needed by a model, as a multiple of its weights.
 MEMORY_FACTOR = 1.1
+#: Characters of a name that an error shows.
+MAX_SHOWN = 300
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -74,14 +76,14 @@ def load(
     """
     options = options or EngineOptions()
     import_quietly()
-    with reading(f"model {name!r}", "; download it again or use another", "loaded"):
+    with reading(f"model {name[:MAX_SHOWN]!r}", "; download it again or use another", "loaded"):
         path = resolve(name, options, progress)
         _check_memory(name, path, device, dtype, options.allow_pickle)
         with BUILD_LOCK:
             components = load_components(path, dtype, options)
             architecture = _identify(name, components)
             if autoencoder:
-                with reading(f"autoencoder {autoencoder!r}", "; use another", "loaded"):
+                with reading(f"autoencoder {autoencoder[:MAX_SHOWN]!r}", "; use another", "loaded"):
                     replacement = load_autoencoder(autoencoder, architecture, dtype, options, progress)
                     _check_latents(autoencoder, replacement, components["vae"])
                 components["vae"] = replacement

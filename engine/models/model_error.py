@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import PurePath
 
 from engine.runtime.device_errors import is_device_lost, is_out_of_memory
 from engine.shared.errors import first_line
 from engine.shared.parameter import InvalidValue
+from engine.shared.text import to_line
 
 
 class ModelError(InvalidValue):
@@ -39,9 +41,5 @@ def describe_error(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"missing entry {first_line(error, 100)}"
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return (
-            f"{first_line(OSError(str(error.filename)), 200)} is {error.strerror}"
-            if error.errno == 22
-            else (f"{error.filename}: {error.strerror}")
-        )
+        return to_line(f"{PurePath(str(error.filename)).name[:100]}: {error.strerror}")
     return first_line(error)

@@ -26,6 +26,8 @@ from engine.shared.frame import Frame, Pixels
 from engine.shared.snapshot import Snapshot
 
 HELP = "transform a video or a folder of images frame by frame, with reproducible results"
+#: No bar before the first frame: a model that cannot be loaded is one line.
+BAR_DELAY_SECONDS = 1e-3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,5 +78,5 @@ def render_clip(
             yield Frame(fit(pixels, width, height, output.fit), i, float(i / clip.rate))
 
     outputs = render_frames(frames(clip), snapshot, engine_options(options), frames(second) if second else ())
-    for frame in tqdm(outputs, total=clip.count or None, unit="frame", desc="render"):
+    for frame in tqdm(outputs, total=clip.count or None, unit="frame", desc="render", delay=BAR_DELAY_SECONDS):
         yield resize(frame.pixels, *output.size, output.sharpen) if output.size else frame.pixels

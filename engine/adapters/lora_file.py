@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,19 @@ _FACTOR = re.compile(
 )
 #: A U-Net's names for an attention's layers → a text encoder's.
 _TEXT_ENCODER_NAMES = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+
+#: Parts of weights' names by which other kinds of adapters are told apart.
+_OTHER_KINDS = {
+    ".dora_scale": "DoRA",
+    ".lora_magnitude_vector": "DoRA",
+    ".hada_w": "LoHa",
+    ".lokr_w": "LoKr",
+    ".lora_mid": "Tucker",
+    ".w_norm": "norm layer",
+    ".b_norm": "norm layer",
+    ".diff.": "full difference",
+    ".diff_b.": "full difference",
+}
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -44,7 +57,7 @@ def read_lora(path: Path, mixin: str, components: Mapping[str, nn.Module], confi
     if path.suffix != ".safetensors":
         raise InvalidValue(f"LoRA {path.name}: only .safetensors files are read")
     with reading(f"LoRA {path.name}"):
-        read_shapes(path)  # a damaged header is found here, not by what a library makes of it
+        _reject_other_kinds(path, read_shapes(path))  # also finds a damaged header, before a library does
         weights, file_alphas, metadata = _load_weights(path, mixin, config)
     alphas: dict[tuple[str, str], float] = {}
     for key, value in file_alphas.items():
@@ -79,6 +92,13 @@ def read_lora(path: Path, mixin: str, components: Mapping[str, nn.Module], confi
             f"LoRA {path.name} holds {unknown} weights of another kind (DoRA, LoHa, LoKr …), which is not supported"
         )
     return updates
+
+
+def _reject_other_kinds(path: Path, keys: Iterable[str]) -> None:
+    """Raise InvalidValue for a file with updates that are no plain low-rank products."""
+    kinds = {kind for key in keys for part, kind in _OTHER_KINDS.items() if part in f"{key}."}
+    if kinds:
+        raise InvalidValue(f"LoRA {path.name} holds {' and '.join(sorted(kinds))} weights, which are not supported")
 
 
 def get_layer(component: nn.Module, name: str) -> Layer | None:
@@ -126,6 +146,7 @@ def _resolve_layer_name(component: nn.Module, layer: str) -> str:
 
 def _build_update(file: str, name: str, layer: Layer, A: Tensor, B: Tensor, alpha: float | None) -> LowRankUpdate:
     weight = layer.weight
+    A, B = A.float(), B.float()  # a float8 file cannot be multiplied
     if isinstance(layer, nn.Linear):
         A, B = A.flatten(1), B.flatten(1)
     elif A.dim() == 2:

@@ -102,9 +102,12 @@ def load_module(module_class: Any, folder: Path, dtype: torch.dtype, what: str, 
         arguments["variant"] = "fp16"
     if is_diffusers:
         return module_class.from_pretrained(str(folder), torch_dtype=dtype, **arguments)
-    return module_class.from_pretrained(
-        str(folder), dtype=dtype, trust_remote_code=False, weights_only=True, **arguments
+    module, report = module_class.from_pretrained(
+        str(folder), dtype=dtype, trust_remote_code=False, weights_only=True, output_loading_info=True, **arguments
     )
+    if missing := sorted(report["missing_keys"]):  # transformers would make them up
+        raise ModelError(f"{what} {folder.name} has no {missing[0]}; its weights are incomplete, download them again")
+    return module
 
 
 def build_empty(module_class: Any, config: dict[str, Any]) -> Any:

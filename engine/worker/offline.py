@@ -22,7 +22,7 @@ from engine.worker.reload import make_stream
 def render(
     frames: Iterable[Frame], snapshot: Snapshot, options: EngineOptions, second: Iterable[Frame] = ()
 ) -> Iterator[Frame]:
-    """Yield the transformed ``frames``, one for one and in order. Their ``sequence`` must count up from 0.
+    """Load the model, then yield the transformed ``frames``, one for one, in order. Their ``sequence`` counts from 0.
 
     ``second`` are control images and masks, one for each frame; where they end first, the last one stays.
     The batch's lag of n − 1 ticks is made up for: what is in flight at the end is drained. A frame that the similarity
@@ -37,6 +37,12 @@ def render(
     # A swap in the middle would not be repeatable: compile only on request, and then before the first frame.
     accelerator = Accelerator("eager" if options.accelerate == "auto" else options.accelerate, device)
     accelerator.compile_all(lambda: [*stream.model.compiled_modules, *stream.adapters.compiled_modules])
+    return _transform(frames, snapshot, stream, hooks, second)
+
+
+def _transform(
+    frames: Iterable[Frame], snapshot: Snapshot, stream: Stream, hooks: Hooks, second: Iterable[Frame]
+) -> Iterator[Frame]:
     renderer = _Renderer(stream)
     batch: list[Frame] = []
     second_frames = iter(second)

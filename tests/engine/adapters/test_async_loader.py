@@ -14,6 +14,8 @@ from tests.waiting import until
 ERRORS: dict[str, tuple[Exception, str]] = {
     "invalid": (InvalidValue("adapter 'invalid' is for another model"), "adapter 'invalid' is for another model"),
     "memory": (RuntimeError("out of memory\nfurther lines"), "an adapter could not be loaded: out of memory"),
+    "key": (KeyError("weight"), "an adapter could not be loaded: 'weight'"),
+    "nested": (RecursionError("too deep"), "an adapter could not be loaded: too deep"),
     "disk": (OSError("disk is gone"), "an adapter could not be loaded: disk is gone"),
 }
 

@@ -8,7 +8,7 @@ import diffusers
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from engine.adapters.lora import MergedLoras
 from engine.adapters.lora_file import read_lora
@@ -123,3 +123,30 @@ def test_files_without_a_lora_for_this_model_are_rejected(model: Model, tmp_path
         read_lora(tmp_path / "torn.safetensors", "StableDiffusionLoraLoaderMixin", modules)
     with pytest.raises(InvalidValue, match="safetensors files"):
         read_lora(tmp_path / "old.pt", "StableDiffusionLoraLoaderMixin", modules)
+
+
+@pytest.mark.parametrize(
+    ("entry", "kind"),
+    [
+        ("dora_scale", "DoRA"),
+        ("lora_magnitude_vector", "DoRA"),
+        ("hada_w1_a", "LoHa"),
+        ("lokr_w1", "LoKr"),
+        ("lora_mid.weight", "Tucker"),
+        ("w_norm", "norm layer"),
+        ("diff", "full difference"),
+    ],
+)
+def test_another_kind_of_adapter_is_named(entry: str, kind: str, model: Model, tmp_path: Path) -> None:
+    file = save_lora(tmp_path / "lora.safetensors", {"unet": model.denoiser}, "kohya")
+    save_file(load_file(file) | {f"lora_unet_mid_block_attentions_0_proj_in.{entry}": torch.zeros(2)}, file)
+    with pytest.raises(InvalidValue, match=f"holds {kind} weights"):
+        read_lora(file, "StableDiffusionLoraLoaderMixin", {"unet": model.denoiser}, model.denoiser.config)
+
+
+def test_a_float8_lora_is_read(model: Model, tmp_path: Path) -> None:
+    file = save_lora(tmp_path / "lora.safetensors", {"unet": model.denoiser}, "kohya")
+    save_file({key: tensor.to(torch.float8_e4m3fn) for key, tensor in load_file(file).items()}, file)
+    updates = read_lora(file, "StableDiffusionLoraLoaderMixin", {"unet": model.denoiser}, model.denoiser.config)
+    assert updates
+    assert all(update.A.dtype == update.B.dtype == torch.float32 for update in updates.values())

@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,14 +128,26 @@ def send_to_panel(page: str, messages: Sequence[str]) -> None:
     asyncio.run(send())
 
 
+def limit_descriptors(count: int) -> None:
+    """Let this process have ``count`` open files, for good."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, count))
+
+
 #: The command without compilation, on free ports.
 RUN = (sys.executable, "-m", "bridge", "run", "--accelerate", "eager", "--osc-port", "0", "--http-port", "0")
 
 
 class Command:
-    """``phosphene run …`` in a separate process. ``lines`` are its output so far."""
+    """``phosphene run …`` in a separate process. ``lines`` are its output so far.
 
-    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+    On POSIX systems it may be limited to a number of open files, its ``descriptors``.
+    """
+
+    def __init__(
+        self, *arguments: str, environment: Mapping[str, str] | None = None, descriptors: int | None = None
+    ) -> None:
         self.started = time.monotonic()
         self.process = subprocess.Popen(
             [*RUN, "--log", "none", *arguments],
@@ -142,6 +155,7 @@ class Command:
             stderr=subprocess.STDOUT,
             text=True,
             env=dict(environment) if environment else None,
+            preexec_fn=partial(limit_descriptors, descriptors) if descriptors else None,
         )
         self.lines: list[str] = []
         threading.Thread(target=self._read, daemon=True).start()

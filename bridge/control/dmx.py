@@ -9,6 +9,7 @@ import logging
 import socket
 import struct
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from bridge.control.mapping import ControllerMap
 from bridge.rate_limit import RateLimit
 
 log = logging.getLogger(__name__)
-ARTNET_PORT = 6454
+ARTNET_PORT, SACN_PORT = 6454, 5568
 #: Length of an ArtDmx packet before its values.
 ARTDMX_HEADER_BYTES = 18
 MAX_CHANNELS = 512
@@ -116,10 +117,9 @@ class Sacn:
 
     def __init__(self, dmx: Dmx, universes: Sequence[int], host: str) -> None:
         try:
-            import sacn
+            self._receiver: Any = _open_sacn(host)
         except ImportError:
             raise OSError("sACN needs sacn; pip install 'phosphene[desks]'") from None
-        self._receiver: Any = sacn.sACNreceiver(bind_address=host)
         self._receiver.start()
         for universe in universes:
             self._receiver.register_listener(
@@ -129,3 +129,33 @@ class Sacn:
     def close(self) -> None:
         """Stop listening."""
         self._receiver.stop()
+
+
+def _open_sacn(host: str, port: int = SACN_PORT) -> Any:
+    """Return the package's receiver with a loop of ours: the package's own ends at the first malformed packet.
+
+    Raises ImportError, OSError.
+    """
+    import sacn
+    from sacn.receiving.receiver_socket_udp import ReceiverSocketUDP
+
+    class Socket(ReceiverSocketUDP):  # type: ignore[misc, unused-ignore]
+        def receive_loop(self) -> None:
+            limit = RateLimit()
+            self._socket.settimeout(WAIT_SECONDS)
+            self._enabled_flag = True
+            while self._enabled_flag:
+                try:
+                    self._listener.on_periodic_callback(time.time())
+                    self._listener.on_data(list(self._socket.recv(MAX_DATAGRAM_BYTES)), time.time())
+                except (TimeoutError, ValueError):
+                    pass  # nothing came, or a value or name that E1.31 does not permit
+                except Exception:  # one packet, or a network that goes, must not end the thread
+                    if limit.passes()[0]:
+                        log.exception("an sACN packet could not be handled")
+                    time.sleep(RETRY_SECONDS)
+
+    receiving = Socket(None, host, port)
+    receiver = sacn.sACNreceiver(socket=receiving)
+    receiving._listener = receiver._handler
+    return receiver

@@ -127,6 +127,64 @@ def test_sacn_passes_on_changed_channels() -> None:
         receiver.close()
 
 
+def test_malformed_sacn_packets_end_nothing() -> None:
+    controllers = RecordingMap()
+    dmx = Dmx(controllers)
+    receiver = Sacn(dmx, [1], "127.0.0.1")
+    good = bytes(sacn.messages.data_packet.DataPacket((1,) * 16, "desk", 1, (0, 7, 0)).getBytes())
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as desk:
+            for place, value in ((108, 255), (44, 255), (113, 255), (114, 0), (117, 9), (125, 1)):
+                bad = bytearray(good)
+                bad[place] = value
+                desk.sendto(bad, ("127.0.0.1", 5568))
+            desk.sendto(b"", ("127.0.0.1", 5568))
+            desk.sendto(good, ("127.0.0.1", 5568))
+            until(lambda: dmx.packets > 0, 10)
+    finally:
+        receiver.close()
+
+
+def test_artnet_listens_on_ipv6_hosts_too() -> None:
+    controllers = RecordingMap()
+    try:
+        server = ArtNet(Dmx(controllers), "::", 0)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as desk:
+        for value in (0, 9):
+            desk.sendto(packet(3, bytes([value, 0])), ("127.0.0.1", server.port))
+        until(lambda: controllers.messages == [("/dmx/3/1", 9)])
+    server.close()
+
+
+class BrokenMap(RecordingMap):
+    """Raises at the first message, as if there were no memory left for it."""
+
+    def handle(self, address: str, arguments: object, origin: str) -> bool:
+        if not self.messages:
+            super().handle(address, arguments, origin)
+            raise OSError("out of memory")
+        return super().handle(address, arguments, origin)
+
+
+def test_an_input_survives_an_exception() -> None:
+    controllers = BrokenMap()
+    midi = Midi(controllers, Rig().tempo)
+    for value in (1, 2):
+        midi.handle(mido.Message("control_change", channel=0, control=20, value=value))
+    assert controllers.messages == [("/midi/cc/1/20", 1), ("/midi/cc/1/20", 2)]
+
+    controllers = BrokenMap()
+    server = ArtNet(Dmx(controllers), "127.0.0.1", 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as desk:
+        for value in (0, 5, 6):
+            desk.sendto(packet(3, bytes([value, 0])), ("127.0.0.1", server.port))
+        until(lambda: len(controllers.messages) == 2)
+    server.close()
+    assert controllers.messages == [("/dmx/3/1", 5), ("/dmx/3/1", 6)]
+
+
 def test_a_missing_input_is_one_clear_line() -> None:
     show = Show(State(), open_source("pattern:ball"), [], EngineOptions("cpu"), presets=[])
     no_inputs: dict[str, object] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import itertools
 import multiprocessing
@@ -275,3 +276,63 @@ def test_standbys_that_die_early_back_off_until_one_lives(monkeypatch: pytest.Mo
         until(lambda: started.standby.delay == standby.DELAY_SECONDS)
     finally:
         started.close()
+
+
+def test_an_engine_that_cannot_be_started_counts_against_no_model(
+    supervised: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, started = supervised
+    until(lambda: started.fallback.last_good, 5, "an engine that runs well")
+    failures = 0
+
+    def start(*arguments: object) -> Engine:
+        nonlocal failures
+        if failures < 2 * MAX_DEATHS:
+            failures += 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return Engine(*arguments)
+
+    monkeypatch.setattr(supervisor, "EngineProcess", start)
+    monkeypatch.setattr(supervisor, "START_RETRY_SECONDS", 0.05)
+    state.put({"/model": "another"})
+    engine_of(started).die()
+    until(lambda: failures == 2 * MAX_DEATHS and started.ready.is_set(), 10, "a running engine")
+    assert state.snapshot().model.model == "another"
+    assert started.fallback.deaths <= 1
+    assert os.strerror(errno.EMFILE) in started.last_error
+
+
+def test_a_standby_that_cannot_be_started_is_tried_again_later() -> None:
+    failures = 0
+
+    def start() -> Engine:
+        nonlocal failures
+        if failures < 2:
+            failures += 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return Engine()
+
+    waiting = standby.Standby(start)  # type: ignore[arg-type]
+    now, reports = 1000.0, []
+    for _ in range(200):
+        now += 0.1
+        reports.append(waiting.maintain(now, 0.0, False))
+    assert waiting.alive
+    assert len([report for report in reports if report]) == failures == 2
+
+
+def test_an_exception_beside_a_running_engine_does_not_end_it(
+    supervised: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, started = supervised
+    until(started.ready.is_set, 5, "a running engine")
+    engine = engine_of(started)
+
+    def fail(*_: object) -> str:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(started.standby, "maintain", fail)
+    state.put({"/strength": 0.125})
+    until(lambda: any(snapshot["/strength"] == 0.125 for snapshot in engine.snapshots()), 5, "the change")
+    assert started.process is engine
+    assert started.starts == 1

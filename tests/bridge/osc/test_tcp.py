@@ -16,7 +16,7 @@ from bridge.control.state import State
 from bridge.network.quota import MAX_TCP_CONNECTIONS
 from bridge.osc.dispatch import OscControl
 from bridge.osc.framing import MAX_PACKET_BYTES, Framing, LengthPrefixed, Slip, detect_framing
-from bridge.osc.subscriptions import encode_message
+from bridge.osc.subscriptions import MAX_SUBSCRIBERS, encode_message
 from bridge.osc.tcp import MAX_UNSENT_BYTES, TcpServer
 from bridge.osc.udp import UdpServer
 from engine.shared.table import ROOT
@@ -273,3 +273,14 @@ def test_liblo_sends_over_tcp(desk: Desk) -> None:
         ["oscsend", f"osc.tcp://127.0.0.1:{desk.tcp.port}", "/phosphene/strength", "f", "0.375"], check=True, timeout=10
     )
     until(lambda: desk.real("/strength") == 0.375)
+
+
+def test_one_machine_gets_a_part_of_the_subscriptions_and_this_one_always_some(desk: Desk) -> None:
+    subscriptions, sent = desk.control.subscriptions, list[bytes]()
+    spoofed = [subscriptions.subscribe(("10.0.0.1", port), sent.append, "10.0.0.1") for port in range(1000)]
+    assert spoofed.count(True) == MAX_SUBSCRIBERS // 4
+    others = [subscriptions.subscribe((f"10.0.1.{i}", 1), sent.append, f"10.0.1.{i}") for i in range(250)]
+    assert others.count(True) == MAX_SUBSCRIBERS // 2
+    own = [subscriptions.subscribe(("127.0.0.1", port), sent.append, "127.0.0.1") for port in range(1000)]
+    assert own.count(True) == MAX_SUBSCRIBERS // 4
+    assert subscriptions.subscribe(("10.0.0.1", 0), sent.append, "10.0.0.1"), "it renews its own"

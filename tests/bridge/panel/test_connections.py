@@ -10,8 +10,9 @@ import re
 import socket
 import struct
 import threading
+import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 
 import numpy as np
 import pytest
@@ -134,12 +135,7 @@ def test_streams_and_websockets_are_never_cut_for_others(server: PanelServer) ->
     try:
         with ExitStack() as clients:
             video = clients.enter_context(connect(server, b"GET /output.mjpg HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"))
-            panel = clients.enter_context(
-                connect(
-                    server,
-                    b"GET /panel HTTP/1.1\r\nHost: 127.0.0.1\r\n" + UPGRADE + b"AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
-                )
-            )
+            panel = clients.enter_context(connect(server, b"GET /panel" + UPGRADE))
             assert (status(video), status(panel)) == (200, 101)
             for _ in range(4):
                 half = [clients.enter_context(connect(server, REQUEST)) for _ in range(2 * PLACES)]
@@ -259,3 +255,51 @@ def test_odd_requests_get_an_answer(server: PanelServer, request_bytes: bytes, e
         assert int(answer.split()[1]) in expected
         assert b"Location: //" not in answer
     assert ask(server) == 200
+
+
+def frame(opcode: int, payload: bytes, end: bool = True, packed: bool = False) -> bytes:
+    """Return a WebSocket frame, masked with zeros."""
+    size = len(payload)
+    if size < 126:
+        length = bytes([0x80 | size])
+    else:
+        length = b"\xfe" + struct.pack(">H", size) if size < 1 << 16 else b"\xff" + struct.pack(">Q", size)
+    return bytes([opcode | 0x80 * end | 0x40 * packed]) + length + bytes(4) + payload
+
+
+DEFLATE = zlib.compressobj(wbits=-15)
+MESSAGES = {
+    "large": frame(1, b"x" * 5_000_000),
+    "announced": b"\x81\xff" + struct.pack(">Q", 2**62) + bytes(4),
+    "packed": frame(1, DEFLATE.compress(b"x" * 50_000_000) + DEFLATE.flush(zlib.Z_SYNC_FLUSH)[:-4], packed=True),
+    "endless": frame(1, b"x" * 1000, end=False) + 200 * frame(0, b"x" * 1000, end=False),
+    "reserved": frame(11, b"x"),
+    "long ping": frame(9, b"x" * 1000),
+    "not text": frame(1, b"\xff\xfe"),
+}
+
+
+@pytest.mark.parametrize("kind", MESSAGES)
+def test_a_websocket_message_that_must_not_be_ends_its_own_socket_alone(server: PanelServer, kind: str) -> None:
+    head = UPGRADE.replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n")
+    with connect(server, b"GET /" + head) as other, connect(server, b"GET /" + head) as bad:
+        assert (status(other), status(bad)) == (101, 101)
+        with suppress(ConnectionError):
+            bad.sendall(MESSAGES[kind])
+        until(lambda: is_closed(bad), 5, "the end of the socket")
+        other.sendall(frame(9, b"alive"))
+        assert other.recv(1024).endswith(b"alive")
+
+
+def test_pings_without_end_whose_answers_nobody_reads_need_no_memory(server: PanelServer) -> None:
+    with connect(server, b"GET /" + UPGRADE) as client:
+        assert status(client) == 101
+        client.settimeout(0.5)
+        pings = frame(9, b"x" * 125) * 1000
+        with suppress(OSError):  # the server no longer reads, because its answers are not read
+            for _ in range(200):
+                client.sendall(pings)
+        (connection,) = server._connections._open.values()
+        assert connection.link is not None
+        assert connection.link.get_write_buffer_size() < 1 << 20
+        assert ask(server) == 200

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
+
+import pytest
 
 from bridge.performance.crossfade import Timing
 from engine.shared.parameter import Value
@@ -189,3 +192,18 @@ def test_a_cue_with_a_missing_preset_is_refused(tmp_path: Path) -> None:
     assert "cue 1: no preset 'cold'" in rig.state.last_rejection
     assert position(rig) == ("", "1")
     assert Timing() == Timing(0.0, "seconds", "linear", 0.5)
+
+
+def test_the_names_of_cue_lists_stay_while_no_descriptor_is_left(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    player = CueRig(tmp_path).player
+    names = player.names()
+    assert "demo" in names
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limit[1]))
+    try:
+        assert player.names() == names
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)

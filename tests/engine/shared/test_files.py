@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -177,3 +178,20 @@ def test_files_that_are_left_after_the_time_are_loaded_by_the_next_scan(tmp_path
         counts.append(len(watcher.entries))
     assert len(counts) > 1
     assert counts[-1] == len(paths)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_files_stay_while_the_folder_cannot_be_read_for_want_of_descriptors(number: int, tmp_path: Path) -> None:
+    shortage = False
+    (tmp_path / "a.txt").write_text("a")
+
+    def list_files() -> list[Path]:
+        if shortage:
+            raise OSError(number, os.strerror(number))
+        return list(tmp_path.iterdir())
+
+    watcher = FolderWatcher(list_files, lambda path, _: path.read_text())
+    assert watcher.poll()
+    shortage = True
+    assert not watcher.poll()
+    assert list(watcher.entries.values()) == ["a"]

@@ -22,7 +22,7 @@ _FACTOR = re.compile(
 _TEXT_ENCODER_NAMES = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 #: Parts of weights' names by which other kinds of adapters are told apart.
-_OTHER_KINDS = {
+_OTHER_TYPES = {
     ".dora_scale": "DoRA",
     ".lora_magnitude_vector": "DoRA",
     ".hada_w": "LoHa",
@@ -57,7 +57,7 @@ def read_lora(path: Path, mixin: str, components: Mapping[str, nn.Module], confi
     if path.suffix != ".safetensors":
         raise InvalidValue(f"LoRA {path.name}: only .safetensors files are read")
     with reading(f"LoRA {path.name}"):
-        _reject_other_kinds(path, read_shapes(path))  # also finds a damaged header, before a library does
+        _reject_other_types(path, read_shapes(path))  # also finds a damaged header, before a library does
         weights, file_alphas, metadata = _load_weights(path, mixin, config)
     alphas: dict[tuple[str, str], float] = {}
     for key, value in file_alphas.items():
@@ -94,11 +94,11 @@ def read_lora(path: Path, mixin: str, components: Mapping[str, nn.Module], confi
     return updates
 
 
-def _reject_other_kinds(path: Path, keys: Iterable[str]) -> None:
+def _reject_other_types(path: Path, keys: Iterable[str]) -> None:
     """Raise InvalidValue for a file with updates that are no plain low-rank products."""
-    kinds = {kind for key in keys for part, kind in _OTHER_KINDS.items() if part in f"{key}."}
-    if kinds:
-        raise InvalidValue(f"LoRA {path.name} holds {' and '.join(sorted(kinds))} weights, which are not supported")
+    types = {name for key in keys for part, name in _OTHER_TYPES.items() if part in f"{key}."}
+    if types:
+        raise InvalidValue(f"LoRA {path.name} holds {' and '.join(sorted(types))} weights, which are not supported")
 
 
 def get_layer(component: nn.Module, name: str) -> Layer | None:

@@ -28,6 +28,7 @@ TEXT_ENCODER_CLASSES = frozenset(
 TOKENIZER_CLASSES = frozenset(
     {"CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast"}
     | {"Qwen2Tokenizer", "Qwen2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend"}
+    | {"LlamaTokenizer", "LlamaTokenizerFast"}
 )
 #: Depth models of transformers by the ``model_type`` of their configs.
 DEPTH_CLASSES: Mapping[str, str] = {

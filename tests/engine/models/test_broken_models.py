@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import shutil
 import sys
 import time
@@ -50,6 +49,8 @@ def copy(model: Path, tmp_path: Path) -> Path:
 
 
 def peak_mib() -> float:
+    import resource  # Windows has none
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

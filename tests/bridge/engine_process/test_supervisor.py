@@ -321,7 +321,7 @@ def test_a_standby_that_cannot_be_started_is_tried_again_later() -> None:
     assert len([report for report in reports if report]) == failures == 2
 
 
-def test_an_exception_beside_a_running_engine_does_not_end_it(
+def test_an_exception_of_the_supervisor_does_not_end_a_running_engine(
     supervised: tuple[State, Supervisor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state, started = supervised

@@ -281,6 +281,6 @@ def test_one_machine_gets_a_part_of_the_subscriptions_and_this_one_always_some(d
     assert spoofed.count(True) == MAX_SUBSCRIBERS // 4
     others = [subscriptions.subscribe((f"10.0.1.{i}", 1), sent.append, f"10.0.1.{i}") for i in range(250)]
     assert others.count(True) == MAX_SUBSCRIBERS // 2
-    own = [subscriptions.subscribe(("127.0.0.1", port), sent.append, "127.0.0.1") for port in range(1000)]
-    assert own.count(True) == MAX_SUBSCRIBERS // 4
+    local = [subscriptions.subscribe(("127.0.0.1", port), sent.append, "127.0.0.1") for port in range(1000)]
+    assert local.count(True) == MAX_SUBSCRIBERS // 4
     assert subscriptions.subscribe(("10.0.0.1", 0), sent.append, "10.0.0.1"), "it renews its own"

@@ -26,6 +26,8 @@ from engine.shared.table import TABLE
 RELEASE_TIMING = Timing(1.0)
 #: Values that a panic sets on top of its preset, so that the output is visible.
 PANIC_VALUES: Mapping[str, Value] = {"/freeze": False, "/bypass": False, "/blackout": False, "/master": 1.0}
+#: Actions that wait for a list which is read for the first time.
+MAX_WAITING_ACTIONS = 100
 
 
 @dataclass
@@ -64,6 +66,9 @@ class CuePlayer:
         self._base: dict[str, Value] = {}
         self._schedule: list[_Scheduled] = []
         self._paused_at: tuple[float, float] | None = None  # seconds, beats
+        #: The list that is read for the first time, and what was asked of it meanwhile.
+        self._loading = ""
+        self._waiting: list[Callable[[], None]] = []
         for name, handler in (
             ("/cue/go", self.go),
             ("/cue/back", self.back),
@@ -96,6 +101,8 @@ class CuePlayer:
     def go(self) -> None:
         """Start the next cue, or continue a paused one."""
         with self._lock:
+            if self._postpone(self.go):
+                return
             if self._paused_at is not None:
                 self._state.put({"/cue/pause": False})
             elif self.next is None:
@@ -107,6 +114,8 @@ class CuePlayer:
     def back(self) -> None:
         """Start the previous cue."""
         with self._lock:
+            if self._postpone(self.back):
+                return
             if self._index <= 0:
                 self._state.reject("/cue/back: there is no previous cue", "cues")
             else:
@@ -115,11 +124,14 @@ class CuePlayer:
     def goto(self, number: str) -> None:
         """Start the cue with that number. Raises InvalidValue."""
         with self._lock:
-            self._start(self.list.find(number))
+            if not self._postpone(lambda: self.goto(number)):
+                self._start(self.list.find(number))
 
     def release(self) -> None:
         """Leave the list: fade everything back to its value from before the first cue."""
         with self._lock:
+            if self._postpone(self.release):
+                return
             if self._index >= 0:
                 self._resume()
                 self._crossfader.start(self._base, RELEASE_TIMING)
@@ -131,6 +143,9 @@ class CuePlayer:
         Raises InvalidValue.
         """
         preset = self._presets.find(name)
+        with self._lock:
+            if self._waiting and self._postpone(lambda: self.recall(name)):  # after the cue before it
+                return
         state = self._state.snapshot()
         length = state.real("/preset/fade")
         timing = (
@@ -154,7 +169,7 @@ class CuePlayer:
             self._state.reject(f"/panic: {error}; all defaults instead", "cues")
         with self._lock:
             self._resume()
-            self._index, self._schedule = -1, []
+            self._index, self._schedule, self._waiting = -1, [], []
             self._crossfader.start(values | dict(PANIC_VALUES), Timing())
 
     def tick(self, now: float | None = None) -> None:
@@ -261,20 +276,39 @@ class CuePlayer:
         )
 
     def _load(self, name: str) -> None:
-        """Use the list as it was last read, at once, and then as it is now unless a cue of it has started."""
-        with suppress(InvalidValue):  # its file may be new, or mended
-            self._use(self.lists.find(name))
+        """Use the list as it was last read, at once, and then as it is now unless a cue of it has started.
+
+        Of a list that was not read yet, whose file may be new or mended, actions wait until it is.
+        """
+        with self._lock:
+            self._loading, self._waiting = name, []
+            with suppress(InvalidValue):
+                self._use(self.lists.find(name))
+                self._loading = ""
         self.lists.poll(lambda: self._update(name), key="load")
 
     def _update(self, name: str) -> None:
-        try:
-            cues = self.lists.find(name)
-        except InvalidValue as error:
-            self._state.reject(str(error), "cues")
-            return
         with self._lock:
-            if self._state.snapshot().text("/cue/list") == name and (self._index < 0 or self.list.name != name):
-                self._use(cues)
+            try:
+                cues = self.lists.find(name)
+                if self._state.snapshot().text("/cue/list") == name and (self._index < 0 or self.list.name != name):
+                    self._use(cues)
+            except InvalidValue as error:
+                self._state.reject(str(error), "cues")
+            if self._loading != name:
+                return
+            actions, self._loading, self._waiting = self._waiting, "", []
+            for action in actions:
+                try:
+                    action()
+                except InvalidValue as error:
+                    self._state.reject(str(error), "cues")
+
+    def _postpone(self, action: Callable[[], None]) -> bool:
+        """Let an action wait for the list that is read for the first time. Return False if there is none."""
+        if self._loading and len(self._waiting) < MAX_WAITING_ACTIONS:
+            self._waiting.append(action)
+        return bool(self._loading)
 
     def _use(self, cues: CueList) -> None:
         with self._lock:

@@ -248,6 +248,37 @@ def test_a_cue_list_that_is_new_or_edited_is_read_when_it_is_chosen(desk: Desk, 
     until(lambda: "no cue list 'nothing'" in desk.state.last_rejection)
 
 
+def test_a_go_right_after_a_new_list_starts_a_cue_of_that_list(desk: Desk, tmp_path: Path) -> None:
+    desk.press("/cue/list", "night")
+    write(tmp_path / "cues" / "new.toml", "[[cue]]\nnumber = 7\nvalues = { mix = 0.25 }\n")
+    desk.press("/cue/list", "new")
+    desk.press("/cue/go")
+    assert desk.cues.current is None, "no cue of the list before"
+    desk.press("/preset", "ice")
+    desk.disk.answer.set()
+    until(lambda: desk.cues.status()["current"] == "7")
+    finish(desk.reader)
+    assert desk.state.snapshot().real("/strength") == 0.25, "the preset after the cue"
+    desk.press("/cue/list", "nothing")
+    desk.press("/cue/goto", "9")
+    until(lambda: "no cue '9'" in desk.state.last_rejection)
+    desk.press("/cue/release")
+    until(lambda: desk.cues.status()["current"] == "")
+
+
+def test_a_panic_does_not_wait_for_a_list(desk: Desk, tmp_path: Path) -> None:
+    write(tmp_path / "cues" / "new.toml", "[[cue]]\nnumber = 7\n")
+    desk.press("/strength", 0.75)
+    desk.press("/cue/list", "new")
+    desk.press("/cue/go")
+    desk.press("/panic")
+    assert desk.state.snapshot().real("/strength") == TABLE["/strength"].default
+    desk.disk.answer.set()
+    until(lambda: desk.cues.list.name == "new")
+    finish(desk.reader)
+    assert desk.cues.current is None, "the go from before the panic is over"
+
+
 def test_problems_are_bounded(tmp_path: Path) -> None:
     for i in range(150):
         write(tmp_path / f"bad{i:03} {'x' * 100}.toml", f"{'y' * 500} = \n")

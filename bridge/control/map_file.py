@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Binding:
     value: str | float | None = None
     map_name: str = ""
 
-    @property
+    @cached_property
     def pattern(self) -> re.Pattern[str]:
         """The address as an expression with a group for each captured part."""
         return compile_address(self.address)

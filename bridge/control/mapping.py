@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tomli_w
 
-from bridge.control.map_file import Binding, load_map, read_map
+from bridge.control.map_file import MAX_BINDINGS, Binding, load_map, read_map
 from bridge.control.state import State
 from bridge.file_reader import FileReader
 from engine.shared.files import check_replaceable, write_atomically
@@ -101,6 +101,10 @@ class ControllerMap:
     def _learn(self, address: str, arguments: Sequence[object], origin: str) -> None:
         parameter, self._learning = self._learning, None
         assert parameter is not None
+        learned = {old.address for old in self.bindings if old.map_name == LEARNED}
+        if len(learned) >= MAX_BINDINGS and address not in learned:
+            self._state.reject(f"{address} is not learned: there are {MAX_BINDINGS} learned bindings already", origin)
+            return
         index = next((i for i, value in enumerate(arguments) if _is_number(value)), 0)
         value = arguments[index] if index < len(arguments) else 1.0
         literal = address.replace("{", "").replace("}", "")
@@ -126,14 +130,14 @@ class ControllerMap:
             for entry in self.bindings
             if entry.map_name == LEARNED
         ]
-        text, path = tomli_w.dumps({"map": tables}), folder / f"{LEARNED}.toml"
+        path = folder / f"{LEARNED}.toml"
 
         def write() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             check_replaceable(path)
             if path.exists():
                 read_map(path, LEARNED)  # a file that is no map, such as one that is being edited, stays
-            write_atomically(path, text)
+            write_atomically(path, tomli_w.dumps({"map": tables}))
 
         def report(reason: str) -> None:
             self._state.reject(f"the learned bindings cannot be saved: {reason}", self._place)

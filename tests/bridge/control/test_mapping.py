@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pythonosc.osc_message_builder import OscMessageBuilder
 
-from bridge.control.map_file import load_map, map_names, read_map
+from bridge.control.map_file import MAX_BINDINGS, compile_address, load_map, map_names, read_map
 from bridge.control.mapping import ControllerMap
 from bridge.control.state import State
 from bridge.osc.dispatch import OscControl
@@ -138,6 +138,24 @@ def test_what_is_no_map_is_not_replaced_by_learned_bindings(
     assert [(file.name, file.is_file() and file.read_text()) for file in sorted(tmp_path.iterdir())] == before
     assert desks.handle("/midi/cc/1/20", [127], "a controller")
     assert state.snapshot()["/strength"] == 1.0, "they are in use all the same"
+
+
+def test_learned_bindings_are_bounded_and_cost_little() -> None:
+    state = State()
+    desks = ControllerMap(state)
+    for i in range(MAX_BINDINGS + 100):
+        desks.learn("/strength")
+        assert desks.handle(f"/x{i}", [0.5], "a desk")
+    assert len(desks.bindings) == MAX_BINDINGS
+    assert state.rejected == 100
+    assert "there are 2000 learned bindings already" in state.last_rejection
+    desks.handle("/nothing", [1.0], "a desk")
+    compiled = compile_address.cache_info().misses
+    desks.handle("/nothing", [1.0], "a desk")
+    assert compile_address.cache_info().misses == compiled, "no pattern is compiled for a message"
+    desks.learn("/mix")
+    desks.handle("/x7", [0.5], "a desk")
+    assert [entry.to for entry in desks.bindings if entry.address == "/x7"] == ["/mix"], "a known one may change"
 
 
 def test_an_address_bound_by_two_maps_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,10 +13,11 @@ import msgspec
 
 from bridge.file_reader import SCAN_SECONDS, FileReader
 from bridge.performance.crossfade import Timing
-from bridge.performance.preset_file import coerce_values
+from bridge.performance.preset_file import MAX_TITLE_CHARACTERS, coerce_values
 from bridge.toml_files import NAME_RULE, FieldError, is_valid_name, list_toml_files, read_toml, shipped_toml_files
 from engine.shared.files import FolderScan, FolderWatcher
 from engine.shared.parameter import InvalidValue, Value
+from engine.shared.text import to_line
 
 MAX_CUES = 10_000
 #: Cue lists that are held in memory, in bytes of their files.
@@ -106,8 +107,8 @@ class _CueTable(msgspec.Struct, forbid_unknown_fields=True):
         """Return the cue."""
         return Cue(
             str(self.number),
-            str(self.title),
-            str(self.preset),
+            to_line(str(self.title), MAX_TITLE_CHARACTERS),
+            to_line(str(self.preset), MAX_TITLE_CHARACTERS),
             self.values,
             self.timing(),
             self.unit,
@@ -146,7 +147,7 @@ def read_cue_list(path: Any, name: str) -> CueList:
     """Read a cue list from a file, or from a resource of a package. Raises InvalidValue with the line at fault."""
     content = read_toml(path, f"cue list {name!r}", MAX_CUE_LIST_BYTES, _CueListFile)
     cues = sorted((table.cue() for table in content.cue), key=lambda cue: float(cue.number))
-    return CueList(name, cues, str(content.title))
+    return CueList(name, cues, to_line(str(content.title), MAX_TITLE_CHARACTERS))
 
 
 def load_cue_list(name: str, folders: Sequence[Path]) -> CueList:

@@ -19,8 +19,11 @@ from bridge.performance.crossfade import Timing
 from bridge.toml_files import FieldError, read_toml
 from engine.shared.parameter import InvalidValue, Value
 from engine.shared.table import TABLE, lookup
+from engine.shared.text import to_line
 
 MAX_PRESET_BYTES = 65536
+#: Longest title and name of a model, and the largest number: the status and the panel show them all the time.
+MAX_TITLE_CHARACTERS, MAX_NUMBER = 200, 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,9 @@ class PresetSettings(msgspec.Struct, forbid_unknown_fields=True):
     model: str = ""
 
     def __post_init__(self) -> None:
+        self.title, self.model = to_line(self.title, MAX_TITLE_CHARACTERS), to_line(self.model, MAX_TITLE_CHARACTERS)
+        if self.number is not None and abs(self.number) > MAX_NUMBER:
+            raise FieldError("number", f"number takes a whole number up to {MAX_NUMBER}")
         self.timing()
 
     def timing(self) -> Timing:

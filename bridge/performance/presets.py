@@ -17,7 +17,7 @@ from platformdirs import user_config_path
 from bridge.file_reader import SCAN_SECONDS, FileReader, expand_user, raise_invalid
 from bridge.performance.preset_file import Preset, coerce_values, read_preset
 from bridge.rate_limit import RateLimit
-from bridge.toml_files import NAME_RULE, is_valid_name, list_toml_files, shipped_toml_files
+from bridge.toml_files import MAX_FILES_PER_FOLDER, NAME_RULE, is_valid_name, list_toml_files, shipped_toml_files
 from engine.shared.files import FolderScan, FolderWatcher, check_replaceable, write_atomically
 from engine.shared.parameter import InvalidValue, Value
 from engine.shared.table import TABLE
@@ -179,6 +179,7 @@ class PresetLibrary:
         folder, content = self.folders[-1], _changed_values(values)
         path = folder / f"{name}.toml"
         with self._lock:
+            self._check_room(name)
             text = tomli_w.dumps(content | self._settings_of(name))
             previous = self.presets.get(name, Preset(name, {}))
             preset = replace(previous, values=coerce_values(content), partial=False, path=path)
@@ -195,6 +196,13 @@ class PresetLibrary:
 
         self.reader.submit(self._place, write, self._accept, report, key=path, is_write=True)
         return path
+
+    def _check_room(self, name: str) -> None:
+        """Raise InvalidValue where a folder full of presets would get another: no more of them are read."""
+        count = sum(preset.path is not None for preset in self.presets.values())
+        preset = self.presets.get(name)
+        if count >= MAX_FILES_PER_FOLDER and (preset is None or preset.path is None):
+            raise InvalidValue(f"preset {name!r} is not saved: there are {count} presets already")
 
     def _settings_of(self, name: str) -> dict[str, Any]:
         """Return the table ``[preset]`` of the preset that a save overwrites."""

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bridge.performance.preset_file import read_preset
+from bridge.performance.preset_file import MAX_TITLE_CHARACTERS, read_preset
 from bridge.performance.presets import PresetLibrary, load_preset
+from bridge.toml_files import MAX_FILES_PER_FOLDER
 from engine.shared.parameter import InvalidValue
 from engine.shared.table import TABLE
 from tests.bridge.performance.rig import CueRig, write
@@ -210,3 +211,31 @@ def test_a_save_that_fails_leaves_the_old_preset(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
     assert (tmp_path / "mine.toml").read_bytes() == before
+
+
+def test_a_folder_takes_no_more_presets_than_are_read(tmp_path: Path) -> None:
+    for i in range(MAX_FILES_PER_FOLDER - 1):
+        (tmp_path / f"p{i}.toml").touch()
+    library = PresetLibrary([tmp_path])
+    while library.poll():  # a scan has a time
+        pass
+    values = {row.name: row.default for row in TABLE.values()}
+    library.save("last", values)
+    library.save("last", values | {"/strength": 0.25})
+    with pytest.raises(InvalidValue, match="there are 1000 presets already"):
+        library.save("one more", values)
+    assert not (tmp_path / "one more.toml").exists()
+    assert "one more" not in library.presets
+
+
+def test_long_titles_are_cut_for_the_status(tmp_path: Path) -> None:
+    title = "t" * 30_000
+    write(tmp_path / "long.toml", f"[preset]\ntitle = '{title}'\nmodel = '{title}'\n")
+    write(tmp_path / "huge.toml", f"[preset]\nnumber = 1{'0' * 900}\n")
+    write(tmp_path / "cues" / "long.toml", f"title = '{title}'\n[[cue]]\nnumber = 1\ntitle = '{title}'\n")
+    rig = CueRig(tmp_path)
+    preset = rig.presets.find("long")
+    assert (len(preset.title), len(preset.model)) == (MAX_TITLE_CHARACTERS, MAX_TITLE_CHARACTERS)
+    assert "line 2: number takes a whole number" in rig.presets.problems["huge"]
+    rig.press("/cue/list", "long")
+    assert len(str(rig.player.status())) < 1000

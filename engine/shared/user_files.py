@@ -23,8 +23,8 @@ MAX_IMAGE_BYTES = 64 << 20
 MAX_IMAGE_PIXELS = 8192 * 8192
 #: Formats that are decoded, by their names in Pillow.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
-#: Files of effects that are read, and the largest one.
-MAX_HOOK_FILES, MAX_HOOK_BYTES = 100, 1 << 18
+#: Files of effects that are read, and the largest one: while Python parses it, no other thread runs.
+MAX_HOOK_FILES, MAX_HOOK_BYTES = 100, 1 << 16
 #: Entries of a folder that are looked at.
 MAX_FOLDER_ENTRIES = 100_000
 

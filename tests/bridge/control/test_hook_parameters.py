@@ -12,6 +12,7 @@ from bridge.control.hook_parameters import HookWatch, declare_all, parse_paramet
 from bridge.control.state import State
 from engine.shared.parameter import InvalidValue
 from engine.shared.table import TABLE, declare
+from engine.shared.user_files import MAX_HOOK_BYTES
 
 VALID_HOOK = """raise SystemExit("never run")
 PARAMETERS = {"amount": (0.5, 0, 1.0, "How much"), "speed": (1, -4, 4, "How fast")}
@@ -95,6 +96,7 @@ def test_hook_files_may_be_added_changed_and_deleted_during_a_show(tmp_path: Pat
         "PARAMETERS = " + "a." * 50_000 + "a",
         "a\0b",
         "x = 1\n" * 100_000,
+        "f'" + "{a}" * (MAX_HOOK_BYTES // 3) + "'",
     ],
 )
 def test_what_python_itself_stumbles_over_is_one_line(tmp_path: Path, text: str) -> None:

@@ -51,7 +51,8 @@ class SourceThread(threading.Thread):
         self.stop()
         if self.is_alive():
             self.join(3)
-        self.source.close()
+        if not self.is_alive():  # a read that hangs, such as one of a network folder, still uses the transport
+            self.source.close()
 
     def _forward(self) -> None:
         frame = self.source.read(READ_SECONDS)

@@ -56,7 +56,7 @@ HELD_UP_SECONDS = 0.5
 class Supervisor:
     """The life of the engine process. One thread watches it and alone uses the pipe.
 
-    ``status`` is the engine's last report, ``rejected`` the reason why its very first start failed. With ``standby`` a
+    ``status`` is the engine's last report, ``rejected`` the reason why none has begun and none will. With ``standby`` a
     second process waits, everything imported, and takes over when the first one ends.
     """
 
@@ -68,7 +68,7 @@ class Supervisor:
         self.fallback, self.value_fallback = ModelFallback(), ValueFallback()
         self.status: EngineStatus | None = None
         self.errors = self.starts = 0
-        self.last_error = self.rejected = ""
+        self.last_error = self.rejected = self._last_end = ""
         self.ready = threading.Event()
         self.process: EngineProcess | None = None
         self._last_message = self._ready_since = 0.0
@@ -122,6 +122,8 @@ class Supervisor:
                 self._fall_back()
             except Exception:  # the next engine may run all the same
                 log.exception("the values to fall back to could not be set")
+            if self.rejected:
+                break
             self._stop.wait(pause)
         self.standby.close()
 
@@ -141,6 +143,8 @@ class Supervisor:
             process.end(3 if self._stop.is_set() else 0.0 if hung else 0.5)
         if hung:
             return f"the engine hangs: no message for {silence:.1f} s; restarting it"
+        if not self._start_failed:
+            self._last_end = f"each ends without a word (exit code {process.process.exitcode})"
         return f"the engine died (exit code {process.process.exitcode}); restarting it"
 
     def _watch(self, process: EngineProcess) -> bool:
@@ -228,11 +232,15 @@ class Supervisor:
     def _fall_back(self) -> None:
         """Go back to values and a model that work where the requested ones do not."""
         snapshot = self._state.snapshot()
+        requested = {name: snapshot[name] for name in RELOAD_PARAMETERS}
+        if self.value_fallback.gives_up(snapshot):
+            named = ", ".join(f"{name.strip('/')} {value}" for name, value in requested.items() if value)
+            self.rejected = to_line(f"no engine begins with {named}: {self._last_end}; use another model or size")
+            return
         if retreats := self.value_fallback.retreats(snapshot):
             self._log_error(str(retreats[0]))
             self._state.put(retreats[0].values, mixture=(), expected=snapshot)
             return
-        requested = {name: snapshot[name] for name in RELOAD_PARAMETERS}
         values = self.fallback.choose(requested)
         if values is not None:
             self._log_error(f"model {requested['/model']} does not work; back to {values['/model']}")
@@ -246,14 +254,14 @@ class Supervisor:
                 log.info("engine ready: %s on %s, %s, %s", status.model, status.device, status.dtype, status.size)
             case EngineStatus(frames=frames):
                 self.status, self._frames = message, frames
-            case ModelRejected(reason) if self.starts == 1:
+            case ModelRejected(reason) if not self.value_fallback.last_begun:
                 self.rejected = reason
             case ModelRejected(reason):
                 self._start_failed = True
                 self.fallback.record_rejection()
                 self._log_error(reason)
             case StartFailed(reason):
-                self._start_failed = True
+                self._start_failed, self._last_end = True, reason
                 self.value_fallback.record_failure()
                 self._log_error(reason)
             case ValuesRejected(reason, rejected, running):

@@ -59,6 +59,12 @@ class ValueFallback:
         """Note that an engine has reported why it cannot begin."""
         self.failures += 1
 
+    def gives_up(self, values: Mapping[str, Value]) -> bool:
+        """Return whether no engine has ever begun, several have failed, and only the model is left to be changed."""
+        if self.last_begun or self.last_good or max(self.deaths, self.failures) < MAX_DEATHS:
+            return False
+        return all(set(step.values) <= set(RELOAD_PARAMETERS) for step in self.retreats(values))
+
     def retreats(self, values: Mapping[str, Value]) -> list[Retreat]:
         """Return the steps back from ``values`` that are left, in their order; none before MAX_DEATHS deaths.
 

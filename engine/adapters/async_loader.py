@@ -55,7 +55,9 @@ class AsyncLoader(Generic[Request, Result]):
                 result = loaded if running == request else None
             except InvalidValue as error:
                 self._errors.append(str(error))
-            except Exception as error:  # of any library: the frames go on without it
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # of any library, also a panic in Rust: the frames go on without it
                 self._errors.append(f"an adapter could not be loaded: {first_line(error)}")
 
     def settle(self) -> None:

@@ -73,7 +73,8 @@ def resolve(name: str, folder: str, what: str, hub: bool = False) -> Path:
 
 
 def check_fits(path: Path, module: Any, what: str) -> None:
-    """Raise InvalidValue where a weights file does not fit into the free memory of the device of ``module``."""
-    needed = count_elements([path]) * torch.empty(0, dtype=module.dtype).element_size()
+    """Raise InvalidValue where the weights of a file or folder do not fit into the memory of ``module``'s device."""
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    needed = count_elements(files) * torch.empty(0, dtype=module.dtype).element_size()
     if needed > free_memory_bytes(module.device):
         raise InvalidValue(f"{what} needs {needed / 2**30:.1f} GiB, more than is free on {module.device}")

@@ -161,6 +161,7 @@ def read_controlnet(path: Path, unet: Any) -> Any:
     what = f"ControlNet {path.name}"
     with reading(what):
         if path.is_dir():
+            check_fits(path, unet, what)
             net: Any = load_module(ControlNetModel, path, unet.dtype, what)
         elif path.suffix == ".safetensors":
             net = _read_single_file(path, unet)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.adapters.base import resolve
+from engine.adapters.base import check_fits, resolve
 from engine.models.component_files import read_config
 from engine.models.components import DEPTH_CLASSES, get_class, load_module
 from engine.models.model_error import reading
@@ -43,6 +43,7 @@ def read_depth_estimator(name: str, unet: Any) -> DepthEstimator:
     what = f"depth model {name}"
     with reading(what):
         folder = resolve(name, "controlnets", "depth model", hub=True)
+        check_fits(folder, unet, what)
         kind = str(read_config(folder / "config.json").get("model_type"))
         if kind not in DEPTH_CLASSES:
             raise InvalidValue(f"{what}: {kind[:80]} is not supported; use one of {', '.join(DEPTH_CLASSES)}")

@@ -84,6 +84,7 @@ class ImagePromptAdapter(Adapter):
         self._model = model
         self._reference: Frame | None = None
         self._encoder: tuple[tuple[str, str], ImageEncoder] | None = None
+        self._failed: tuple[str, str] | None = None  # model and encoder that failed for the second source
         self.loader = AsyncLoader(self._load, _NO_REQUEST, blocking)
         self.prompt: ImagePrompt | None = None
         self.weight = 0.0
@@ -103,8 +104,19 @@ class ImagePromptAdapter(Adapter):
 
     def _load(self, request: tuple[str, str, str], report: Callable[[str], None]) -> ImagePrompt | None:
         adapter, encoder, picture = request
+        follows_source = picture.startswith("source ")
         if not picture:
+            self._failed = None
             return None
+        if follows_source and self._failed == (adapter, encoder):  # reported once, not at each picture
+            return None
+        self._failed = (adapter, encoder)
+        prompt = self._encode(adapter, encoder, "" if follows_source else picture)
+        self._failed = None
+        return prompt
+
+    def _encode(self, adapter: str, encoder: str, picture: str) -> ImagePrompt:
+        """Return the prompt of an image file, or of the second source where ``picture`` is empty."""
         architecture = self._model.architecture
         if not architecture.supports_controlnet:
             raise InvalidValue(f"image adapter {adapter}: not supported for a {architecture.title} model")
@@ -115,11 +127,12 @@ class ImagePromptAdapter(Adapter):
                     resolve(encoder, "adapters", "image encoder", hub=True),
                 )
                 self._encoder = ((adapter, encoder), read_ip_adapter(*paths, self._model.denoiser))
-        reference = self._reference
-        if picture.startswith("source ") and reference is not None:
-            pixels = torch.from_numpy(reference.pixels[..., :3]).permute(2, 0, 1).float() / 255
-            return self._encoder[1].encode(pixels)
-        return self._encoder[1].encode(read_image(picture))
+        with reading(f"image prompt of {adapter}", verb="encoded"):
+            reference = self._reference
+            if not picture and reference is not None:
+                pixels = torch.from_numpy(reference.pixels[..., :3]).permute(2, 0, 1).float() / 255
+                return self._encoder[1].encode(pixels)
+            return self._encoder[1].encode(read_image(picture))
 
 
 def read_image(name: str) -> Tensor:
@@ -150,6 +163,7 @@ def read_ip_adapter(path: Path, encoder: Path, unet: Any) -> ImageEncoder:
         if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
             raise InvalidValue(f"{what} holds NaN or infinity")
     with reading(f"image encoder {encoder.name}"):
+        check_fits(encoder, unet, f"image encoder {encoder.name}")
         model = load_module(CLIPVisionModelWithProjection, encoder, unet.dtype, f"image encoder {encoder}:")
     image_proj, ip_adapter = (
         {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}

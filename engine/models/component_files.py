@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from engine.models.model_error import ModelError
 from engine.shared.user_files import check_regular, read_bytes
@@ -19,7 +19,7 @@ PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 _TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja")
 #: Largest integer in a component's config, and largest one that counts layers or blocks.
 MAX_INTEGER, MAX_COUNT = 1 << 31, 2_000
-_COUNTS = ("num_layers", "hidden_layers", "layers_per_block", "num_blocks", "depth", "refiner_layers", "single_layers")
+_COUNTS = ("layers", "blocks", "depth", "depths", "layers_per_block", "stages", "num_labels")
 #: Entries by which a config brings code, names other repositories, or needs libraries beyond those of the engine.
 _FOREIGN_ENTRIES = {
     "auto_map": "brings its own code",
@@ -29,23 +29,33 @@ _FOREIGN_ENTRIES = {
     "use_timm_backbone": "needs timm",
     "attn_implementation": "names an attention kernel",
     "_attn_implementation": "names an attention kernel",
+    "_attn_implementation_internal": "names an attention kernel",
+    "experts_implementation": "names a kernel",
+    "use_kernels": "needs kernels of the hub",
+    "kernel_config": "needs kernels of the hub",
+    "transformers_weights": "names its weights itself, which may be a pickle",
+    "configuration_files": "names other configs",
 }
+#: Entries of a tokenizer's config by which it names a file, wherever that is.
+_TOKENIZER_FILES = ("tokenizer_file", "vocab_file", "merges_file", "spm_file", "gguf_file")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file. Raises OSError, or ValueError for one that is too large, odd or nested."""
+    """Return the object in a JSON file. Raises OSError, or ValueError for one that is too large, odd or nested.
+
+    Infinity is accepted: diffusers writes it into schedulers' configs.
+    """
     data = read_bytes(path, MAX_JSON_BYTES)
     try:
-        content = json.loads(data.decode("utf-8"), parse_constant=_reject_constant)
+        content = json.loads(data.decode("utf-8"))
     except RecursionError:
         raise ValueError(f"{path.name} is nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"{path.name} is not valid JSON ({error})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} holds no JSON object")
-    for _, value in _walk(content, path.name):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{path.name} holds a number that is not finite")
+    for _ in _walk(content, path.name):
+        pass  # raises for deep nesting
     return content
 
 
@@ -60,6 +70,8 @@ def read_config(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path.name}: {key} is not supported (the model {_FOREIGN_ENTRIES[key]})")
         if key == "backbone" and isinstance(value, str):
             raise ValueError(f"{path.name}: backbone {value[:80]!r} is not supported; it must have a backbone_config")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{path.name}: {key} is not a finite number")
         limit = MAX_COUNT if key.endswith(_COUNTS) else MAX_INTEGER
         if isinstance(value, int) and abs(value) > limit:
             raise ValueError(f"{path.name}: {key} is {str(value)[:20]}, more than {limit}")
@@ -76,6 +88,8 @@ def check_texts(folder: Path) -> None:
             content = read_json(path)
             if content.get("auto_map"):
                 raise ValueError(f"{path.name}: auto_map is not supported (the model brings its own code)")
+            if files := [key for key in _TOKENIZER_FILES if content.get(key)]:
+                raise ValueError(f"{path.name}: {files[0]} is not supported (it names a file); remove the entry")
 
 
 def find_weights(folder: Path, allow_pickle: bool, what: str) -> list[Path]:
@@ -98,8 +112,9 @@ def find_weights(folder: Path, allow_pickle: bool, what: str) -> list[Path]:
                 "use a safetensors checkpoint, or --allow-pickle if you trust its author"
             )
     allowed = {path.name for path in files}
-    for path in _files(folder, (".index.json",)):
-        _check_index(path, allowed, files[0].suffix == ".safetensors")
+    for path in _files(folder, (".json",)):
+        if ".index." in path.name:  # also model.safetensors.index.fp16.json
+            _check_index(path, allowed, files[0].suffix == ".safetensors")
     return files
 
 
@@ -137,7 +152,7 @@ def check_header(file: Path) -> None:
 
 def _check_index(path: Path, allowed: set[str], safe: bool) -> None:
     """Check that an index of several files names files of its own folder, and no pickles where ``safe``."""
-    if safe and not path.name.endswith(".safetensors.index.json"):
+    if safe and ".safetensors.index." not in path.name:
         return  # the index of the pickles next to them, which nobody opens
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict):
@@ -165,7 +180,3 @@ def _walk(content: object, name: str) -> Iterator[tuple[str, Any]]:
             waiting += [(str(inner), entry, depth + 1) for inner, entry in value.items()]
         elif isinstance(value, list):
             waiting += [(key, entry, depth + 1) for entry in value]
-
-
-def _reject_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number")

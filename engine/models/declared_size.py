@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 #: Most tensors and modules that a model may declare; the largest supported ones have a fifth of that.
 MAX_TENSORS, MAX_MODULES = 10_000, 20_000
@@ -25,8 +27,28 @@ def check_declared(build: Callable[[], object], stored: int) -> None:
 
     A library would allocate what is declared before it compares it with the files.
     """
-    with _limited(2 * stored + SPARE_ELEMENTS), torch.device("meta"):
+    limit = 2 * stored + SPARE_ELEMENTS
+    with _limited(limit), torch.device("meta"), _CreationLimit(2 * limit):
         build()
+
+
+class _CreationLimit(TorchDispatchMode):
+    """Limits the elements of all tensors that are created, also of tables that no module registers."""
+
+    def __init__(self, max_elements: int) -> None:
+        super().__init__()
+        self._left = max_elements
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if "device" in kwargs and not any(isinstance(argument, Tensor) for argument in args):
+            # Measured without memory first: some tables are created on the CPU whatever the default device is.
+            self._left -= func(*args, **{**kwargs, "device": torch.device("meta"), "pin_memory": None}).numel()
+            if self._left < 0:
+                raise ValueError("its config declares a far larger model than its files hold")
+        return func(*args, **kwargs)
 
 
 @contextmanager

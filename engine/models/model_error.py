@@ -18,21 +18,21 @@ class ModelError(InvalidValue):
 
 @contextmanager
 def reading(what: str, remedy: str = "", verb: str = "read") -> Iterator[None]:
-    """Raise InvalidValue in place of any exception but one of a lost device: the files of ``what`` are at fault.
+    """Raise InvalidValue in place of anything that is raised but a lost device: the files of ``what`` are at fault.
 
     Libraries raise whatever their code runs into over a damaged file, so no list of classes would be complete.
     """
     try:
         yield
-    except InvalidValue:
+    except (InvalidValue, KeyboardInterrupt, GeneratorExit):
         raise
-    except Exception as error:
+    except BaseException as error:  # also the panics of libraries written in Rust, which are no Exception
         if is_device_lost(error):
             raise
         raise ModelError(f"{what} cannot be {verb}: {describe_error(error)}{remedy}") from error
 
 
-def describe_error(error: Exception) -> str:
+def describe_error(error: BaseException) -> str:
     """Return one line on an error of a library."""
     if is_out_of_memory(error):
         return "out of memory"

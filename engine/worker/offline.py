@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from engine.shared.hub_environment import configure_hub
 from engine.shared.options import EngineOptions
 from engine.shared.snapshot import Snapshot
 from engine.worker.reload import make_stream
+
+log = logging.getLogger(__name__)
 
 
 def render(
@@ -34,6 +37,8 @@ def render(
     configure_hub(options.offline)
     with reading(f"model {snapshot.model.model!r}", "; use another model or other values", "used"):
         stream = make_stream(snapshot, device, options, hooks=hooks, blocking=True)
+    for note in stream.adapters.take_notes():
+        log.error("%s", note)
     # A swap in the middle would not be repeatable: compile only on request, and then before the first frame.
     accelerator = Accelerator("eager" if options.accelerate == "auto" else options.accelerate, device)
     accelerator.compile_all(lambda: [*stream.model.compiled_modules, *stream.adapters.compiled_modules])

@@ -48,7 +48,7 @@ def run(pipe: Connection, boxes: Mailboxes, options: EngineOptions, snapshot: Sn
     except InvalidValue as error:
         pipe.send(ModelRejected(str(error)))
         return
-    except Exception as error:  # the next process may fare better
+    except BaseException as error:  # the next process may fare better; also a panic of a library written in Rust
         pipe.send(StartFailed(f"the engine could not start: {first_line(error)}"))
         raise SystemExit(1) from None
     gc.collect()

@@ -215,7 +215,7 @@ class ModelReloader:
             self._result = ReloadResult(requested, time.monotonic() - start, stream)
         except InvalidValue as error:
             self._result = ReloadResult(requested, time.monotonic() - start, error=str(error))
-        except Exception as error:  # the running stream stays
+        except BaseException as error:  # the running stream stays; also after a panic of a library written in Rust
             what = describe(requested)
             text = f"out of memory for {what}" if is_out_of_memory(error) else f"{what}: {first_line(error)}"
             self._result = ReloadResult(requested, time.monotonic() - start, error=text)

@@ -11,10 +11,17 @@ from engine.adapters.async_loader import AsyncLoader
 from engine.shared.parameter import InvalidValue
 from tests.waiting import until
 
-ERRORS: dict[str, tuple[Exception, str]] = {
+
+class Panic(BaseException):
+    """What a library written in Rust raises where its code gives up: no Exception."""
+
+
+ERRORS: dict[str, tuple[BaseException, str]] = {
     "invalid": (InvalidValue("adapter 'invalid' is for another model"), "adapter 'invalid' is for another model"),
     "memory": (RuntimeError("out of memory\nfurther lines"), "an adapter could not be loaded: out of memory"),
     "key": (KeyError("weight"), "an adapter could not be loaded: 'weight'"),
+    "panic": (Panic("index out of bounds"), "an adapter could not be loaded: index out of bounds"),
+    "exit": (SystemExit("bye"), "an adapter could not be loaded: bye"),
     "nested": (RecursionError("too deep"), "an adapter could not be loaded: too deep"),
     "disk": (OSError("disk is gone"), "an adapter could not be loaded: disk is gone"),
 }

@@ -13,7 +13,7 @@ import select
 import sys
 from typing import TextIO
 
-#: Bytes that a pipe takes at once wherever it takes any (POSIX's PIPE_BUF is at least 512; Linux's and macOS' is this).
+#: Bytes that a pipe takes at once wherever it takes any: PIPE_BUF, 4096 on Linux and at least 512 in POSIX.
 CHUNK_BYTES = 4096 if sys.platform.startswith("linux") else 512
 #: Spellings of the characters that we write ourselves, for encodings without them.
 SPELLINGS = {

@@ -24,12 +24,12 @@ from bridge.commands.options import (
     add_flag,
     add_option,
     engine_options,
-    expand_path,
     parameter_values,
 )
 from bridge.commands.output_check import report_failed_writes
 from bridge.engine_process.tcmalloc import find_library, forget_preload, restart_with
 from bridge.errors import UserError
+from bridge.file_reader import expand_user
 from bridge.images import fit, resize
 from bridge.textures import open_source
 from bridge.textures.pattern import draw
@@ -79,7 +79,7 @@ def main(options: argparse.Namespace) -> int:
     values = parameter_values(options)
     restart_with(find_library())  # measure with the allocator that the engine's process uses
     forget_preload()
-    folder = expand_path(options.output)
+    folder = expand_user(options.output)
     check_folder(folder)
     from engine.bench.model import Bench
 

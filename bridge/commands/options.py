@@ -123,14 +123,6 @@ def preset_folders(options: argparse.Namespace) -> list[Path] | None:
     return [folder]
 
 
-def expand_path(text: str) -> Path:
-    """Return the path that a user wrote, with ``~`` expanded. Raises UserError."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:  # an unknown user
-        raise UserError(f"{text}: {error}") from None
-
-
 def tune_for_latency() -> None:
     """Tune this process for steady latency: switch threads every 1 ms and freeze the garbage collector's heap."""
     sys.setswitchinterval(0.001)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from av.error import FFmpegError
 
-from bridge.commands.options import expand_path
 from bridge.errors import UserError
+from bridge.file_reader import expand_user
 from bridge.textures.file import check_recording
 from engine.shared.parameter import Value
 from engine.shared.table import FILES
@@ -29,7 +29,7 @@ def list_inputs(options: argparse.Namespace, values: Mapping[str, Value]) -> dic
     if options.preset and options.preset.endswith(".toml"):
         texts["--preset"] = options.preset
     inputs = {"IN": options.input} | ({"--control": options.control} if getattr(options, "control", None) else {})
-    return {name: expand_path(text) for name, text in (inputs | texts).items() if text}
+    return {name: expand_user(text) for name, text in (inputs | texts).items() if text}
 
 
 def check_output(path: Path, is_folder: bool, inputs: Mapping[str, Path], overwrite: bool) -> Path:

@@ -13,12 +13,12 @@ from bridge.commands.options import (
     add_flag,
     add_option,
     engine_options,
-    expand_path,
     parameter_values,
     preset_folders,
 )
 from bridge.commands.output_check import check_files, list_inputs, report_failed_writes
 from bridge.errors import UserError
+from bridge.file_reader import expand_user
 from bridge.images import THUMBNAIL_PIXELS, encode_jpeg, fit
 from bridge.performance.presets import PresetLibrary
 from bridge.textures.pattern import draw
@@ -56,7 +56,7 @@ def render_thumbnails(options: argparse.Namespace, library: PresetLibrary) -> in
     from engine.worker.offline import render as render_frames
 
     values = parameter_values(options)
-    folder = expand_path(options.thumbnails)
+    folder = expand_user(options.thumbnails)
     chosen = [preset for preset in library.ordered if preset.model == options.model_kind]
     if not chosen:
         raise UserError(f"no preset is for {options.model_kind!r}; choose another model with --for")
@@ -68,7 +68,7 @@ def render_thumbnails(options: argparse.Namespace, library: PresetLibrary) -> in
     if options.input:
         from bridge.commands.clip_reader import ClipReader
 
-        clip = ClipReader(expand_path(options.input))
+        clip = ClipReader(expand_user(options.input))
     images = list(itertools.islice(clip, WARM_UP_FRAMES))
     for preset in tqdm(chosen, unit="preset", desc="thumbnails"):
         snapshot = Snapshot(values | preset.recall_values, 1)

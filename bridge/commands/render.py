@@ -15,12 +15,12 @@ from bridge.commands.options import (
     add_flag,
     add_option,
     engine_options,
-    expand_path,
     parameter_values,
 )
 from bridge.commands.output_check import check_output, list_inputs
 from bridge.commands.render_output import open_output
 from bridge.errors import UserError
+from bridge.file_reader import expand_user
 from bridge.images import fit, resize
 from engine.shared.frame import Frame, Pixels
 from engine.shared.snapshot import Snapshot
@@ -45,7 +45,7 @@ def main(options: argparse.Namespace) -> int:
     snapshot = Snapshot(parameter_values(options), 1)
     is_folder = options.output.endswith(("/", "\\"))
     inputs = list_inputs(options, snapshot)
-    path = check_output(expand_path(options.output), is_folder, inputs, options.overwrite)
+    path = check_output(expand_user(options.output), is_folder, inputs, options.overwrite)
     clip = ClipReader(inputs["IN"])
     second = ClipReader(inputs["--control"]) if options.control else None
     start = time.monotonic()

@@ -18,9 +18,10 @@ import psutil
 
 from bridge import logs, release
 from bridge.commands import doctor
-from bridge.commands.options import add_option, expand_path
+from bridge.commands.options import add_option
 from bridge.commands.output_check import check_files, report_failed_writes
 from bridge.errors import UserError
+from bridge.file_reader import expand_user
 from bridge.performance import session
 from engine.shared.files import create_atomically
 from engine.shared.user_files import open_regular
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Write the zip and print its contents. Raises UserError."""
-    path = expand_path(options.file or f"phosphene-report-{time.strftime('%Y%m%d-%H%M%S')}.zip")
+    path = expand_user(options.file or f"phosphene-report-{time.strftime('%Y%m%d-%H%M%S')}.zip")
     check_files([path], {}, hint="choose another name")
     parts = {"about.json": json.dumps(describe_machine(), indent=1), "doctor.txt": _capture_doctor()}
     for name, file in _default_files().items():

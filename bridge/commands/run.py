@@ -25,7 +25,6 @@ from bridge.commands.options import (
     add_flag,
     add_option,
     engine_options,
-    expand_path,
     parameter_values,
     preset_folders,
     tune_for_latency,
@@ -35,6 +34,7 @@ from bridge.commands.status_line import StatusLine, say, status_facts
 from bridge.control.hook_parameters import HookWatch
 from bridge.control.state import State
 from bridge.errors import UserError
+from bridge.file_reader import expand_user
 from bridge.logs import JsonLogHandler
 from bridge.network.access import AccessPolicy, confine_files
 from bridge.network.discovery import Announcement, outside_address
@@ -231,7 +231,7 @@ def _start_log(options: argparse.Namespace, cleanup: ExitStack) -> None:
     if options.log == "none":
         return
     try:
-        handler = JsonLogHandler(expand_path(options.log) if options.log else logs.default_path(options.osc_port))
+        handler = JsonLogHandler(expand_user(options.log) if options.log else logs.default_path(options.osc_port))
     except OSError as error:
         if options.log:
             raise UserError(f"--log {options.log}: {error.strerror}") from None

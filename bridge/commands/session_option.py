@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bridge.commands.options import expand_path
 from bridge.errors import UserError
+from bridge.file_reader import expand_user
 from bridge.performance.session import default_path
 from bridge.performance.session_file import SessionLock, check_session_file
 
@@ -15,7 +15,7 @@ def find_session_path(options: argparse.Namespace) -> Path | None:
     """Return the path of the session file; None for none. Raises UserError for a path that cannot be one."""
     if options.session == "none":
         return None
-    path = expand_path(options.session) if options.session else default_path(options.osc_port)
+    path = expand_user(options.session) if options.session else default_path(options.osc_port)
     if path is not None:
         try:
             check_session_file(path, any_content=not options.session)

@@ -6,7 +6,6 @@ Each channel that changes sends its value (0–255) to the address ``/dmx/UNIVER
 from __future__ import annotations
 
 import logging
-import socket
 import struct
 import threading
 import time
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bridge.control.mapping import ControllerMap
+from bridge.network.listen import bind_udp
 from bridge.rate_limit import RateLimit
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class ArtNet:
     """
 
     def __init__(self, dmx: Dmx, host: str, port: int = ARTNET_PORT) -> None:
-        self._dmx, self._socket = dmx, _bind(host, port)
+        self._dmx, self._socket = dmx, bind_udp(host, port)
         self._socket.settimeout(WAIT_SECONDS)
         self.port: int = self._socket.getsockname()[1]
         self._stop = threading.Event()
@@ -83,21 +83,6 @@ class ArtNet:
                 if limit.passes()[0]:
                     log.exception("an Art-Net packet could not be handled")
                 self._stop.wait(RETRY_SECONDS)
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    """Return a bound UDP socket; on ``::`` it takes IPv4 as well. Raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    address = socket.getaddrinfo(host or None, port, family, socket.SOCK_DGRAM, 0, socket.AI_PASSIVE)[0][4]
-    receiver = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        if host == "::" and socket.has_dualstack_ipv6():
-            receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        receiver.bind(address)
-    except OSError:
-        receiver.close()
-        raise
-    return receiver
 
 
 def parse_artdmx(data: bytes) -> tuple[int, bytes] | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 
 from bridge.stress.abuse import Abuse, Target, require
-from bridge.stress.real_show import ASK_SECONDS, RealShow
+from bridge.stress.real_show import LOOK_SECONDS, RealShow
 from bridge.stress.senders import LOCALHOST, SENDERS
 
 #: Connections that one attacker opens, malformed requests that one sends, and WebSockets of one OSCQuery client.
@@ -60,7 +60,7 @@ def _hold(target: Target, port: int, start: bytes, count: int) -> int:
         while time.monotonic() < end:
             require(target.show.process.poll() is None, f"the show ended: {target.show.lines[-1:]}")
             require(target.show.is_healthy(), "the operator's /health was not answered while they were open")
-            time.sleep(ASK_SECONDS)
+            time.sleep(LOOK_SECONDS)
         return len(clients)
     finally:
         for client in clients:

@@ -31,8 +31,8 @@ ANSWER_SECONDS = 1.0
 END_SECONDS = 15.0
 #: The parameter whose value is asked for.
 ASKED_PARAMETER = "/strength"
-#: Time between two questions, and between two looks at the status, in seconds.
-ASK_SECONDS, LOOK_SECONDS = 0.05, 0.5
+#: Time between two looks at the status, in seconds.
+LOOK_SECONDS = 0.5
 #: Most answers that are read while one is waited for: the present values of a subscription may come first.
 MAX_ANSWERS = 2000
 
@@ -157,53 +157,29 @@ class RealShow:
             "engine after a kill",
         )
 
-    def memory_mib(self) -> float:
-        """Return the resident memory of the bridge and its children."""
-        bridge = psutil.Process(self.process.pid)
-        total = 0
-        for process in (bridge, *bridge.children(recursive=True)):
-            try:
-                total += process.memory_info().rss
-            except psutil.Error:
-                continue  # it has just ended
-        return total / 2**20
-
     def bridge_memory_mib(self) -> float:
         """Return the resident memory of the bridge alone."""
         return float(psutil.Process(self.process.pid).memory_info().rss) / 2**20
 
 
 class Probe:
-    """Asks for a value over OSC and looks at the status, again and again, as a desk and an operator would."""
+    """Looks at the status again and again, as an operator would: ``gap_ms`` is the longest gap that it has seen."""
 
     def __init__(self, show: RealShow) -> None:
         self._show = show
-        self.worst_answer = self.gap_ms = 0.0
-        self.failed_looks = 0
+        self.gap_ms = 0.0
         self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._run, args=(work, pause), name="probe", daemon=True)
-            for work, pause in ((self._ask, ASK_SECONDS), (self._look, LOOK_SECONDS))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
-        """Stop asking."""
+        """Stop looking."""
         self._stop.set()
-        for thread in self._threads:
-            thread.join(10)
+        self._thread.join(10)
 
-    def _run(self, work: Callable[[], None], pause: float) -> None:
-        while not self._stop.is_set():
-            work()
-            self._stop.wait(pause)
-
-    def _ask(self) -> None:
-        self.worst_answer = max(self.worst_answer, self._show.ask())
-
-    def _look(self) -> None:
-        try:
-            self.gap_ms = max(self.gap_ms, float(self._show.status()["gap_ms"]))
-        except (OSError, ValueError):
-            self.failed_looks += 1
+    def _run(self) -> None:
+        while not self._stop.wait(LOOK_SECONDS):
+            try:
+                self.gap_ms = max(self.gap_ms, float(self._show.status()["gap_ms"]))
+            except (OSError, ValueError):
+                pass  # whether it answers is checked afterwards

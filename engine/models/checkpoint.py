@@ -22,7 +22,6 @@ from engine.models.component_files import (
 from engine.models.components import (
     AUTOENCODER_CLASSES,
     COMPONENTS,
-    DENOISERS,
     TOKENIZERS,
     build_empty,
     check_class_name,
@@ -36,14 +35,13 @@ from engine.models.hub import Progress, fetch, is_hub_name
 from engine.models.model_error import ModelError
 from engine.shared.options import EngineOptions
 
-__all__ = ["COMPONENTS", "DENOISERS", "POCKET", "ModelError", "Progress", "load_autoencoder", "load_components"]
 log = logging.getLogger(__name__)
 POCKET = Path(__file__).parent.parent / "pocket" / "model"
 #: Files to download from the hub; pickles only with --allow-pickle.
 DOWNLOAD_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
 #: Settings and tokenizers alone, for a single file.
 SETTINGS_PATTERNS = ["*.json", "*/*.json", "*.txt", "*/*.txt", "*/*.model"]
-#: Components of a pipeline that are never loaded, and the classes that they may have.
+#: Components of a pipeline that are never loaded.
 _UNUSED = {"safety_checker", "feature_extractor", "image_encoder", "image_processor"}
 
 

@@ -13,7 +13,7 @@ from engine.shared.user_files import check_regular, read_bytes
 
 #: Largest JSON file that is parsed, deepest nesting in one, and largest header of a safetensors file.
 MAX_JSON_BYTES, MAX_NESTING, MAX_HEADER_BYTES = 16 << 20, 32, 32 << 20
-#: Largest other text of a tokenizer: vocabularies of language models have up to 40 MiB.
+#: Largest other text of a tokenizer: those of language models hold large vocabularies.
 MAX_TEXT_BYTES = 128 << 20
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 _TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja")

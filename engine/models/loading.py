@@ -13,20 +13,13 @@ import torch
 
 from engine.models.architectures import Architecture, find_architecture
 from engine.models.autoencoders import make_codec
-from engine.models.checkpoint import (
-    COMPONENTS,
-    DENOISERS,
-    ModelError,
-    Progress,
-    list_weight_files,
-    load_autoencoder,
-    load_components,
-    resolve,
-)
+from engine.models.checkpoint import list_weight_files, load_autoencoder, load_components, resolve
 from engine.models.component_files import count_elements
+from engine.models.components import COMPONENTS, DENOISERS
 from engine.models.hf_imports import import_quietly
+from engine.models.hub import Progress
 from engine.models.model import Model
-from engine.models.model_error import reading
+from engine.models.model_error import ModelError, reading
 from engine.models.noise_schedule import read_noise_schedule
 from engine.shared.errors import first_line
 from engine.shared.options import EngineOptions

@@ -121,3 +121,8 @@ def _autoencoder(tiny: bool) -> torch.nn.Module:
         norm_num_groups=8,
         latent_channels=4,
     )
+
+
+def edit_json(path: Path, **entries: object) -> None:
+    """Add entries to the object in a JSON file, or replace them."""
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | entries), encoding="utf-8")

@@ -31,9 +31,10 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "bridge": (
         ("toml_lines", "console"),
-        ("errors", "rate_limit", "toml_files", "images", "logs", "video_files"),
+        ("errors", "rate_limit", "toml_files", "images", "logs"),
         ("file_reader",),
-        ("textures", "network", "control"),
+        ("textures", "network"),
+        ("control",),
         ("osc", "performance", "engine_process"),
         ("show",),
         ("panel",),

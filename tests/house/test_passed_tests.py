@@ -32,7 +32,13 @@ def _run(folder: Path, *options: str) -> str:
 def test_only_tests_that_passed_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "test_cases.py").write_text(CASES, encoding="utf-8")
     (tmp_path / "none.ini").write_text("[pytest]\n", encoding="utf-8")
-    assert "2 passed, 1 skipped, 1 error" in (first := _run(tmp_path, "--record-passed", "passed")), first
+    assert "2 passed, 1 skipped, 1 error" in (first := _run(tmp_path, "--record-passed=passed")), first
     assert (tmp_path / "passed").read_text(encoding="utf-8") == "test_cases.py::test_passes\n"
-    second = _run(tmp_path, "--except-passed", "passed")
+    second = _run(tmp_path, "--except-passed=passed")
     assert "1 failed, 1 passed, 1 skipped, 1 deselected, 1 error" in second, second
+
+
+def test_ci_gives_the_file_as_one_argument() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for option in ("--record-passed", "--except-passed"):  # apart, pytest would take the file for a folder of tests
+        assert script.count(option) == script.count(f'{option}="$work/') == 1

@@ -19,7 +19,7 @@ from engine.models import ModelError, load
 from engine.models.component_files import MAX_NESTING, read_config, read_json
 from engine.models.noise_schedule import MAX_TIMESTEPS, read_noise_schedule
 from engine.shared.parameter import InvalidValue
-from tests.engine.checkpoints import save_sd
+from tests.engine.checkpoints import edit_json
 from tests.engine.single_file import save_single_file
 
 CPU = torch.device("cpu")
@@ -36,16 +36,6 @@ ODD_VALUES: tuple[Any, ...] = (
 #: Longest time and most memory that a refusal may take.
 MAX_SECONDS, MAX_MIB = 10.0, 600
 MUTATIONS = 40
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_sd(tmp_path_factory.mktemp("model") / "sd")
-
-
-@pytest.fixture
-def copy(model: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(model, tmp_path / "copy"))
 
 
 def peak_mib() -> float:
@@ -102,10 +92,6 @@ def test_a_mutated_config_is_loaded_or_refused_in_one_line(copy: Path) -> None:
     assert peak_mib() - before < MAX_MIB
 
 
-def edit(path: Path, **entries: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | entries), encoding="utf-8")
-
-
 def overlap(path: Path) -> None:
     """Write a file whose two tensors share their bytes."""
     entries = {name: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for name in ("a", "b")}
@@ -135,18 +121,18 @@ def to_folder(path: Path) -> None:
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
-    "wide blocks": lambda f: edit(f / "unet/config.json", block_out_channels=[10**9, 10**9]),
-    "large blocks": lambda f: edit(f / "unet/config.json", block_out_channels=[40_000, 40_000], norm_num_groups=8),
-    "many layers": lambda f: edit(f / "unet/config.json", layers_per_block=1900),
-    "too many layers": lambda f: edit(f / "unet/config.json", layers_per_block=10**9),
-    "many text layers": lambda f: edit(f / "text_encoder/config.json", num_hidden_layers=1900),
-    "large vocabulary": lambda f: edit(f / "text_encoder/config.json", vocab_size=10**8),
-    "negative vocabulary": lambda f: edit(f / "text_encoder/config.json", vocab_size=-5),
-    "long positions": lambda f: edit(f / "text_encoder/config.json", max_position_embeddings=2**31 - 1),
-    "wide autoencoder": lambda f: edit(f / "vae/config.json", block_out_channels=[60_000] * 4),
-    "many timesteps": lambda f: edit(f / "scheduler/scheduler_config.json", num_train_timesteps=2**31),
-    "no timesteps": lambda f: edit(f / "scheduler/scheduler_config.json", num_train_timesteps=0),
-    "betas above 1": lambda f: edit(f / "scheduler/scheduler_config.json", beta_end=7.0),
+    "wide blocks": lambda f: edit_json(f / "unet/config.json", block_out_channels=[10**9, 10**9]),
+    "large blocks": lambda f: edit_json(f / "unet/config.json", block_out_channels=[40_000, 40_000], norm_num_groups=8),
+    "many layers": lambda f: edit_json(f / "unet/config.json", layers_per_block=1900),
+    "too many layers": lambda f: edit_json(f / "unet/config.json", layers_per_block=10**9),
+    "many text layers": lambda f: edit_json(f / "text_encoder/config.json", num_hidden_layers=1900),
+    "large vocabulary": lambda f: edit_json(f / "text_encoder/config.json", vocab_size=10**8),
+    "negative vocabulary": lambda f: edit_json(f / "text_encoder/config.json", vocab_size=-5),
+    "long positions": lambda f: edit_json(f / "text_encoder/config.json", max_position_embeddings=2**31 - 1),
+    "wide autoencoder": lambda f: edit_json(f / "vae/config.json", block_out_channels=[60_000] * 4),
+    "many timesteps": lambda f: edit_json(f / "scheduler/scheduler_config.json", num_train_timesteps=2**31),
+    "no timesteps": lambda f: edit_json(f / "scheduler/scheduler_config.json", num_train_timesteps=0),
+    "betas above 1": lambda f: edit_json(f / "scheduler/scheduler_config.json", beta_end=7.0),
     "NaN": lambda f: (f / "unet/config.json").write_text('{"sample_size": NaN}'),
     "infinity": lambda f: (f / "unet/config.json").write_text('{"sample_size": 1e999}'),
     "nested": lambda f: (f / "unet/config.json").write_text("[" * 100_000),
@@ -211,7 +197,7 @@ def test_the_settings_of_a_single_file_are_checked_before_anything_is_allocated(
 ) -> None:
     path = save_single_file(model, tmp_path / "single.safetensors")
     size = {"vocab_size": 10**9} if component == "text_encoder" else {"block_out_channels": [50_000, 50_000]}
-    edit(path.with_suffix("") / component / "config.json", **size)
+    edit_json(path.with_suffix("") / component / "config.json", **size)
     assert "far larger" in refuse(path)
 
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from engine.diffusion.stream import Stream
 from engine.models import POCKET, ModelError, load, pick_device, pick_dtype
-from engine.models.checkpoint import COMPONENTS, resolve
+from engine.models.checkpoint import resolve
+from engine.models.components import COMPONENTS
 from engine.models.loading import required_memory_bytes
 from engine.shared.frame import Frame
 from engine.shared.options import EngineOptions

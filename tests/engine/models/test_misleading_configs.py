@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,25 +17,11 @@ from engine.models.components import build_empty
 from engine.models.declared_size import check_declared
 from engine.models.model_error import reading
 from engine.shared.parameter import InvalidValue
-from tests.engine.checkpoints import save_sd
+from tests.engine.checkpoints import edit_json
 from tests.engine.flows import save_lumina2
 
 CPU = torch.device("cpu")
 WEIGHTS = "text_encoder/model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_sd(tmp_path_factory.mktemp("model") / "sd")
-
-
-@pytest.fixture
-def copy(model: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(model, tmp_path / "copy"))
-
-
-def edit(path: Path, **entries: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | entries), encoding="utf-8")
 
 
 def refuse(folder: Path) -> str:
@@ -49,7 +34,7 @@ def refuse(folder: Path) -> str:
 def name_a_pickle(folder: Path) -> None:
     """Let the config name a pickle beside the safetensors file."""
     torch.save(load_file(folder / WEIGHTS), folder / "text_encoder" / "adapter_model.bin")
-    edit(folder / "text_encoder" / "config.json", transformers_weights="adapter_model.bin")
+    edit_json(folder / "text_encoder" / "config.json", transformers_weights="adapter_model.bin")
 
 
 def name_a_pickle_in_the_index_of_a_variant(folder: Path) -> None:
@@ -62,12 +47,12 @@ def name_a_pickle_in_the_index_of_a_variant(folder: Path) -> None:
 
 def name_a_file_elsewhere(folder: Path) -> None:
     (folder / "elsewhere.json").write_bytes((folder / "tokenizer" / "tokenizer.json").read_bytes())
-    edit(folder / "tokenizer" / "tokenizer_config.json", tokenizer_file=str(folder / "elsewhere.json"))
+    edit_json(folder / "tokenizer" / "tokenizer_config.json", tokenizer_file=str(folder / "elsewhere.json"))
 
 
 def name_another_config(folder: Path) -> None:
     (folder / "text_encoder" / "config.1.0.0.json").write_text('{"num_labels": 2000000000}')
-    edit(folder / "text_encoder" / "config.json", configuration_files=["config.1.0.0.json"])
+    edit_json(folder / "text_encoder" / "config.json", configuration_files=["config.1.0.0.json"])
 
 
 MISLEADING: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -75,8 +60,8 @@ MISLEADING: dict[str, tuple[Callable[[Path], None], str]] = {
     "index of a variant": (name_a_pickle_in_the_index_of_a_variant, "weights.bin"),
     "tokenizer": (name_a_file_elsewhere, "tokenizer_file"),
     "other config": (name_another_config, "configuration_files"),
-    "labels": (lambda f: edit(f / "text_encoder" / "config.json", num_labels=10**9), "num_labels"),
-    "kernel": (lambda f: edit(f / "text_encoder" / "config.json", use_kernels=True), "use_kernels"),
+    "labels": (lambda f: edit_json(f / "text_encoder" / "config.json", num_labels=10**9), "num_labels"),
+    "kernel": (lambda f: edit_json(f / "text_encoder" / "config.json", use_kernels=True), "use_kernels"),
 }
 
 
@@ -93,10 +78,10 @@ def test_a_config_that_leads_away_from_its_folder_is_refused(
 
 
 def test_a_schedule_with_infinity_is_one_of_diffusers_and_loads(copy: Path) -> None:
-    edit(copy / "scheduler" / "scheduler_config.json", lambda_min_clipped=-math.inf)
+    edit_json(copy / "scheduler" / "scheduler_config.json", lambda_min_clipped=-math.inf)
     assert "-Infinity" in (copy / "scheduler" / "scheduler_config.json").read_text()
     assert load(str(copy), CPU, torch.float32).noise_schedule.prediction == "epsilon"
-    edit(copy / "unet" / "config.json", norm_eps=-math.inf)
+    edit_json(copy / "unet" / "config.json", norm_eps=-math.inf)
     assert "norm_eps is not a finite number" in refuse(copy)
 
 
@@ -105,7 +90,7 @@ def test_a_table_that_no_module_registers_is_measured_before_it_is_computed(tmp_
     import resource
 
     folder = save_lumina2(tmp_path / "lumina")
-    edit(folder / "transformer" / "config.json", axes_lens=[10**8, 10**8, 10**8])
+    edit_json(folder / "transformer" / "config.json", axes_lens=[10**8, 10**8, 10**8])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert "far larger" in refuse(folder)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 << 10, "in KiB"

@@ -12,7 +12,7 @@ from bridge.errors import UserError
 from bridge.file_reader import FileReader
 from bridge.images import rgb_to_rgba
 from bridge.textures.file import OPEN_SECONDS, STILL_RATE
-from bridge.textures.video_files import open_video
+from bridge.video_files import open_video
 from engine.shared.frame import Pixels
 from engine.shared.parameter import InvalidValue
 from engine.shared.user_files import read_image

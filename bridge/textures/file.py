@@ -20,7 +20,7 @@ from av.error import FFmpegError
 from bridge.file_reader import FileReader, expand_user
 from bridge.images import resize
 from bridge.textures.base import Sink, Source, SourceLost, TextureError, Transport
-from bridge.textures.video_files import open_video
+from bridge.video_files import open_video
 from engine.shared.files import claim_new, create_new
 from engine.shared.frame import Frame, Pixels
 from engine.shared.parameter import InvalidValue

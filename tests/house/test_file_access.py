@@ -119,11 +119,11 @@ ACCESSES: dict[tuple[str, str, str], tuple[str, str]] = {
     ("bridge.toml_files", "read_toml", "path.read_bytes"): ("start", SYSTEM),
     ("bridge.toml_files", "read_toml", "read_bytes"): ("file job", REGULAR),
     ("bridge.toml_files", "shipped_toml_files", "files('presets').joinpath(*folder).iterdir"): ("start", SYSTEM),
-    ("bridge.textures.video_files", "open_video", "av.open"): (
+    ("bridge.video_files", "open_video", "av.open"): (
         "file job",
         "known formats, bounded in pixels; " + REGULAR,
     ),
-    ("bridge.textures.video_files", "open_video", "check_regular"): ("file job", LIMIT),
+    ("bridge.video_files", "open_video", "check_regular"): ("file job", LIMIT),
 }
 
 

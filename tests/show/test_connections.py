@@ -17,7 +17,7 @@ import pytest
 from bridge.network.discovery import local_addresses
 from bridge.osc.subscriptions import encode_message
 from tests.show.stage import Command
-from tests.waiting import until
+from tests.waiting import thorough, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="descriptors of POSIX systems")]
 OPTIONS = ("--source", "pattern:plasma", "--sink", "null:", "--size", "128x128", "--steps", "1", "--session", "none")
@@ -71,7 +71,7 @@ def open_all(stack: ExitStack, count: int, address: tuple[str, int], data: bytes
     return clients
 
 
-@pytest.mark.parametrize(("descriptors", "count"), [(1024, 1100), (256, 300)])
+@pytest.mark.parametrize(("descriptors", "count"), [pytest.param(1024, 1100, marks=thorough), (256, 300)])
 def test_half_requests_and_packets_do_not_end_a_show(descriptors: int, count: int) -> None:
     with (
         descriptors_of_tests(2 * count + 200),

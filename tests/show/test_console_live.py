@@ -17,7 +17,7 @@ import pytest
 
 from bridge.cli import find_commands
 from tests.show.stage import RUN, Command
-from tests.waiting import until
+from tests.waiting import thorough, until
 
 SMALL = ("--size", "64x64", "--steps", "1", "--source", "pattern:ball", "--sink", "null:", "--session", "none")
 ENCODINGS = ("ascii:strict", "cp1252:strict", "cp437:strict")
@@ -27,7 +27,7 @@ def environment(encoding: str) -> dict[str, str]:
     return {**os.environ, "PYTHONIOENCODING": encoding, "LANG": "C", "LC_ALL": "C", "COLUMNS": "200"}
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", [ENCODINGS[0], *(pytest.param(name, marks=thorough) for name in ENCODINGS[1:])])
 def test_listings_and_helps_are_spelled_out(encoding: str, tmp_path: Path) -> None:
     calls = [[name, "--help"] for name in find_commands()]
     calls += [["presets"], ["sources"], ["report", str(tmp_path / f"{encoding}.zip".replace(":", "-"))]]

@@ -128,7 +128,8 @@ REFUSED = {
 #: Cases that run always; the others are close to one of them.
 CORE_CASES = (
     "the same path", "dot dot", "home", "a link to the input", "a hard link", "a linked parent folder",
-    "the control clip", "the folder, with slash", "the folder, without slash", "a link to the folder", "a file of the folder",
+    "the control clip", "the folder, with slash", "the folder, without slash", "a link to the folder",
+    "a file of the folder",
     "the folder's parent", "a subfolder", "frames that are links to the input", "a LoRA", "the preset", "a device",
     "a pipe", "a link to nothing", "a missing folder",
 )  # fmt: skip

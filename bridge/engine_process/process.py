@@ -15,10 +15,11 @@ from multiprocessing.context import SpawnContext
 
 from bridge import console
 from bridge.engine_process import import_prefetch, tcmalloc
+from bridge.engine_process.engine_link import EngineLink
 from bridge.logs import ConsoleHandler
 from engine.shared.hub_environment import configure_hub
 from engine.shared.mailbox import Mailboxes
-from engine.shared.messages import EngineStatus, Stop, Waiting
+from engine.shared.messages import EngineStatus, FromEngine, Received, Stop, Waiting
 from engine.shared.options import EngineOptions
 from engine.shared.snapshot import Snapshot
 
@@ -26,6 +27,8 @@ from engine.shared.snapshot import Snapshot
 HANG_SECONDS, HANG_SECONDS_LOADING = 2.5, 15.0
 #: Hang timeout in median tick times: normally, and after a change of values that may have made ticks slower.
 HANG_TICKS, HANG_TICKS_AFTER_CHANGE = 10, 20
+#: Longest wait for the end of a process that was killed, in seconds; a driver may hold it for ever.
+KILL_SECONDS = 2.0
 #: Nice value added to a standby's threads while it prepares: the stream loses little, the standby takes longer.
 PREPARE_NICE = 7
 
@@ -44,6 +47,7 @@ def _engine_process(pipe: Connection, boxes: Mailboxes, options: EngineOptions, 
         pipe.send(Waiting())
         snapshot = pipe.recv()
         if not isinstance(snapshot, Stop):
+            pipe.send(Received(snapshot.number))
             process.run(pipe, boxes, options, snapshot)
     except (EOFError, OSError, KeyboardInterrupt):
         pass  # the bridge is gone
@@ -72,13 +76,21 @@ def run_with_low_priority(work: Callable[[], None]) -> None:
 class EngineProcess:
     """An engine process that waits until ``begin``; a ``standby`` imports everything meanwhile.
 
-    Raises OSError where no process can be started.
+    No method waits for an engine that does not read or write. ``notify`` is called, on another thread, when there is
+    something to do. Raises OSError where no process can be started.
     """
 
-    def __init__(self, context: SpawnContext, boxes: Mailboxes, options: EngineOptions, standby: bool = False) -> None:
+    def __init__(
+        self,
+        context: SpawnContext,
+        boxes: Mailboxes,
+        options: EngineOptions,
+        notify: Callable[[], None],
+        standby: bool = False,
+    ) -> None:
         if not standby:
             import_prefetch.start()
-        self.pipe, engine_pipe = context.Pipe()
+        pipe, engine_pipe = context.Pipe()
         self.process = context.Process(
             target=_engine_process, args=(engine_pipe, boxes, options, standby), name="phosphene-engine", daemon=True
         )
@@ -86,10 +98,11 @@ class EngineProcess:
             with tcmalloc.preload(tcmalloc.find_library()):
                 self.process.start()
         except BaseException:
-            self.pipe.close()
+            pipe.close()
             raise
         finally:
             engine_pipe.close()
+        self.link = EngineLink(pipe, notify)
 
     @property
     def pid(self) -> int | None:
@@ -109,23 +122,37 @@ class EngineProcess:
     @property
     def is_waiting(self) -> bool:
         """Whether everything is imported and ``begin`` may be called; only meaningful before that."""
-        return self.alive and self.pipe.poll()
+        return self.alive and self.link.has_messages
+
+    @property
+    def can_send(self) -> bool:
+        """Whether the engine has received the snapshot before."""
+        return self.link.can_send
 
     def begin(self, snapshot: Snapshot) -> None:
-        """Let the engine run with ``snapshot``."""
-        self.pipe.send(snapshot)
+        """Let the engine run with ``snapshot``. Raises what pickling it raises."""
+        self.link.send(snapshot)
+
+    def send(self, snapshot: Snapshot) -> None:
+        """Let the engine follow ``snapshot``. Raises what pickling it raises."""
+        self.link.send(snapshot)
+
+    def messages(self) -> tuple[list[FromEngine], bool]:
+        """Return the messages since the last call, and whether there may be more: False once the process has ended."""
+        alive = self.alive and not self.link.ended  # asked before its last messages are read
+        if not alive:
+            self.link.drain()
+        return self.link.messages(), alive
 
     def end(self, grace_seconds: float) -> None:
         """Ask the process to stop, and kill it after ``grace_seconds``; 0 kills it at once."""
-        try:
-            self.pipe.send(Stop())
-        except OSError:
-            pass  # it has ended
-        self.process.join(grace_seconds)
+        if grace_seconds:
+            self.link.send(Stop())
+            self.process.join(grace_seconds)
         if self.process.is_alive():
             self.process.kill()
-            self.process.join(2)
-        self.pipe.close()
+            self.process.join(KILL_SECONDS)
+        self.link.close()
 
 
 def hang_timeout(status: EngineStatus | None, sent: int) -> float:

@@ -27,6 +27,7 @@ from engine.shared.messages import (
     ModelRejected,
     Note,
     Ready,
+    Received,
     Reloaded,
     Reverted,
     StartFailed,
@@ -54,7 +55,7 @@ HELD_UP_SECONDS = 0.5
 
 
 class Supervisor:
-    """The life of the engine process. One thread watches it and alone uses the pipe.
+    """The life of the engine process. One thread watches it.
 
     ``status`` is the engine's last report, ``rejected`` the reason why none has begun and none will. With ``standby`` a
     second process waits, everything imported, and takes over when the first one ends.
@@ -134,8 +135,6 @@ class Supervisor:
         self._start_failed, hung = False, False
         try:
             hung = self._watch(process)
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            pass
         finally:
             silence = self.silence
             self._count_early_death()
@@ -148,25 +147,27 @@ class Supervisor:
         return f"the engine died (exit code {process.process.exitcode}); restarting it"
 
     def _watch(self, process: EngineProcess) -> bool:
-        """Send every change and handle every message until the process ends; return True where it hangs."""
+        """Send the newest values and handle every message until the process ends; return True where it hangs.
+
+        Nothing here waits for the engine: one that hangs reads nothing, and values move on all the same.
+        """
         snapshot = self._state.effective()
         sent, last_look = snapshot.number, time.monotonic()
         self._frames = 0
         self._begun = self._state.snapshot()
         self._send(process.begin, snapshot)
         while not self._stop.is_set():
-            wait([process.pipe, process.sentinel, self._wakeup.reader], WATCH_SECONDS)
+            wait([process.sentinel, self._wakeup.reader], WATCH_SECONDS)
             self._wakeup.clear()
-            alive = process.alive  # asked before its last messages are read
-            while process.pipe.poll():
-                message = process.pipe.recv()
+            messages, alive = process.messages()
+            for message in messages:
                 self._guard(self._handle, message)
                 self._last_message = time.monotonic() if self.ready.is_set() else self._last_message
             if not alive:
                 break
-            if self.ready.is_set() and self._state.number != sent:
+            if self.ready.is_set() and self._state.number != sent and process.can_send:
                 snapshot = self._state.effective()
-                self._send(process.pipe.send, snapshot)
+                self._send(process.send, snapshot)
                 sent = snapshot.number
             now = time.monotonic()
             if now - last_look > HELD_UP_SECONDS:  # this process was held up, or the machine slept: not the engine
@@ -186,11 +187,9 @@ class Supervisor:
                 log.exception("the supervisor failed beside a running engine")
 
     def _send(self, send: Callable[[Snapshot], None], snapshot: Snapshot) -> None:
-        """Send a snapshot, without the values that cannot be sent at all. Raises OSError where the engine is gone."""
+        """Send a snapshot, without the values that cannot be sent at all."""
         try:
             send(snapshot)
-        except OSError:
-            raise
         except Exception as error:  # a value that cannot be pickled
             rejected = {name: value for name, value in snapshot.items() if not isinstance(value, float | int | str)}
             self._reject_values(f"the engine cannot be sent {', '.join(rejected)}: {first_line(error)}", rejected, {})
@@ -278,11 +277,11 @@ class Supervisor:
                 self._state.put(values, expected=rejected)
             case EngineError(text):
                 self._log_error(text)
-            case Waiting():
-                pass  # sent before it began
+            case Waiting() | Received():
+                pass  # sent before it began; kept by the link
 
     def _start_process(self, standby: bool = False) -> EngineProcess:
-        return EngineProcess(self._context, self.boxes, self._options, standby)
+        return EngineProcess(self._context, self.boxes, self._options, self._wakeup.set, standby)
 
     def _log_error(self, text: str) -> None:
         text = to_line(text)

@@ -6,19 +6,24 @@ Prints a Markdown table.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import psutil
 
 from bridge.engine_process.standby import DELAY_SECONDS_COMPILING
 from bridge.errors import UserError
 from bridge.osc.udp import UdpServer
 from bridge.stress.breakable import BreakableCamera, BreakableSink, BreakableSource
 from bridge.stress.harness import StressShow
+from bridge.stress.small_pipe import shrink_pipe
 from bridge.textures.camera import CameraSource
 from engine.shared.fault_parameter import DEVICE_LOST, FAULT_PARAMETER, NAN, NO_FAULT, OUT_OF_MEMORY
 from engine.shared.options import EngineOptions
@@ -28,6 +33,8 @@ from engine.shared.parameter import Value
 Injection = Callable[[StressShow], None]
 #: The fault that is tried ``kills`` times instead of ``tries`` times.
 ENGINE_KILLED = "engine killed"
+#: The faults of this name move ``MOVED_PARAMETER`` at these rates.
+HANGS_WHILE_MOVING, CHANGES_PER_SECOND, MOVED_PARAMETER = "engine hangs while a fader moves", (2, 20, 60), "/strength"
 OLD_NAMES = {
     "engine and its reserve killed": "engine and standby killed",
     "source vanishes": "source disappears",
@@ -71,11 +78,15 @@ class Fault:
 
 
 def find_faults(names: Iterable[str] | None) -> list[Fault]:
-    """Return the faults of these names, or all. Raises UserError for a name that no fault has."""
+    """Return the faults of these names, with or without what is in brackets, or all.
+
+    Raises UserError for a name that no fault has.
+    """
     requested = {OLD_NAMES.get(name, name) for name in names or ()}
-    if unknown := requested - {fault.name for fault in FAULTS}:
-        raise UserError(f"--only takes {', '.join(fault.name for fault in FAULTS)}; got {unknown.pop()!r}")
-    return [fault for fault in FAULTS if not requested or fault.name in requested]
+    spellings = {fault.name: {fault.name, fault.name.split(" (")[0]} for fault in FAULTS}
+    if unknown := requested - set().union(*spellings.values()):
+        raise UserError(f"--only takes {', '.join(spellings)}; got {unknown.pop()!r}")
+    return [fault for fault in FAULTS if not requested or spellings[fault.name] & requested]
 
 
 def run_faults(
@@ -140,6 +151,49 @@ def _send_signal(name: str) -> Injection:
         assert pid is not None
         os.kill(pid, getattr(signal, name, signal.SIGTERM))
         test.wait_until(lambda: supervisor.starts > starts, "new engine")
+
+    return inject
+
+
+def _hang(test: StressShow) -> None:
+    """Suspend the engine, as a driver that does not come back would, and wait for its successor."""
+    supervisor = test.show.supervisor
+    starts, pid = supervisor.starts, supervisor.pid
+    assert pid is not None
+    psutil.Process(pid).suspend()
+    test.wait_until(lambda: supervisor.starts > starts, "new engine")
+
+
+def _hang_while_moving(rate: int) -> Injection:
+    """Move a fader ``rate`` times a second, suspend the engine, and let the next one follow the last value.
+
+    The pipe to the engine holds as little as on Windows.
+    """
+
+    def inject(test: StressShow) -> None:
+        supervisor, state = test.show.supervisor, test.state
+        before = state.snapshot()[MOVED_PARAMETER]
+        stop = threading.Event()
+
+        def move() -> None:
+            for step in itertools.count():
+                if stop.wait(1 / rate):
+                    return
+                state.put({MOVED_PARAMETER: step % 100 / 100})
+
+        assert supervisor.process is not None
+        shrink_pipe(supervisor.process.link.pipe)
+        fader = threading.Thread(target=move, name="fader", daemon=True)
+        fader.start()
+        try:
+            _hang(test)
+        finally:
+            stop.set()
+            fader.join()
+            state.put({MOVED_PARAMETER: before})
+        test.wait_until(
+            lambda: supervisor.status is not None and supervisor.status.snapshot >= state.number, "newest values"
+        )
 
     return inject
 
@@ -248,7 +302,11 @@ OTHER_SINKS = "no effect on other sinks"
 FAULTS = (
     Fault(ENGINE_KILLED, HELD, _send_signal("SIGKILL"), engine=True),
     Fault("engine and standby killed", HELD, _kill_both, engine=True, slack=2.0),
-    Fault("engine hangs", HELD, _send_signal("SIGSTOP"), engine=True, posix=True),
+    Fault("engine hangs", HELD, _hang, engine=True),
+    *(
+        Fault(f"{HANGS_WHILE_MOVING} ({rate} changes/s)", HELD, _hang_while_moving(rate), engine=True)
+        for rate in CHANGES_PER_SECOND
+    ),
     Fault("device lost", HELD, _break_decoder(DEVICE_LOST), engine=True),
     Fault(
         "out of memory", "the last picture, until the change is reverted", _break_decoder(OUT_OF_MEMORY), engine=True

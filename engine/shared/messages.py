@@ -21,6 +21,13 @@ class Waiting:
 
 
 @dataclass(frozen=True)
+class Received:
+    """The engine has received the snapshot ``number``; the next one may be sent."""
+
+    number: int
+
+
+@dataclass(frozen=True)
 class EngineStatus:
     """How the engine is doing. Rates are over the last two seconds; totals are since the process began.
 
@@ -124,6 +131,7 @@ class Reverted:
 
 FromEngine = (
     Waiting
+    | Received
     | Ready
     | EngineStatus
     | ModelRejected

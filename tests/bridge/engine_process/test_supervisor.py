@@ -8,6 +8,7 @@ import itertools
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,9 +19,20 @@ import pytest
 from bridge.control.state import State
 from bridge.engine_process import process as engine_process
 from bridge.engine_process import standby, supervisor
+from bridge.engine_process.engine_link import EngineLink
 from bridge.engine_process.model_fallback import MAX_DEATHS
 from bridge.engine_process.supervisor import RESTART_SECONDS, Supervisor
-from engine.shared.messages import EngineError, EngineStatus, FromEngine, ModelRejected, Ready, Reloaded, Reverted
+from bridge.stress.small_pipe import shrink_pipe
+from engine.shared.messages import (
+    EngineError,
+    EngineStatus,
+    FromEngine,
+    ModelRejected,
+    Ready,
+    Received,
+    Reloaded,
+    Reverted,
+)
 from engine.shared.options import EngineOptions
 from engine.shared.snapshot import Snapshot
 from engine.shared.table import RELOAD_PARAMETERS
@@ -40,36 +52,56 @@ class Engine:
     begun: ClassVar[list[tuple[float, str]]] = []
     pid = 1
 
-    def __init__(self, *_: object) -> None:
-        self.pipe, self.engine_pipe = multiprocessing.Pipe()
+    def __init__(self, *arguments: object) -> None:
+        pipe, self.engine_pipe = multiprocessing.Pipe()
+        notify = arguments[3] if len(arguments) > 3 else lambda: None
+        self.link = EngineLink(pipe, notify)  # type: ignore[arg-type]
         self.sentinel, self._alive_pipe = multiprocessing.Pipe(duplex=False)
         self.alive = self.is_waiting = True
         self.process = type("Process", (), {"exitcode": -9})()
         self.received: list[object] = []
 
+    @property
+    def can_send(self) -> bool:
+        return self.link.can_send
+
     def begin(self, snapshot: Snapshot) -> None:
         Engine.begun.append((time.monotonic(), snapshot.model.model))
         behaviour = Engine.behaviour(snapshot)
         if behaviour == "reject":
-            self.send(ModelRejected(f"{snapshot.model.model} cannot be read"))
+            self.report(ModelRejected(f"{snapshot.model.model} cannot be read"))
         elif behaviour == "run":
             running = {name: snapshot[name] for name in RELOAD_PARAMETERS}
             status = replace(STATUS, model=snapshot.model.model, running=running, accelerator=Engine.accelerator)
-            self.send(Ready(status))
+            self.report(Ready(status))
         if behaviour != "run":
             self.die()
 
-    def send(self, message: FromEngine) -> None:
+    def send(self, snapshot: Snapshot) -> None:
+        self.link.send(snapshot)
+
+    def messages(self) -> tuple[list[FromEngine], bool]:
+        alive = self.alive
+        if not alive:
+            self.link.drain()
+        return self.link.messages(), alive
+
+    def report(self, message: FromEngine) -> None:
+        """Send a message to the bridge."""
         self.engine_pipe.send(message)
 
     def snapshots(self) -> list[Snapshot]:
-        """Return the snapshots that were sent to the engine since it began."""
+        """Return the snapshots that were sent to the engine, and receive those that wait."""
         while self.engine_pipe.poll():
-            self.received.append(self.engine_pipe.recv())
+            message = self.engine_pipe.recv()
+            self.received.append(message)
+            if isinstance(message, Snapshot):
+                self.engine_pipe.send(Received(message.number))
         return [message for message in self.received if isinstance(message, Snapshot)]
 
     def die(self) -> None:
         self.alive = False
+        self.engine_pipe.close()
         self._alive_pipe.close()
 
     def end(self, _grace_seconds: float) -> None:
@@ -144,7 +176,7 @@ def test_a_model_that_can_no_longer_be_read_is_replaced_by_the_built_in_one(
     state.put({"/model": "folder"})
     assert started.status is not None
     running = dict(started.status.running) | {"/model": "folder"}
-    engine_of(started).send(replace(started.status, running=running))
+    engine_of(started).report(replace(started.status, running=running))
     until(lambda: started.fallback.last_good.get("/model") == "folder", 5, "another good model")
     monkeypatch.setattr(Engine, "behaviour", behave_only_for("folder", "reject"))
     engine_of(started).die()
@@ -169,19 +201,80 @@ def test_a_silent_engine_is_replaced(supervised: tuple[State, Supervisor], monke
     assert "hangs" in started.last_error
 
 
+class SmallPipeEngine(Engine):
+    """An engine behind a pipe as small as that of Windows and macOS."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        shrink_pipe(self.link.pipe)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its pipes are small as they are")
+@pytest.mark.parametrize("rate", [0, 2, 20, 60, 1000])
+def test_a_hung_engine_is_replaced_while_values_move(monkeypatch: pytest.MonkeyPatch, rate: int) -> None:
+    monkeypatch.setattr(supervisor, "EngineProcess", SmallPipeEngine)
+    monkeypatch.setattr(Engine, "begun", [])
+    monkeypatch.setattr(Engine, "behaviour", staticmethod(lambda _snapshot: "run"))
+    monkeypatch.setattr(engine_process, "HANG_SECONDS", 0.6)
+    state = State({"/prompt": "p" * 3000})  # two snapshots fill the pipe
+    started = Supervisor(state, EngineOptions("cpu"), standby=False)
+    started.start()
+    stop = threading.Event()
+
+    def move() -> None:
+        for step in itertools.count():
+            if stop.wait(1 / rate):
+                return
+            state.put({"/strength": step % 100 / 100})
+
+    fader = threading.Thread(target=move)
+    try:
+        until(started.ready.is_set, 5, "a running engine")
+        hung = engine_of(started)
+        if rate:
+            fader.start()
+        assert until(lambda: len(Engine.begun) == 3, 5, "two further engines") < 2 * (0.6 + 0.6)
+        stop.set()
+        if rate:
+            fader.join()
+        assert "hangs" in started.last_error
+        assert not hung.alive
+        until(started.ready.is_set, 5, "the last engine")
+        last = engine_of(started)
+        state.put({"/strength": 0.875})
+        until(lambda: last.snapshots() and last.snapshots()[-1]["/strength"] == 0.875, 0.5, "the newest value")
+    finally:
+        stop.set()
+        started.close()
+
+
+def test_the_newest_value_is_sent_when_the_one_before_was_received(supervised: tuple[State, Supervisor]) -> None:
+    state, started = supervised
+    until(started.ready.is_set, 5, "a running engine")
+    engine = engine_of(started)
+    state.put({"/strength": 0.01})
+    until(lambda: not engine.can_send, 5, "the first change")
+    for step in range(2, 50):
+        state.put({"/strength": step / 100})
+    time.sleep(3 * supervisor.WATCH_SECONDS)
+    assert [snapshot["/strength"] for snapshot in engine.snapshots()] == [0.01]
+    until(lambda: len(engine.snapshots()) == 2, 5, "the newest values")
+    assert engine.snapshots()[-1]["/strength"] == 0.49
+
+
 def test_the_engine_reports_and_reverts(supervised: tuple[State, Supervisor]) -> None:
     state, started = supervised
     until(started.ready.is_set, 5, "a running engine")
     engine = engine_of(started)
     state.put({"/model": "huge", "/steps": 4})
-    engine.send(Reverted("out of memory", {"/model": "pocket", "/steps": 4}, {"/model": "huge", "/steps": 4}))
+    engine.report(Reverted("out of memory", {"/model": "pocket", "/steps": 4}, {"/model": "huge", "/steps": 4}))
     until(lambda: state.snapshot().model.model == "pocket", 5, "the values that run")
     assert state.snapshot()["/steps"] == 4
     assert started.last_error == "out of memory"
     state.put({"/model": "other"})
-    engine.send(Reverted("too late", {"/model": "pocket"}, {"/model": "huge"}))
-    engine.send(EngineError("a frame failed"))
-    engine.send(Reloaded("model other"))
+    engine.report(Reverted("too late", {"/model": "pocket"}, {"/model": "huge"}))
+    engine.report(EngineError("a frame failed"))
+    engine.report(Reloaded("model other"))
     until(lambda: started.last_error == "a frame failed", 5, "the error")
     assert state.snapshot().model.model == "other", "a later request stays"
     assert started.errors == 3
@@ -244,7 +337,7 @@ def test_no_standby_starts_while_the_engine_compiles(monkeypatch: pytest.MonkeyP
         time.sleep(0.5)
         assert not StandbyEngine.started
         assert started.status is not None
-        engine_of(started).send(replace(started.status, accelerator="compiled"))
+        engine_of(started).report(replace(started.status, accelerator="compiled"))
         until(lambda: len(StandbyEngine.started) == 1)
         until(lambda: started.standby.pid is not None)
     finally:

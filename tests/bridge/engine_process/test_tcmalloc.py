@@ -17,6 +17,7 @@ from bridge.engine_process.process import EngineProcess
 from engine.shared.mailbox import Mailbox, Mailboxes
 from engine.shared.messages import Waiting
 from engine.shared.options import EngineOptions
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="for Linux")
@@ -80,10 +81,10 @@ def test_the_engine_loads_it_and_this_process_does_not(library: Path, monkeypatc
     before = {name: os.environ.get(name) for name in VARIABLES}
     context = multiprocessing.get_context("spawn")
     boxes = Mailboxes(Mailbox(context), Mailbox(context), Mailbox(context))
-    engine = EngineProcess(context, boxes, EngineOptions("cpu"))
+    engine = EngineProcess(context, boxes, EngineOptions("cpu"), lambda: None)
     try:
-        assert engine.pipe.poll(60)
-        assert engine.pipe.recv() == Waiting()
+        until(lambda: engine.is_waiting, 60, "the engine")
+        assert engine.messages() == ([Waiting()], True)
         assert str(library) in Path(f"/proc/{engine.process.pid}/maps").read_text(encoding="utf-8")
         assert str(library) not in Path("/proc/self/maps").read_text(encoding="utf-8")
         assert {name: os.environ.get(name) for name in VARIABLES} == before

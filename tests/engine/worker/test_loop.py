@@ -15,11 +15,12 @@ import torch
 from engine.runtime.cuda_streams import NotFinite, PendingOutput
 from engine.shared.frame import Frame
 from engine.shared.mailbox import Mailbox, Mailboxes
-from engine.shared.messages import EngineError, EngineStatus, FromEngine, Note, Ready, Reverted, Stop
+from engine.shared.messages import EngineError, EngineStatus, FromEngine, Note, Ready, Received, Reverted, Stop
 from engine.shared.options import EngineOptions
 from engine.shared.snapshot import Snapshot
 from engine.worker.failures import MAX_FAILURES, MITIGATE_AFTER, EngineFailure, is_device_lost, is_out_of_memory
 from engine.worker.loop import Worker
+from tests.waiting import until
 
 SMALL = {"/size": "64x64", "/steps": 1}
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -38,6 +39,13 @@ class Bridge:
         while self.pipe.poll():
             self.messages.append(self.pipe.recv())
         return [message for message in self.messages if isinstance(message, kind)]
+
+    def send(self, *snapshots: Snapshot) -> None:
+        """Send snapshots, and wait until the worker's thread has received them."""
+        before = len(self.messages_of(Received))
+        for snapshot in snapshots:
+            self.pipe.send(snapshot)
+        until(lambda: len(self.messages_of(Received)) == before + len(snapshots), 5, "acknowledgement")
 
     def errors(self) -> list[str]:
         return [message.text for message in self.messages_of(EngineError)]
@@ -187,8 +195,7 @@ def test_a_pending_frame_is_published_after_the_next_tick_has_begun_or_without_o
 
 def test_only_the_newest_snapshot_is_followed_and_stop_ends_the_loop(engine: tuple[Worker, Bridge]) -> None:
     worker, bridge = engine
-    for number in (2, 3, 4):
-        bridge.pipe.send(Snapshot({**SMALL, "/strength": number / 10}, number))
+    bridge.send(*(Snapshot({**SMALL, "/strength": number / 10}, number) for number in (2, 3, 4)))
     assert worker._follow_snapshot()
     assert worker.stream.snapshot.number == 4
     assert worker.status().snapshot == 4
@@ -198,9 +205,23 @@ def test_only_the_newest_snapshot_is_followed_and_stop_ends_the_loop(engine: tup
     assert isinstance(bridge.messages_of(EngineStatus)[-1], EngineStatus)
 
 
+def test_a_snapshot_is_acknowledged_during_a_tick_and_the_newest_is_followed_after_it(
+    engine: tuple[Worker, Bridge],
+) -> None:
+    worker, bridge = engine
+    for number in (2, 3):  # no call of the worker between them: each is acknowledged all the same
+        bridge.send(Snapshot({**SMALL, "/strength": number / 10}, number))
+    assert [message.number for message in bridge.messages_of(Received)] == [2, 3]
+    assert worker._follow_snapshot()
+    assert worker.stream.snapshot.number == 3
+    bridge.pipe.close()
+    with pytest.raises((EOFError, OSError)):
+        worker.loop()
+
+
 def test_a_schedule_that_does_not_suit_the_model_is_reported(engine: tuple[Worker, Bridge]) -> None:
     worker, bridge = engine
-    bridge.pipe.send(Snapshot({**SMALL, "/schedule": "1000 500"}, 2))
+    bridge.send(Snapshot({**SMALL, "/schedule": "1000 500"}, 2))
     assert worker._follow_snapshot()
     [text] = bridge.errors()
     assert text.startswith("/schedule goes to 1000")

@@ -1,0 +1,106 @@
+"""The link to an engine process: nobody waits for an engine that reads nothing."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import struct
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+
+import pytest
+
+from bridge.engine_process.engine_link import EngineLink
+from bridge.stress.small_pipe import SMALL_PIPE_BYTES, shrink_pipe
+from engine.shared.messages import Note, Received, Stop, Waiting
+from engine.shared.snapshot import Snapshot
+from tests.waiting import until
+
+LARGE = Snapshot({"/prompt": "p" * 10 * SMALL_PIPE_BYTES}, 1)
+
+
+@pytest.fixture
+def link() -> Iterator[tuple[EngineLink, Connection, threading.Event]]:
+    """Return a link, the engine's end of its pipe, and what the link's ``notify`` sets."""
+    pipe, engine_pipe = multiprocessing.Pipe()
+    shrink_pipe(pipe)
+    told = threading.Event()
+    made = EngineLink(pipe, told.set)
+    yield made, engine_pipe, told
+    engine_pipe.close()
+    made.close()
+
+
+def test_a_message_larger_than_the_pipe_holds_up_nobody(link: tuple[EngineLink, Connection, threading.Event]) -> None:
+    made, engine_pipe, told = link
+    start = time.monotonic()
+    made.send(LARGE)
+    made.send(Stop())
+    assert time.monotonic() - start < 0.5
+    assert not made.can_send
+    assert engine_pipe.recv().number == 1, "it arrives when the engine reads"
+    assert engine_pipe.recv() == Stop()
+    engine_pipe.send(Received(1))
+    until(lambda: made.can_send, 5, "the acknowledgement")
+    assert told.is_set()
+    assert made.messages() == [], "an acknowledgement is no sign of life"
+
+
+def test_closing_waits_for_no_engine(link: tuple[EngineLink, Connection, threading.Event]) -> None:
+    made, engine_pipe, _ = link
+    made.send(LARGE)
+    start = time.monotonic()
+    made.close()  # the engine's end is open, as that of a process that cannot be killed
+    assert time.monotonic() - start < 5
+    made.send(LARGE)
+    engine_pipe.close()
+    until(lambda: made.ended, 5, "the end")
+
+
+def test_messages_arrive_in_order_and_the_last_ones_after_the_end(
+    link: tuple[EngineLink, Connection, threading.Event],
+) -> None:
+    made, engine_pipe, told = link
+    sent = [Waiting(), *(Note(str(number)) for number in range(50))]
+    for message in sent:
+        engine_pipe.send(message)
+    engine_pipe.close()
+    made.drain()
+    assert made.ended
+    assert told.is_set()
+    assert made.has_messages
+    assert made.messages() == sent
+    assert not made.has_messages
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe of Windows takes whole messages alone")
+def test_half_a_message_holds_up_nobody(link: tuple[EngineLink, Connection, threading.Event]) -> None:
+    made, engine_pipe, _ = link
+    os.write(engine_pipe.fileno(), struct.pack("!i", 1000) + b"half")
+    start = time.monotonic()
+    assert made.messages() == []
+    assert not made.ended
+    made.close()
+    assert time.monotonic() - start < 5
+
+
+def test_what_is_no_message_ends_the_link(
+    link: tuple[EngineLink, Connection, threading.Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    made, engine_pipe, _ = link
+    engine_pipe.send_bytes(b"this is no pickle")
+    until(lambda: made.ended, 5, "the end")
+    assert "no message" in caplog.text
+    assert made.messages() == []
+
+
+def test_a_value_that_cannot_be_pickled_raises_where_it_is_sent(
+    link: tuple[EngineLink, Connection, threading.Event],
+) -> None:
+    made, _, _ = link
+    with pytest.raises((TypeError, AttributeError)):
+        made.send(Snapshot({"/prompt": threading.Lock()}))  # type: ignore[dict-item]
+    assert made.can_send

@@ -21,6 +21,7 @@ from bridge import console, release
 from bridge.errors import UserError
 from bridge.logs import ConsoleHandler
 from engine.shared.parameter import InvalidValue
+from engine.shared.timer import request_fine_timers
 
 PACKAGE = "bridge.commands"
 #: What a full or broken disk answers to a write.
@@ -37,6 +38,7 @@ class CommandEntry(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 for success, 1 for a failed check, 2 for a user's mistake."""
     console.configure()
+    request_fine_timers()
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     code = 1

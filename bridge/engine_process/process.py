@@ -22,6 +22,7 @@ from engine.shared.mailbox import Mailboxes
 from engine.shared.messages import EngineStatus, FromEngine, Received, Stop, Waiting
 from engine.shared.options import EngineOptions
 from engine.shared.snapshot import Snapshot
+from engine.shared.timer import request_fine_timers
 
 #: Shortest silence, in seconds, after which a running engine counts as hung; and while it loads, which may hold it up.
 HANG_SECONDS, HANG_SECONDS_LOADING = 2.5, 15.0
@@ -36,6 +37,7 @@ PREPARE_NICE = 7
 def _engine_process(pipe: Connection, boxes: Mailboxes, options: EngineOptions, standby: bool) -> None:
     """Run the spawned process: the engine is imported here, by name, and begins with the snapshot that it is sent."""
     console.configure()
+    request_fine_timers()
     configure_hub(options.offline)
     logging.basicConfig(level=logging.INFO, format="engine: %(message)s", handlers=[ConsoleHandler()])
     tcmalloc.forget_preload()

@@ -90,7 +90,7 @@ def raise_descriptor_limit() -> int:
         return MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    except (OSError, ValueError):  # macOS refuses more than the kernel's own limit
+    except (OSError, ValueError):  # Apple documents that the kernel has a limit of its own
         return soft
     return most
 

@@ -16,7 +16,7 @@ from torch.nn.modules.module import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
-#: Most tensors and modules that a model may declare; SDXL's U-Net, with the most of those supported, has 1,680 and 1,929.
+#: Most tensors and modules that a model may declare; SDXL's U-Net, with the most of all, has 1,680 and 1,929.
 MAX_TENSORS, MAX_MODULES = 10_000, 20_000
 #: Values that a config may declare beyond twice those in the files: tied weights count twice, tables are not saved.
 SPARE_ELEMENTS = 16 << 20

@@ -28,6 +28,7 @@ from bridge.stress.abuse_files import FILES
 from bridge.stress.abuse_network import NETWORK
 from bridge.stress.real_show import RealShow
 from bridge.stress.scratch import HubTrap, Scratch
+from tests.waiting import thorough
 
 pytestmark = pytest.mark.slow
 ABUSES = (*NETWORK, *FILES, *COMMANDS)
@@ -44,7 +45,11 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         assert show.process.returncode == 0, show.lines[-3:]
 
 
-@pytest.mark.parametrize("abuse", [pytest.param(abuse, id=abuse.name) for abuse in ABUSES])
+#: Misused commands have tests of their own beside these.
+CASES = [pytest.param(abuse, id=abuse.name, marks=[thorough] if abuse in COMMANDS else []) for abuse in ABUSES]
+
+
+@pytest.mark.parametrize("abuse", CASES)
 def test_a_show_holds_against(target: Target, abuse: Abuse) -> None:
     if abuse.posix and sys.platform == "win32":
         pytest.xfail("namespaces of Linux")

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
 from bridge.engine_process.tcmalloc import find_library
-from bridge.textures import Transport, default_sinks, default_source, transports
+from bridge.textures import Transport, default_sender, default_sinks, default_source, transports
 
 HELP = "check what works on this machine, with the install command for what does not"
 PACKAGES = ("torch", "diffusers", "transformers", "python-osc", "av", "numpy")
@@ -58,7 +58,9 @@ def main(_options: argparse.Namespace | None = None) -> int:
     for transport in transports():
         passed, text = _check_transport(transport)
         check(passed, transport.scheme + ":", text)
-    print(f"`phosphene run` would read {default_source()} and send to {', '.join(default_sinks())}")
+    sender = default_sender()
+    source = default_source() + (f", from when it is there {sender}," if sender else "")
+    print(f"`phosphene run` would read {source} and send to {', '.join(default_sinks())}")
     return 0 if good else 1
 
 

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from bridge import logs, release
+from bridge import logs, main_loop, release
 from bridge.commands.control_inputs import open_control_inputs
 from bridge.commands.options import (
     add_engine_options,
@@ -46,7 +46,7 @@ from bridge.panel.server import PanelServer
 from bridge.performance.session import Recovered, Session, recover
 from bridge.rate_limit import RateLimit
 from bridge.show.show import Show
-from bridge.textures import default_sinks, default_source, open_sink, open_source
+from bridge.textures import default_sinks, open_default_source, open_sink, open_source
 from engine.shared.errors import first_line
 from engine.shared.table import ROOT
 
@@ -63,7 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     textures = parser.add_argument_group("textures")
     here = "this system's transport; see `phosphene doctor`"
-    add_option(textures, "--source", metavar="URL", help="texture source; see `phosphene sources`", default_text=here)
+    moving = "a moving pattern, until there is a Spout or Syphon sender phosphene-in"
+    add_option(textures, "--source", metavar="URL", help="texture source; see `phosphene sources`", default_text=moving)
     add_option(textures, "--control", metavar="URL", help="second source, for ControlNet images and masks")
     add_option(textures, "--sink", metavar="URL", action="append", help="texture sink; repeatable", default_text=here)
     replace = "let a finished recording replace an earlier one of its name, instead of numbering it"
@@ -183,7 +184,7 @@ def _loop(
 ) -> None:
     """Update the status line and the log until the show ends. Raises UserError where the engine refuses to start."""
     next_entry, limit = started + LOG_STATUS_SECONDS, RateLimit()
-    while not stop.wait(0.1):
+    while not main_loop.wait(stop, 0.1):
         if show.supervisor.rejected:
             hint = "; --no-resume starts without the resumed values" if resumed else ""
             raise UserError(show.supervisor.rejected + hint)
@@ -244,7 +245,7 @@ def _start_log(options: argparse.Namespace, cleanup: ExitStack) -> None:
 
 
 def _build_show(options: argparse.Namespace, state: State, exposed: bool) -> Show:
-    source = open_source(options.source or default_source())
+    source = open_source(options.source) if options.source else open_default_source()
     sinks = [open_sink(url) for url in options.sink or default_sinks()]
     second = open_source(options.control) if options.control else None
     return Show(
@@ -318,7 +319,7 @@ def _print_addresses(
     every_network = options.host in ("0.0.0.0", "::", "")
     loopback = "[::1]" if options.host == "::" and not socket.has_dualstack_ipv6() else "127.0.0.1"
     page = f"http://{loopback if every_network else format_host(options.host)}:{http_port}/"
-    say(f"source   {show.source.source.url}")
+    say(f"source   {show.source.source.describe()}")
     if show.second is not None:
         say(f"control  {show.second.source.url}")
     say(f"sinks    {', '.join(thread.sink.describe() for thread in show.sinks)}")

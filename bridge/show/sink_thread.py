@@ -45,13 +45,19 @@ class SinkThread(threading.Thread):
 
     def run(self) -> None:
         """Write each frame until ``close``."""
-        limit = RateLimit()
+        limit, logged = RateLimit(), ""
         while (frame := self._take()) is not None:
             try:
                 self.sink.write(frame)
+                logged = ""
+            except TextureError as error:  # its text is for the user, who needs it once
+                if str(error) != logged:
+                    log.error("%s", error)
+                    logged = str(error)
+                time.sleep(RETRY_SECONDS)
             except Exception as error:  # a transport may fail in any way; the show keeps running
                 if limit.passes()[0]:
-                    log.error("%s", error if isinstance(error, TextureError) else f"{self.sink.url}: {error}")
+                    log.error("%s: %s", self.sink.url, error)
                 time.sleep(RETRY_SECONDS)
         self._close_sink()
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from bridge import main_loop
 from bridge.control.state import State
 from bridge.errors import UserError
 from bridge.osc.udp import UdpServer
@@ -62,4 +63,4 @@ class StressShow:
             if time.monotonic() > end:
                 last_error = self.show.supervisor.last_error
                 raise UserError(f"no {what} within {timeout:.0f} s; last error of the engine: {last_error}")
-            time.sleep(0.005)
+            main_loop.sleep(0.005)

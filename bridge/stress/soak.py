@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import psutil
 
+from bridge import main_loop
 from bridge.stress.harness import StressShow
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import Value
@@ -146,7 +147,7 @@ def _run_cycle(test: StressShow, changes: Sequence[Mapping[str, Value]], test_st
 
 
 def _sleep_until(moment: float) -> None:
-    time.sleep(max(0.0, moment - time.monotonic()))
+    main_loop.sleep(max(0.0, moment - time.monotonic()))
 
 
 def _count_handles(process: psutil.Process) -> int:

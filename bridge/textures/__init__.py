@@ -9,16 +9,18 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from bridge.textures.base import Sink, Source, TextureError, Transport
+from bridge.textures.base import PlaceholderSource, Sink, Source, TextureError, Transport
 
 __all__ = [
     "Sink",
     "Source",
     "TextureError",
     "Transport",
+    "default_sender",
     "default_sinks",
     "default_source",
     "find_transport",
+    "open_default_source",
     "open_sink",
     "open_source",
     "transports",
@@ -40,9 +42,7 @@ def find_transport(scheme: str) -> Transport | None:
 
 def open_source(url: str) -> Source:
     """Open the source at ``url``. Raises TextureError, with the sources of this platform if there is no such scheme."""
-    transport, name = _resolve(url, "source")
-    assert transport.source is not None
-    return transport.source(url, name).open()
+    return _build_source(url).open()
 
 
 def open_sink(url: str) -> Sink:
@@ -52,23 +52,47 @@ def open_sink(url: str) -> Sink:
     return transport.sink(url, name)
 
 
+def open_default_source() -> Source:
+    """Open the source of ``phosphene run`` without ``--source``: a pattern, until ``default_sender`` is there."""
+    sender_url = default_sender()
+    if sender_url is None:
+        return open_source(default_source())
+    return PlaceholderSource(_build_source(default_source()), _build_source(sender_url)).open()
+
+
 def default_source() -> str:
-    """Return the source of ``phosphene run`` without ``--source``: the platform's texture sharing, else a pattern."""
-    return _default("source")
+    """Return the URL of what ``phosphene run`` without ``--source`` shows at once: a moving pattern."""
+    url = _default("source")
+    assert url is not None, "patterns need no package"
+    return url
+
+
+def default_sender() -> str | None:
+    """Return the URL of the sender that replaces the default source; None without texture sharing on this platform."""
+    return _default("sender")
 
 
 def default_sinks() -> list[str]:
     """Return the sinks of ``phosphene run`` without ``--sink``: the platform's texture sharing, else NDI, else none."""
-    return [_default("sink")]
+    url = _default("sink")
+    assert url is not None, "the null sink needs no package"
+    return [url]
 
 
-def _default(role: str) -> str:
-    """Return the URL of the first usable transport, by rank, that has a default in this role."""
+def _default(role: str) -> str | None:
+    """Return the URL of the first usable transport, by rank, that has a default in this role; None if none has."""
     for transport in sorted(transports(), key=lambda transport: transport.rank):
         name = getattr(transport, f"default_{role}")
         if name is not None and not transport.unavailable_reason():
             return f"{transport.scheme}:{name}"
-    raise TextureError(f"no default {role} on this machine")
+    return None
+
+
+def _build_source(url: str) -> Source:
+    """Return the source at ``url``, not yet open. Raises TextureError as ``open_source`` does."""
+    transport, name = _resolve(url, "source")
+    assert transport.source is not None
+    return transport.source(url, name)
 
 
 def _resolve(url: str, role: str) -> tuple[Transport, str]:

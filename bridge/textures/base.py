@@ -45,9 +45,10 @@ class Endpoint:
         self._is_open = False
 
     def open(self) -> Self:
-        """Open the transport. Raises TextureError."""
-        self._open()
-        self._is_open = True
+        """Open the transport, unless it is open. Raises TextureError."""
+        if not self._is_open:
+            self._open()
+            self._is_open = True
         return self
 
     def close(self) -> None:
@@ -55,6 +56,10 @@ class Endpoint:
         if self._is_open:
             self._is_open = False
             self._close()
+
+    def describe(self) -> str:
+        """Return where frames come from or go, for people."""
+        return self.url
 
     def __enter__(self) -> Self:
         return self.open()
@@ -74,44 +79,50 @@ class Endpoint:
 class Source(Endpoint):
     """Frames from one transport, which overrides ``_open``, ``_read`` and ``_close``.
 
-    ``losses`` counts how often the sender vanished. Not thread-safe: one thread reads.
+    ``losses`` counts how often the sender vanished. That the source waits for its sender is logged once, unless
+    ``waits_silently``. Not thread-safe: one thread reads, and the same one closes.
     """
+
+    waits_silently = False
 
     def __init__(self, url: str, name: str = "") -> None:
         super().__init__(url, name)
         self.losses = 0
         self._retry_at = 0.0
+        self._is_waiting = False
+        self._open_error = ""
 
     def open(self) -> Self:
         """Open the transport, or schedule a retry if there is no sender yet. Raises TextureError."""
         try:
             return super().open()
-        except SourceLost:
-            self._retry_at = time.monotonic() + RETRY_SECONDS
+        except SourceLost as error:
+            self._wait_for_sender(f"{error}; waiting for it")
         return self
 
     def read(self, timeout: float) -> Frame | None:
         """Return the next frame, or None after ``timeout`` seconds, also while there is no sender.
 
-        Raises TextureError if the transport returns anything but RGBA uint8 of shape (height, width, 4).
+        Raises TextureError if the transport returns anything but RGBA uint8 of shape (height, width, 4), and once for
+        each reason why it cannot be opened.
         """
         if not self._is_open and not self._reopen(timeout):
             return None
         try:
             pixels = self._read(timeout)
         except SourceLost as error:
-            self.losses += 1
-            log.warning("%s: %s; waiting for it to come back", self.url, error)
+            self.losses += not self._is_waiting
             self._is_open = False
-            self._retry_at = time.monotonic() + RETRY_SECONDS
+            self._wait_for_sender(f"{error}; waiting for it to come back")
             self._close()
             return None
         if pixels is None:
             return None
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 4 or not pixels.size:
             shape = "×".join(map(str, pixels.shape))
-            raise TextureError(f"unsupported image format: {shape}, {pixels.dtype}")
+            raise TextureError(f"{self.url}: unsupported image format: {shape}, {pixels.dtype}")
         self.frames += 1
+        self._is_waiting, self._open_error = False, ""
         return Frame(pixels, self.frames, time.monotonic())
 
     def _reopen(self, timeout: float) -> bool:
@@ -121,15 +132,67 @@ class Source(Endpoint):
             return False
         try:
             self._open()
-        except (SourceLost, TextureError):
-            self._retry_at = time.monotonic() + RETRY_SECONDS
+        except SourceLost as error:
+            self._wait_for_sender(f"{error}; waiting for it")
             return False
+        except TextureError as error:
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+            if str(error) == self._open_error:
+                return False
+            self._open_error = str(error)
+            raise
         self._is_open = True
         return True
+
+    def _wait_for_sender(self, reason: str) -> None:
+        """Schedule the next attempt to open, and log the reason if the last frame came before it."""
+        self._retry_at = time.monotonic() + RETRY_SECONDS
+        if not self._is_waiting and not self.waits_silently:
+            log.warning("%s: %s", self.url, reason)
+        self._is_waiting = True
 
     def _read(self, timeout: float) -> Pixels | None:
         """Return RGBA pixels, or None after ``timeout`` seconds. Raises SourceLost if the sender is gone."""
         raise NotImplementedError
+
+
+class PlaceholderSource(Source):
+    """Shows ``placeholder`` until the first frame of ``sender``, which then takes its place for good."""
+
+    def __init__(self, placeholder: Source, sender: Source) -> None:
+        super().__init__(placeholder.url, placeholder.name)
+        self._placeholder, self._sender = placeholder, sender
+        self._sender_seen = False
+        sender.waits_silently = True
+
+    def describe(self) -> str:
+        """Return the URL of the sender that is shown, or both while none was seen."""
+        return self.url if self._sender_seen else f"{self.url} until {self._sender.url} appears"
+
+    def _open(self) -> None:
+        self._placeholder.open()
+        self._sender.open()
+
+    def _read(self, timeout: float) -> Pixels | None:
+        if not self._sender_seen and (frame := self._look_for_sender()) is not None:
+            log.info("%s is there and replaces %s", self._sender.url, self.url)
+            self._sender_seen, self.url, self.name = True, self._sender.url, self._sender.name
+            self._sender.waits_silently = False
+            self._placeholder.close()
+            return frame.pixels
+        frame = (self._sender if self._sender_seen else self._placeholder).read(timeout)
+        return None if frame is None else frame.pixels
+
+    def _look_for_sender(self) -> Frame | None:
+        try:
+            return self._sender.read(0.0)
+        except TextureError as error:
+            log.warning("%s", error)
+            return None
+
+    def _close(self) -> None:
+        self._placeholder.close()
+        self._sender.close()
 
 
 class Sink(Endpoint):
@@ -146,10 +209,6 @@ class Sink(Endpoint):
 
     def keep_earlier(self) -> None:
         """Let the file stay that ``overwrite`` would replace: the show did not end in order."""
-
-    def describe(self) -> str:
-        """Return where frames go, for people."""
-        return self.url
 
     def write(self, frame: Frame) -> None:
         """Send ``frame``, and open the transport first if needed."""
@@ -176,7 +235,8 @@ class Transport:
     of ``pip install`` (default: the package's name).
 
     ``phosphene run`` without ``--source`` or ``--sink`` opens ``default_source`` and ``default_sink`` of the usable
-    transport of the lowest ``rank`` that has one.
+    transport of the lowest ``rank`` that has one. ``default_sender`` is the name of a sender that replaces the default
+    source as soon as it is there.
     """
 
     scheme: str
@@ -191,6 +251,7 @@ class Transport:
     install: str = ""
     rank: int = 100
     default_source: str | None = None
+    default_sender: str | None = None
     default_sink: str | None = None
 
     @property
@@ -209,6 +270,16 @@ class Transport:
                 install = self.install or self.package
                 return f"{self.title} needs the package {self.package}: pip install '{install}'"
         return ""
+
+
+def match_sender(query: str, names: Sequence[str]) -> str | None:
+    """Return the first full name that equals ``query``, else that ends in ``(query)``, else that contains it."""
+    criteria = (
+        lambda name: name == query,
+        lambda name: name.endswith(f"({query})"),
+        lambda name: query.lower() in name.lower(),
+    )
+    return next((name for matches in criteria for name in names if matches(name)), None)
 
 
 class FramePacer:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from bridge.textures.base import Sink, Source, SourceLost, Transport
+from bridge.textures.base import Sink, Source, SourceLost, Transport, match_sender
 from engine.shared.frame import Frame, Pixels
 
 #: A sender without a connection counts as gone after this time.
@@ -32,16 +31,6 @@ def list_senders(seconds: float = 3.0) -> list[str]:
             names |= set(finder.get_source_names())
         finder.close()
     return sorted(names)
-
-
-def match_sender(query: str, names: Sequence[str]) -> str | None:
-    """Return the first full name that equals ``query``, else that ends in ``(query)``, else that contains it."""
-    criteria = (
-        lambda name: name == query,
-        lambda name: name.endswith(f"({query})"),
-        lambda name: query.lower() in name.lower(),
-    )
-    return next((name for matches in criteria for name in names if matches(name)), None)
 
 
 class NdiSource(Source):

@@ -1,4 +1,7 @@
-"""``spout:NAME``: Spout textures on one Windows machine. Written from SpoutGL's documentation, not yet run."""
+"""``spout:NAME``: Spout textures on one Windows machine. Written from SpoutGL's sources, tested against a stand-in.
+
+Never run on Windows.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from bridge.textures.base import Sink, Source, SourceLost, Transport
+from bridge.textures.base import Sink, Source, SourceLost, TextureError, Transport, match_sender
 from engine.shared.frame import Frame, Pixels
 
 #: A sender without a frame counts as gone after this time.
 SENDER_TIMEOUT_SECONDS = 2.0
+#: Frames of zeros that are passed over after connecting: Spout reads through up to four pixel buffers, empty at first.
+MAX_EMPTY_FRAMES = 4
+NO_OPENGL = "no OpenGL context can be made here, as on a remote desktop or without a graphics driver; use ndi:"
 
 
 def list_senders() -> list[str]:
@@ -23,11 +29,15 @@ def list_senders() -> list[str]:
 
 
 class SpoutSource(Source):
-    """Receives into a buffer of the sender's size. The hidden OpenGL context belongs to the thread that reads first."""
+    """Receives into a buffer of the sender's size. NAME is its name or a part of it; empty: the active sender.
+
+    The hidden OpenGL context belongs to the thread that reads. It is made for the first sender and kept until the end.
+    """
 
     def __init__(self, url: str, name: str = "") -> None:
         super().__init__(url, name)
         self._receiver: Any = None
+        self._has_context = False
         self._buffer: Any = None
 
     def open(self) -> Self:
@@ -37,11 +47,17 @@ class SpoutSource(Source):
     def _open(self) -> None:
         import SpoutGL
 
-        self._receiver = SpoutGL.SpoutReceiver()
-        self._receiver.createOpenGL()
+        if self._receiver is None:
+            self._receiver = SpoutGL.SpoutReceiver()
+        name = match_sender(self.name, [str(name) for name in self._receiver.getSenderList()])
+        if name is None:
+            raise SourceLost("no such sender yet")
+        if not self._has_context and not self._receiver.createOpenGL():
+            raise TextureError(f"{self.url}: {NO_OPENGL}")
+        self._has_context = True
         if self.name:
-            self._receiver.setReceiverName(self.name)
-        self._buffer, self._received_at = None, time.monotonic()
+            self._receiver.setReceiverName(name)
+        self._buffer, self._received_at, self._empty_frames = None, time.monotonic(), 0
 
     def _read(self, timeout: float) -> Pixels | None:
         from SpoutGL.enums import GL_RGBA
@@ -54,7 +70,8 @@ class SpoutSource(Source):
             if received and self._receiver.isUpdated():
                 width, height = self._receiver.getSenderWidth(), self._receiver.getSenderHeight()
                 self._buffer = np.zeros((height, width, 4), np.uint8) if width and height else None
-            elif received and self._buffer is not None and self._receiver.isFrameNew():
+                self._empty_frames = 0
+            elif received and self._buffer is not None and self._receiver.isFrameNew() and self._is_filled():
                 return self._buffer.copy()
             if time.monotonic() - self._received_at > SENDER_TIMEOUT_SECONDS:
                 raise SourceLost("the sender is gone")
@@ -62,9 +79,23 @@ class SpoutSource(Source):
                 return None
             time.sleep(0.002)
 
+    def _is_filled(self) -> bool:
+        """Return whether the buffer holds a picture, not the zeros of pixel buffers that Spout has not filled yet."""
+        if self._empty_frames < MAX_EMPTY_FRAMES and not self._buffer.any():
+            self._empty_frames += 1
+            return False
+        self._empty_frames = MAX_EMPTY_FRAMES  # zeros from now on are a transparent picture
+        return True
+
     def _close(self) -> None:
         self._receiver.releaseReceiver()
-        self._receiver.closeOpenGL()
+
+    def close(self) -> None:
+        """Close the receiver, and the OpenGL context that outlives it while the sender is away."""
+        super().close()
+        if self._has_context:
+            self._receiver.closeOpenGL()
+        self._receiver, self._has_context = None, False
 
 
 class SpoutSink(Sink):
@@ -77,15 +108,20 @@ class SpoutSink(Sink):
     def _open(self) -> None:
         import SpoutGL
 
-        self._sender = SpoutGL.SpoutSender()
-        self._sender.createOpenGL()
-        self._sender.setSenderName(self.name)
+        sender = SpoutGL.SpoutSender()
+        if not sender.createOpenGL():
+            raise TextureError(f"{self.url}: {NO_OPENGL}")
+        sender.setSenderName(self.name)
+        self._sender = sender
 
     def _write(self, frame: Frame) -> None:
         from SpoutGL.enums import GL_RGBA
 
         width, height = frame.size
-        self._sender.sendImage(np.ascontiguousarray(frame.pixels), width, height, GL_RGBA, False, 0)
+        if not self._sender.sendImage(np.ascontiguousarray(frame.pixels), width, height, GL_RGBA, False, 0):
+            raise TextureError(
+                f"{self.url}: Spout refuses the picture of {width}x{height}; see its program SpoutSettings"
+            )
         self._sender.setFrameSync(self.name)
 
     def _close(self) -> None:
@@ -103,6 +139,6 @@ TRANSPORT = Transport(
     package="SpoutGL",
     install="phosphene[spout]",
     rank=0,
-    default_source="phosphene-in",
+    default_sender="phosphene-in",
     default_sink="phosphene-out",
 )

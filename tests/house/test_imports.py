@@ -31,7 +31,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "bridge": (
         ("toml_lines", "console"),
-        ("errors", "rate_limit", "toml_files", "images", "video_files", "logs"),
+        ("errors", "rate_limit", "toml_files", "images", "video_files", "logs", "main_loop", "named_memory"),
         ("file_reader",),
         ("textures", "network"),
         ("control",),

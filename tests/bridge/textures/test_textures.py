@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import sys
 import time
 from fractions import Fraction
@@ -14,14 +13,12 @@ import numpy as np
 import pytest
 
 from bridge.images import fit, resize, swap_red_blue
-from bridge.textures import TextureError, default_source, open_sink, open_source, touchshm
+from bridge.textures import TextureError, default_source, open_sink, open_source
 from bridge.textures.base import Source, SourceLost
-from bridge.textures.camera import CameraSource
 from bridge.textures.file import VideoWriter
 from bridge.textures.ndi import match_sender
 from bridge.textures.pattern import PATTERNS, draw
 from engine.shared.frame import Frame, Pixels
-from tests.waiting import until
 
 
 def read(source: Source, seconds: float = 5.0) -> Frame:
@@ -231,6 +228,18 @@ class Flaky(Source):
         return ramp()
 
 
+def test_a_source_that_is_opened_and_entered_is_opened_once() -> None:
+    opened: list[Source] = []
+
+    class Counted(Flaky):
+        def _open(self) -> None:
+            opened.append(self)
+
+    with Counted("counted:").open() as source:
+        read(source)
+    assert len(opened) == 1
+
+
 def test_a_source_waits_for_a_sender_that_vanished() -> None:
     with Flaky("flaky:") as source:
         frames = [read(source) for _ in range(3)]
@@ -245,74 +254,6 @@ def test_ndi_senders_are_selected_by_full_name_stream_name_or_part() -> None:
     assert match_sender("laptop", names) == "LAPTOP (phosphene-in)"
     assert match_sender("", names) == "STUDIO (Resolume)"
     assert match_sender("OBS", names) is None
-
-
-def test_the_layout_of_touchdesigners_shared_memory() -> None:
-    data = touchshm.encode(ramp(8, 4))
-    assert len(data) == 56 + 8 * 4 * 4
-    assert struct.unpack_from("<IIii", data) == (0xD95EF835, 2, 8, 4)
-    assert struct.unpack_from("<I", data, 24) == (37,)
-    assert struct.unpack_from("<q", data, 32) == (128,)
-    assert struct.unpack_from("<i", data, 40) == (56,)
-    assert data[56:60] == ramp(8, 4)[-1, 0].tobytes(), "bottom row first"
-    header = touchshm.parse_header(data)
-    assert np.array_equal(touchshm.decode(header, data[header.data_offset :]), ramp(8, 4))
-
-
-@pytest.mark.parametrize("pixel_format", [touchshm.BGRA8, touchshm.RGBA16F, touchshm.RGBA32F])
-def test_the_other_pixel_formats_of_touchdesigner(pixel_format: int) -> None:
-    header = touchshm.Header(8, 4, pixel_format)
-    flipped = ramp(8, 4)[::-1]
-    if pixel_format == touchshm.BGRA8:
-        image = flipped[..., [2, 1, 0, 3]].tobytes()
-    else:
-        image = (flipped / 255.0).astype(np.float16 if pixel_format == touchshm.RGBA16F else np.float32).tobytes()
-    assert len(image) == header.data_size
-    assert np.abs(touchshm.decode(header, image).astype(int) - ramp(8, 4)).max() <= 1
-
-
-@pytest.mark.parametrize(
-    ("offset", "corruption"), [(0, b"\0\0\0\0"), (24, struct.pack("<I", 9)), (8, struct.pack("<i", -5))]
-)
-def test_an_invalid_header_of_shared_memory_is_rejected(offset: int, corruption: bytes) -> None:
-    data = bytearray(touchshm.encode(ramp(8, 4)))
-    data[offset : offset + 4] = corruption
-    with pytest.raises(SourceLost):
-        touchshm.parse_header(bytes(data))
-
-
-def test_a_camera_that_was_unplugged_comes_back() -> None:
-    """Simulate a capture as OpenCV documents it; test machines have no camera."""
-    plugged = True
-
-    class Capture:
-        def __init__(self, _index: int) -> None:
-            pass
-
-        def isOpened(self) -> bool:  # noqa: N802 -- OpenCV's name
-            return plugged
-
-        def set(self, *_: object) -> None:
-            pass
-
-        def read(self) -> tuple[bool, np.ndarray | None]:
-            return (True, np.full((48, 64, 3), (10, 20, 30), np.uint8)) if plugged else (False, None)
-
-        def release(self) -> None:
-            pass
-
-    with CameraSource("camera:0", "0", Capture) as camera:
-        frame = camera.read(0.1)
-        assert frame is not None
-        assert frame.pixels[0, 0].tolist() == [30, 20, 10, 255]
-        plugged = False
-        assert camera.read(0.1) is None
-        assert camera.losses == 1
-        until(lambda: camera._retry_at < time.monotonic(), 5)
-        assert camera.read(0.1) is None, "still unplugged"
-        plugged = True
-        until(lambda: camera.read(0.1) is not None, 5, "the camera")
-        assert camera.losses == 1
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib.metadata import PackageNotFoundError, version
+
+if sys.platform == "win32":  # read when OpenCV is loaded: with it a camera takes up to a minute to open
+    os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")
 
 
 def release() -> str:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import ctypes
 import io
 import os
 import select
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 #: Bytes that a pipe takes at once wherever it takes any: PIPE_BUF, 4096 on Linux and at least 512 in POSIX.
 CHUNK_BYTES = 4096 if sys.platform.startswith("linux") else 512
@@ -21,6 +22,8 @@ SPELLINGS = {
     "·": ".", "’": "'", "“": '"', "”": '"', "°": " deg", "²": "^2",
 }  # fmt: skip
 _ERRORS = "phosphene_spell"
+#: Windows: the console that standard output writes to, and its mode of following escape codes.
+STD_OUTPUT_HANDLE, ENABLE_VIRTUAL_TERMINAL_PROCESSING = -11, 0x0004
 
 
 def spell(error: UnicodeError) -> tuple[str, int]:
@@ -50,6 +53,28 @@ def _open_closed_descriptors() -> None:
         while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
             os.set_inheritable(descriptor, True)
         os.close(descriptor)
+
+
+def enable_escape_codes() -> bool:
+    """Return whether standard output is a terminal that follows escape codes. On Windows, switch them on.
+
+    The console of Windows 10 prints them as text otherwise; older ones cannot do anything else.
+    """
+    if not sys.stdout.isatty():
+        return False
+    if sys.platform != "win32":
+        return True
+    try:
+        kernel32: Any = ctypes.WinDLL("kernel32", use_last_error=True)
+        kernel32.GetStdHandle.restype = ctypes.c_void_p
+        kernel32.GetConsoleMode.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+        kernel32.SetConsoleMode.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
+        handle, mode = kernel32.GetStdHandle(STD_OUTPUT_HANDLE), ctypes.c_uint32()
+        if not kernel32.GetConsoleMode(handle, ctypes.byref(mode)):
+            return False
+        return bool(kernel32.SetConsoleMode(handle, mode.value | ENABLE_VIRTUAL_TERMINAL_PROCESSING))
+    except (OSError, AttributeError):
+        return False
 
 
 def write(stream: TextIO, text: str) -> None:

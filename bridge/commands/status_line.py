@@ -29,27 +29,34 @@ class StatusLine:
 
     def __init__(self) -> None:
         self._terminal = sys.stdout.isatty()
+        self._erases = console.enable_escape_codes()
+        self._width = 0
         self._next = 0.0
         self.first_frame_shown = False
 
     def show_first_frame(self, seconds: float) -> None:
         """Print how long the first transformed frame took."""
         self.first_frame_shown = True
-        say(f"{self._clear()}first transformed frame {seconds:.1f} s after the start")
+        self._print(f"first transformed frame {seconds:.1f} s after the start")
 
     def update(self, show: Show) -> None:
         """Print the status when it is due."""
         now = time.monotonic()
         if now >= self._next:
             self._next = now + (TERMINAL_SECONDS if self._terminal else PIPE_SECONDS)
-            say(f"{self._clear()}{format_status(show.status())}", "" if self._terminal else "\n")
+            self._print(format_status(show.status()), "" if self._terminal else "\n")
 
     def end(self, show: Show) -> None:
         """Print the last status, with a line break."""
-        say(f"{self._clear()}{format_status(show.status())}")
+        self._print(format_status(show.status()))
 
-    def _clear(self) -> str:
-        return "\r\033[K" if self._terminal else ""
+    def _print(self, line: str, end: str = "\n") -> None:
+        """Print ``line`` in place of the unfinished one; blanks cover the rest of that where nothing erases it."""
+        if self._erases:
+            line = f"\r\033[K{line}"
+        elif self._terminal:
+            line, self._width = f"\r{line.ljust(self._width)}", 0 if end else len(line)
+        say(line, end)
 
 
 def status_facts(show: Show) -> dict[str, Any]:

@@ -138,6 +138,9 @@ class Mailbox:
         slot["version"] += 1
         self._fence()
         self._latest[0] = index
+        # One wake-up is enough. Semaphores of macOS count to 32,767 and then raise: nine minutes at 60 frames a second
+        # without a reader, as during a download.
+        self._wake.acquire(False)
         self._wake.release()
 
     def read(self, timeout: float | None = 0.0) -> Frame | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -49,6 +50,38 @@ def test_read_waits_no_longer_than_its_timeout() -> None:
     start = time.monotonic()
     assert mailbox.read(0.1) is None
     assert 0.09 < time.monotonic() - start < 1.0
+    mailbox.close()
+
+
+class LimitedSemaphore:
+    """A semaphore that counts to ``limit``, as those of macOS do to 32,767."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self.value = limit, 0
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        taken = self.value > 0
+        self.value -= taken
+        return taken
+
+    def release(self) -> None:
+        if self.value >= self._limit:
+            raise OSError(errno.EOVERFLOW, "Value too large to be stored in data type")
+        self.value += 1
+
+
+def test_a_reader_that_stays_away_for_long_costs_no_wake_ups() -> None:
+    mailbox = Mailbox(CONTEXT, 64)
+    mailbox._wake = semaphore = LimitedSemaphore(3)
+    for value in range(1, 11):
+        mailbox.write(uniform_frame(value))
+    assert semaphore.value == 1
+    frame = mailbox.read()
+    assert frame is not None
+    assert frame.sequence == 10
+    assert semaphore.value == 0
+    mailbox.write(uniform_frame(11))
+    assert semaphore.value == 1
     mailbox.close()
 
 

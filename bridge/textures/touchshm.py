@@ -194,7 +194,7 @@ class TouchSource(Source):
             if self._is_outdated():
                 self._close()  # memory that nobody else has open is gone with this
                 self._open()
-            content = self._read_image(timeout)
+            content = self._copy_image(timeout)
             if content is not None and content[1] != self._last_image:
                 header, self._last_image = content
                 self._changed_at = time.monotonic()
@@ -202,11 +202,11 @@ class TouchSource(Source):
             time.sleep(0.004)
         return None
 
-    def _read_image(self, timeout: float) -> tuple[Header, bytes] | None:
+    def _copy_image(self, timeout: float) -> tuple[Header, bytes] | None:
         assert self._memory is not None
         assert self._mutex is not None
         with self._mutex.hold(timeout) as held:
-            return read_image(self._memory) if held else None
+            return copy_image(self._memory) if held else None
 
     def _close(self) -> None:
         for part in (self._info, self._memory, self._mutex):
@@ -215,7 +215,7 @@ class TouchSource(Source):
         self._info = self._memory = self._mutex = None
 
 
-def read_image(memory: NamedMemory) -> tuple[Header, bytes] | None:
+def copy_image(memory: NamedMemory) -> tuple[Header, bytes] | None:
     """Return header and image, None where nothing is written yet. Raises SourceLost where the memory is too small."""
     if memory.size < HEADER_SIZE:
         raise SourceLost(f"the shared memory has {memory.size} bytes, which is no TouchDesigner texture")

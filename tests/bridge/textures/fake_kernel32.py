@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-PAGE_BYTES, ERROR_ALREADY_EXISTS, ERROR_FILE_NOT_FOUND = 4096, 183, 2
+PAGE_BYTES, ERROR_ALREADY_EXISTS, ERROR_NO_SUCH_NAME = 4096, 183, 2
 WAIT_OBJECT_0, WAIT_ABANDONED, WAIT_TIMEOUT = 0x0, 0x80, 0x102
 
 
@@ -147,7 +147,7 @@ class Kernel32:
 
     def _OpenFileMappingW(self, access: int, inherit: int, name: str) -> int | None:  # noqa: N802
         assert (access, inherit) == (0xF001F, False)
-        self.error = 0 if name in self._windows.memories else ERROR_FILE_NOT_FOUND
+        self.error = 0 if name in self._windows.memories else ERROR_NO_SUCH_NAME
         return None if self.error else self._handle_of(self._windows.memories[name])
 
     def _MapViewOfFile(self, handle: int, access: int, high: int, low: int, count: int) -> int:  # noqa: N802

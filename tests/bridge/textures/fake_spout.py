@@ -28,7 +28,7 @@ class FakeSpout:
         self.frame_numbers: dict[str, int] = {}
         self.stale: list[str] = []
         self.has_opengl, self.takes_images, self.empty_reads = True, True, 2
-        self.contexts_made, self.contexts_open = 0, 0
+        self.contexts_created, self.contexts_open = 0, 0
         self.wrong_thread: list[str] = []
 
     def send(self, name: str, picture: np.ndarray) -> None:
@@ -50,7 +50,7 @@ class FakeSpout:
             def createOpenGL(self) -> bool:  # noqa: N802 -- SpoutGL's names, here and below
                 if not spout.has_opengl:
                     return False
-                spout.contexts_made += 1
+                spout.contexts_created += 1
                 spout.contexts_open += 1
                 self._context_thread = threading.get_ident()
                 return True

@@ -70,7 +70,7 @@ class FakeSyphon:
 
     def __init__(self) -> None:
         self.directory: list[SyphonServerDescription] = []
-        self.ours: dict[str, Surface] = {}
+        self.published: dict[str, Surface] = {}
         self.elsewhere: set[str] = set()
         self._notifications: list[Callable[[], None]] = []
 
@@ -92,7 +92,7 @@ class FakeSyphon:
     def request_servers(self) -> None:
         """Let another program start: it asks who is there, and everybody drops what does not answer."""
         self.elsewhere = set()
-        self._notifications.append(lambda: self.elsewhere.update(self.ours))
+        self._notifications.append(lambda: self.elsewhere.update(self.published))
 
     def deliver(self) -> int:
         """Deliver what waits for the main run loop."""
@@ -170,7 +170,7 @@ class FakeSyphon:
             def __init__(self, name: str, device: Any = None, command_queue: Any = None) -> None:
                 self.device = device or "the default device"
                 self._name, self._surface = name, Surface()
-                world.ours[name] = self._surface
+                world.published[name] = self._surface
                 world.elsewhere.add(name)
 
             def publish_frame_texture(
@@ -181,7 +181,7 @@ class FakeSyphon:
                 self._surface.number += 1
 
             def stop(self) -> None:
-                world.ours.pop(self._name, None)
+                world.published.pop(self._name, None)
                 world.elsewhere.discard(self._name)
 
         def create_mtl_texture(device: Any, width: int, height: int, pixel_format: int = RGBA8) -> Texture:

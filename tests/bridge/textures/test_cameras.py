@@ -98,7 +98,7 @@ def test_listing_on_windows_asks_directshow_alone_and_ends_in_time(monkeypatch: 
 @pytest.mark.parametrize(
     ("system", "given", "expected"), [("win32", None, "0"), ("win32", "1", "1"), ("linux", None, "")]
 )
-def test_media_foundation_is_told_to_open_fast_before_opencv_is_loaded(
+def test_media_foundation_is_set_to_open_fast_before_opencv_is_loaded(
     system: str, given: str | None, expected: str
 ) -> None:
     script = (

@@ -75,7 +75,7 @@ def test_on_windows_the_pattern_is_there_at_once_and_a_spout_sender_replaces_it(
         for _ in range(12):
             assert read_frame(source, 1.0).size == (256, 256)
         assert 0.2 < time.monotonic() - start < 2.0, "thirty frames a second"
-        assert senders.contexts_made == 0
+        assert senders.contexts_created == 0
         assert caplog.messages == []
 
         senders.empty_reads = 0
@@ -91,7 +91,7 @@ def test_on_windows_the_pattern_is_there_at_once_and_a_spout_sender_replaces_it(
         assert caplog.messages[1:] == ["spout:phosphene-in: the sender is gone; waiting for it to come back"]
         senders.send("phosphene-in", upright())
         read_until(source, is_upright)
-        assert senders.contexts_made == 1
+        assert senders.contexts_created == 1
     assert senders.contexts_open == 0
 
 

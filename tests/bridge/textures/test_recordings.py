@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -122,6 +124,33 @@ def test_overwrite_spares_a_source_and_a_show_that_did_not_end_in_order(tmp_path
         sink.close()
         assert is_video(tmp_path / expected)
     assert take.read_bytes() == b"the source"
+
+
+RECORD_FOR_EVER = """
+import sys, time
+import numpy as np
+from bridge.textures import open_sink
+from engine.shared.frame import Frame
+sink, start, generator = open_sink(sys.argv[1]), time.monotonic(), np.random.default_rng(1)
+while True:
+    sink.write(Frame(generator.integers(0, 255, (64, 64, 4), np.uint8)))
+    print(time.monotonic() - start, flush=True)
+    time.sleep(1 / 60)
+"""
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_of_a_recording_whose_process_is_killed_only_the_end_is_missing(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"take{suffix}"
+    command = [sys.executable, "-c", RECORD_FOR_EVER, f"file:{path}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        recorded = next(seconds for line in process.stdout if (seconds := float(line)) > 5.0)
+        process.kill()
+    with av.open(str(path)) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    assert times[-1] is not None
+    assert times[-1] > recorded - 3.0
 
 
 def test_a_recording_without_a_frame_leaves_no_file(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_a_missing_sender_costs_one_line_and_no_context_and_its_loss_one_more(
         while time.monotonic() < end:
             assert source.read(0.01) is None
         assert lines(caplog) == ["spout:studio: no such sender yet; waiting for it"]
-        assert senders.contexts_made == 0
+        assert senders.contexts_created == 0
         for visit in range(1, 4):
             caplog.clear()
             assert send_until_read(senders, source, upright(16 * visit, 16)).size == (16 * visit, 16)
@@ -125,7 +125,7 @@ def test_a_missing_sender_costs_one_line_and_no_context_and_its_loss_one_more(
             senders.stale = []
             assert lines(caplog) == ["spout:studio: the sender is gone; waiting for it to come back"]
         assert source.losses == 3
-        assert senders.contexts_made == 1, "one context for the whole life of the source"
+        assert senders.contexts_created == 1, "one context for the whole life of the source"
 
 
 def test_without_opengl_a_source_says_so_once_and_a_sink_refuses(
@@ -172,7 +172,7 @@ def test_a_picture_that_spout_refuses_is_an_error_that_is_logged_once(
         senders.takes_images = True
         write(3)
         until(lambda: thread.sink.frames)
-        assert senders.contexts_made == 1
+        assert senders.contexts_created == 1
         thread.close()
     assert len(lines(caplog)) == 1
 

@@ -40,8 +40,8 @@ def test_what_goes_out_is_upright_and_has_its_colours(mac: FakeSyphon) -> None:
     with open_sink("syphon:stage") as sink:
         for size in ((32, 24), (40, 30)):
             sink.write(Frame(upright(*size)))
-            assert np.array_equal(mac.ours["stage"].picture, upright(*size))
-    assert not mac.ours
+            assert np.array_equal(mac.published["stage"].picture, upright(*size))
+    assert not mac.published
 
 
 @pytest.mark.parametrize(
@@ -125,17 +125,17 @@ def test_our_server_stays_in_the_lists_of_programs_that_start_later(mac: FakeSyp
 
 def test_other_threads_only_read_the_directory(mac: FakeSyphon) -> None:
     mac.start_server("TouchDesigner", "studio")
-    found: list[list[str]] = []
+    listed: list[list[str]] = []
 
     def look() -> None:
         start = time.monotonic()
-        found.append(syphon.list_servers())
+        listed.append(syphon.list_servers())
         assert time.monotonic() - start < 0.5
-        found.append(["in time"])
+        listed.append(["in time"])
 
     for _ in range(2):
         thread = threading.Thread(target=look)
         thread.start()
         thread.join(5)
         main_loop.sleep(0.01)
-    assert found == [[], ["in time"], ["TouchDesigner:studio"], ["in time"]]
+    assert listed == [[], ["in time"], ["TouchDesigner:studio"], ["in time"]]

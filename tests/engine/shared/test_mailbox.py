@@ -60,9 +60,9 @@ class LimitedSemaphore:
         self._limit, self.value = limit, 0
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        taken = self.value > 0
-        self.value -= taken
-        return taken
+        available = self.value > 0
+        self.value -= available
+        return available
 
     def release(self) -> None:
         if self.value >= self._limit:

@@ -32,9 +32,7 @@ def find_servers(seconds: float) -> list[Any]:
     if main_loop.must_pump():
         main_loop.pump(seconds)
     directory = syphon.SyphonServerDirectory()
-    directory.run_loop_interval = (
-        0.0  # seconds that ``servers`` stays in the run loop of this thread, which may not be main
-    )
+    directory.run_loop_interval = 0.0  # seconds that ``servers`` would run the loop of this thread, whichever it is
     return list(directory.servers)
 
 

@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 
 RGBA8, BGRA8 = 70, 80
+#: How long a notification travels between programs.
+TRAVEL_SECONDS = 0.02
 
 
 class Texture:
@@ -72,19 +74,19 @@ class FakeSyphon:
         self.directory: list[SyphonServerDescription] = []
         self.published: dict[str, Surface] = {}
         self.elsewhere: set[str] = set()
-        self._notifications: list[Callable[[], None]] = []
+        self._notifications: list[tuple[float, Callable[[], None]]] = []
 
     def start_server(self, app_name: str, name: str) -> Surface:
         """Start a server in another program: it is found once the main run loop has delivered its announcement."""
         surface = Surface()
         description = SyphonServerDescription(f"{app_name}-{name}-{id(surface)}", name, app_name, None, surface)
-        self._notifications.append(lambda: self.directory.append(description))
+        self._notify(lambda: self.directory.append(description))
         return surface
 
     def end_server(self, surface: Surface) -> None:
         """End a server in another program."""
         surface.alive = False
-        self._notifications.append(lambda: self._forget(surface))
+        self._notify(lambda: self._forget(surface))
 
     def _forget(self, surface: Surface) -> None:
         self.directory = [entry for entry in self.directory if entry.raw is not surface]
@@ -92,14 +94,18 @@ class FakeSyphon:
     def request_servers(self) -> None:
         """Let another program start: it asks who is there, and everybody drops what does not answer."""
         self.elsewhere = set()
-        self._notifications.append(lambda: self.elsewhere.update(self.published))
+        self._notify(lambda: self.elsewhere.update(self.published))
+
+    def _notify(self, notification: Callable[[], None]) -> None:
+        self._notifications.append((time.monotonic() + TRAVEL_SECONDS, notification))
 
     def deliver(self) -> int:
-        """Deliver what waits for the main run loop."""
-        notifications, self._notifications = self._notifications, []
-        for notify in notifications:
-            notify()
-        return len(notifications)
+        """Deliver what has arrived for the main run loop."""
+        arrived = [entry for entry in self._notifications if entry[0] <= time.monotonic()]
+        for entry in arrived:
+            self._notifications.remove(entry)
+            entry[1]()
+        return len(arrived)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let ``import syphon`` and ``import Foundation`` find this, on a system that says that it is macOS."""

@@ -163,7 +163,10 @@ def read_size(source: Source, width: int, height: int) -> Frame:
     return frame
 
 
-def test_an_out_top_is_received_upright_and_followed_to_other_sizes(windows: Windows) -> None:
+def test_an_out_top_is_received_upright_and_followed_to_other_sizes(
+    windows: Windows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(touchshm, "STILL_SECONDS", 60.0)
     top = OutTop(windows, "stage")
     top.show(upright(32, 24))
     with open_source("touchshm:stage") as source:

@@ -1,15 +1,19 @@
 r"""Builds the Phosphene component inside TouchDesigner and saves it as Phosphene.tox. Run this line in the Textport:
 
-    import sys; sys.path.append(r'C:\phosphene\touchdesigner'); import build; build.tox()
+    import runpy; runpy.run_path(r"C:\phosphene\touchdesigner\build.py")["tox"]()
 
-Only TouchDesigner itself can write a .tox file, so Phosphene ships this script instead.
+It reads the file anew each time, and no package named ``build`` can be taken for it. Only TouchDesigner itself can
+write a .tox file, so Phosphene ships this script instead.
 """
 
 import json
 import os
+import re
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+#: First year of TouchDesigner's builds whose COMPs have the parameters that hold an extension, such as ext0object.
+FIRST_BUILD_YEAR = 2023
 #: Controls of the component itself, by page: style, name, label, default, help, and a menu's names and labels.
 #: The other pages come from parameters.json.
 COMPONENT_PARAMETERS = {
@@ -33,7 +37,8 @@ COMPONENT_PARAMETERS = {
     ),
     "Setup": (
         ("File", "Program", "Program", "", "Path of the phosphene program (empty = search PATH)"),
-        ("Str", "Arguments", "Arguments", "", "Additional arguments for `phosphene run`"),
+        ("Str", "Arguments", "Arguments", "",
+         'Additional arguments for `phosphene run`; "quotes" around what holds blanks'),
         ("Str", "Host", "Host", "127.0.0.1", "Address of the machine that runs Phosphene"),
         ("Int", "Port", "OSC Port", 9000, "Phosphene's OSC port"),
         ("Int", "Feedbackport", "Feedback Port", 9002, "OSC port that this component listens on"),
@@ -67,11 +72,21 @@ OPERATORS = {
     "frame_callbacks": ("executeDAT", 200, -500),
     "PhospheneExt": ("textDAT", 400, -500),
     "parameters": ("textDAT", 600, -500),
+    "texture_names": ("textDAT", 600, -300),
+    "arguments": ("textDAT", 800, -500),
 }
 #: DATs whose text is the file of the same name in dats/.
-TEXT_DATS = ("PhospheneExt", "osc_callbacks", "parameters_callbacks", "frame_callbacks")
+TEXT_DATS = (
+    "PhospheneExt",
+    "osc_callbacks",
+    "parameters_callbacks",
+    "frame_callbacks",
+    "texture_names",
+    "arguments",
+)
 #: Operator → constant values of its parameters.
 VALUES = {
+    "shared": {"usespoutactivesender": False},
     "osc_in": {"callbacks": "osc_callbacks", "splitbundle": True},
     "parameters_callbacks": {
         "active": True,
@@ -95,7 +110,7 @@ EXPRESSIONS = {
     "ndi_in": {
         "active": "parent().par.Active and parent().par.Transport == 'ndi'",
         "name": "parent().par.Ndisource.eval()"
-        " or op('PhospheneExt').module.local_source_name(parent().par.Receivername.eval())",
+        " or op('texture_names').module.local_source_name(parent().par.Receivername.eval())",
     },
     "osc_out": {"address": "parent().par.Host", "port": "parent().par.Port"},
     "osc_in": {"port": "parent().par.Feedbackport", "active": "parent().par.Active"},
@@ -112,9 +127,16 @@ WIRES = (
 
 
 def tox(path=None):
-    """Build the component in the open project, save it and return its path (default: Phosphene.tox in this folder)."""
+    """Build the component in the open project, save it and return its path (default: Phosphene.tox in this folder).
+
+    Returns None, and prints why, in a TouchDesigner that is too old.
+    """
     import td
 
+    problem = unsupported_build(str(td.app.build), str(td.app.version))
+    if problem:
+        print(f"Phosphene: {problem}. Nothing was built.")
+        return None
     path = path or os.path.join(HERE, "Phosphene.tox")
     if os.path.lexists(path) and not path.lower().endswith(".tox"):
         raise ValueError(f"{path} exists and is no .tox file; choose another name")
@@ -122,6 +144,17 @@ def tox(path=None):
     saved = component.save(path)
     print(f"Phosphene: saved {saved}")
     return saved
+
+
+def unsupported_build(build_number, version=""):
+    """Return why this TouchDesigner cannot hold the component, such as build 2022.35320; an empty string if it can.
+
+    A number without a year counts as new enough.
+    """
+    years = [int(year) for year in re.findall(r"\b(20\d\d)\b", f"{build_number} {version}")]
+    if not years or years[0] >= FIRST_BUILD_YEAR:
+        return ""
+    return f"needs TouchDesigner {FIRST_BUILD_YEAR} or newer, this is {build_number}"
 
 
 def build(parent):
@@ -187,16 +220,25 @@ def _add_network(component, parameters_json):
     for name in TEXT_DATS:
         with open(os.path.join(HERE, "dats", f"{name}.py"), encoding="utf-8") as file:
             component.op(name).text = file.read()
-    for name, settings in VALUES.items():
-        for par, value in settings.items():
-            component.op(name).par[par].val = value
-    for name, settings in EXPRESSIONS.items():
-        for par, expression in settings.items():
-            component.op(name).par[par].expr = expression
+    missing = []
+    for table, member in ((VALUES, "val"), (EXPRESSIONS, "expr")):
+        for name, settings in table.items():
+            missing += _set_members(component.op(name), member, settings)
+    if missing:
+        print(f"Phosphene: this TouchDesigner lacks the parameters {', '.join(missing)}; please open an issue")
     for start, end in WIRES:
         target = component.op(end)
         index = sum(1 for _, other in WIRES[: WIRES.index((start, end))] if other == end)
         component.op(start).outputConnectors[0].connect(target.inputConnectors[index])
+
+
+def _set_members(operator, member, settings):
+    """Set ``val`` or ``expr`` of several parameters and return the names of those that the operator lacks."""
+    missing = [par for par in settings if operator.par[par] is None]
+    for par, value in settings.items():
+        if par not in missing:
+            setattr(operator.par[par], member, value)
+    return [f"{operator.name}.{par}" for par in missing]
 
 
 def _program_path():

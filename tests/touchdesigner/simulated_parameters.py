@@ -35,12 +35,24 @@ OPERATORS: dict[str, set[str]] = {
     "executeDAT": {"active", "start", "create", "exit", "framestart", "frameend", "playstatechange", "devicechange"},
     "textDAT": {"file", "syncfile"},
 }  # fmt: skip
+#: Parameters of builds before 2023, where they differ.
+OPERATORS_2022 = OPERATORS | {
+    "baseCOMP": {
+        "parentshortcut", "opshortcut", "extension1", "extname1", "promoteextension1", "reinitextensions",
+    },
+}  # fmt: skip
+#: Built-in parameters with a menu of what the system lists, into which a name can be typed too.
+LISTS = {("syphonspoutinTOP", "sendername"), ("ndiinTOP", "name")}
 STYLES = {"Float", "Int", "Str", "Toggle", "Pulse", "Menu", "File", "Header"}
 CUSTOM_NAME = re.compile(r"[A-Z][a-z0-9]*")
 
 
 class Unsupported(Exception):
     """Use of something that TouchDesigner does not have."""
+
+
+class tdAttributeError(Unsupported, AttributeError):  # noqa: N801 -- TouchDesigner's name
+    """Use of a parameter that an operator lacks."""
 
 
 class Strict:
@@ -80,7 +92,9 @@ class Par(Strict):
         self._labels: list[str] | None = [] if style == "Menu" else None
         self._value: Any = {"Float": 0.0, "Int": 0, "Toggle": False}.get(style, "")
         self.min, self.max, self.clampMin, self.clampMax, self.normMin, self.normMax = 0.0, 1.0, False, False, 0.0, 1.0
-        self.expr, self.help, self.default, self.readOnly, self.label = "", "", self._value, False, name
+        self._expr, self.help, self.default, self.readOnly, self.label = "", "", self._value, False, name
+        if not style and (owner.opType, name) in LISTS:
+            self._menu = self._labels = []
 
     name = property(lambda self: self._name)
     style = property(lambda self: self._style)
@@ -92,7 +106,13 @@ class Par(Strict):
     @menuNames.setter
     def menuNames(self, names: list[str]) -> None:
         self._require_style("Menu")
+        if not all(names):
+            raise Unsupported(f"{self._name}: a choice without a name is not documented")
+        if len(set(names)) != len(names):
+            raise Unsupported(f"{self._name} has a choice twice in {names}")
         self._menu = list(names)
+        if names and self._value not in names:  # a menu always shows one of its choices
+            self.val = names[0]
 
     @property
     def menuLabels(self) -> Any:
@@ -122,13 +142,22 @@ class Par(Strict):
             raise Unsupported(f"{self._name} has no choice {value!r}, but {self._menu}")
         elif self._style == "Pulse":
             raise Unsupported(f"{self._name} is a pulse and has no value")
+        self._expr = ""  # a value puts the parameter into constant mode
         previous, self._value = self._value, value
         if previous != value and self._style:
             self._owner._changed.append((self, previous))
 
+    @property
+    def expr(self) -> str:
+        return self._expr
+
+    @expr.setter
+    def expr(self, expression: str) -> None:
+        self._expr = expression
+
     def eval(self) -> Any:
-        if self.expr:
-            return self._owner._evaluate(self.expr)
+        if self._expr:
+            return self._owner._evaluate(self._expr)
         return self._value
 
     def pulse(self) -> None:
@@ -161,14 +190,14 @@ class Pars:
 
     def __getitem__(self, name: str) -> Par | None:
         par = self._owner._custom.get(name)
-        if par is None and name in OPERATORS[self._owner.opType]:
+        if par is None and name in self._owner._documented[self._owner.opType]:
             par = self._owner._builtin.setdefault(name, Par(self._owner, name))
         return par
 
     def __getattr__(self, name: str) -> Par:
         par = self[name]
         if par is None:
-            raise Unsupported(f"{self._owner.opType} has no parameter {name!r}")
+            raise tdAttributeError(f"{self._owner.opType} has no parameter {name!r}")
         return par
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -1,16 +1,27 @@
 """A strict simulation of TouchDesigner's Python: it rejects whatever TouchDesigner does not document.
 
-Source: docs.derivative.ca, the classes COMP, OP and Page. Covered are methods, the rule for custom names, and which
-families of operators can be wired together.
+Source: docs.derivative.ca, the classes App, COMP, OP and Page. Covered are methods, the rule for custom names, which
+families of operators can be wired together, and the arguments that old and new builds give to a callback.
 """
 
 from __future__ import annotations
 
 import re
 import types
+from collections.abc import Callable
 from typing import Any
 
-from tests.touchdesigner.simulated_parameters import CUSTOM_NAME, OPERATORS, STYLES, Par, Pars, Strict, Unsupported
+from tests.touchdesigner.simulated_parameters import (
+    CUSTOM_NAME,
+    OPERATORS,
+    OPERATORS_2022,
+    STYLES,
+    Par,
+    Pars,
+    Strict,
+    Unsupported,
+    tdAttributeError,
+)
 
 
 class Page(Strict):
@@ -59,9 +70,12 @@ class Operator(Strict):
 
     ALLOWED = frozenset({"comment", "color", "nodeX", "nodeY", "text", "viewer"})
 
-    def __init__(self, kind: str, name: str, parent: Operator | None) -> None:
-        if kind not in OPERATORS:
+    def __init__(
+        self, kind: str, name: str, parent: Operator | None, documented: dict[str, set[str]] = OPERATORS
+    ) -> None:
+        if kind not in documented:
             raise Unsupported(f"unknown operator type {kind!r}")
+        self._documented = documented
         self._kind, self._name, self._parent = kind, name, parent
         self._builtin: dict[str, Par] = {}
         self._custom: dict[str, Par] = {}
@@ -120,7 +134,7 @@ class Operator(Strict):
         self._require_family("COMP")
         if name in self._children:
             raise Unsupported(f"{name} exists already, the new one would be called {name}1")
-        self._children[name] = Operator(kind, name, self)
+        self._children[name] = Operator(kind, name, self, self._documented)
         return self._children[name]
 
     def destroy(self) -> None:
@@ -165,17 +179,35 @@ class Operator(Strict):
 
 
 class TouchDesigner:
-    """An open project whose frames the test advances."""
+    """An open project whose frames the test advances.
 
-    def __init__(self) -> None:
-        self.root = Operator("baseCOMP", "/", None)
+    ``build`` is the build's number. ``arguments`` is how many arguments this build gives to onValueChange: 3 are
+    (par, val, prev), 2 are (par, prev), 1 is par alone; 0 looks at how many the callback names, as recent builds do.
+    """
+
+    def __init__(
+        self, build: str = "2025.31310", arguments: int = 0, documented: dict[str, set[str]] | None = None
+    ) -> None:
+        self.build, self.arguments = build, arguments
+        documented = documented or (OPERATORS if build >= "2023" else OPERATORS_2022)
+        self.root = Operator("baseCOMP", "/", None, documented)
         self.project = self.root.create("baseCOMP", "project1")
 
     def module(self) -> types.ModuleType:
         """Return the module that ``import td`` yields."""
         module = types.ModuleType("td")
-        module.__dict__["op"] = {"/": self.root, "/project1": self.project}.get
+        app = types.SimpleNamespace(version="099", build=self.build)
+        vars(module).update(
+            op={"/": self.root, "/project1": self.project}.get, app=app, tdAttributeError=tdAttributeError
+        )
         return module
+
+    def call_value_change(self, callback: Callable[..., None], par: Par, previous: Any) -> None:
+        """Call onValueChange with as many arguments as this build gives to it."""
+        count = self.arguments or callback.__code__.co_argcount
+        if count not in (1, 2, 3):
+            raise Unsupported(f"onValueChange names {count} arguments")
+        callback(*{1: (par,), 2: (par, previous), 3: (par, par.eval(), previous)}[count])
 
     def frame(self, component: Operator) -> None:
         """Advance one frame: call the Execute DAT, then report changes and pulses to the Parameter Execute DAT."""
@@ -190,7 +222,7 @@ class TouchDesigner:
         changed, component._changed = component._changed, []
         for par, previous in changed:
             if watch.par.valuechange.val and par.name in component._custom:
-                watch.module.onValueChange(par, par.eval(), previous)
+                self.call_value_change(watch.module.onValueChange, par, previous)
         pulsed, component._pulsed = component._pulsed, []
         for par in pulsed:
             if watch.par.onpulse.val:

@@ -95,11 +95,11 @@ def test_presets_and_cues_fill_menus_and_every_preset_has_a_button(
 ) -> None:
     _, component = built
     shipped = [preset.name for preset in PresetLibrary([]).ordered]
-    assert par(component, "Preset").menuNames == ["", *shipped]
+    assert par(component, "Preset").menuNames == ["none", *shipped]
     assert len([p for p in component.customPars if p.name.startswith("Recall")]) == len(shipped)
-    engine.advance(until=lambda: par(component, "Preset").menuNames == ["", "lava", "my-look"])
+    engine.advance(until=lambda: par(component, "Preset").menuNames == ["none", "lava", "my-look"])
     assert {p.name for p in component.customPars if p.name.startswith("Recall")} == {"Recalllava", "Recallmylook"}
-    assert par(component, "Cuegoto").menuNames == ["", "1", "2", "3"]
+    assert par(component, "Cuegoto").menuNames == ["none", "1", "2", "3"]
     assert par(component, "Cuegoto").menuLabels == ["-", "1 In", "2 Up", "3 Out"]
     commands = list[tuple[str, object]]()
     for name in ("/preset", "/cue/goto"):
@@ -112,6 +112,15 @@ def test_presets_and_cues_fill_menus_and_every_preset_has_a_button(
     engine.advance(until=lambda: commands[2:] == [("/preset", "lava")])
     component.par.Cuegoto = "2"
     engine.advance(until=lambda: commands[3:] == [("/cue/goto", "2")])
+    component.par.Preset = "none"
+    par(component, "Presetnow").pulse()
+    engine.status["presets"], engine.status["cues"] = ("none", "other"), ("7 End",)
+    engine.advance(until=lambda: par(component, "Cuegoto").menuNames == ["none", "7"])
+    engine.advance(0.2)
+    assert par(component, "Preset").menuNames == ["none_", "none", "other"]
+    assert commands[4:] == [], "a menu without its choice sent a command"
+    component.par.Preset = "none"
+    engine.advance(until=lambda: commands[4:] == [("/preset", "none")])
 
 
 def test_the_network_is_wired_from_in_to_out(built: tuple[TouchDesigner, Operator]) -> None:
@@ -236,13 +245,18 @@ def test_start_and_stop_of_the_engine_process(
     command = extension.Command()
     assert command[1:6] == ["run", "--source", "ndi:phosphene-in", "--sink", "ndi:phosphene-out"]
     assert command[-2:] == ["--seed", "3"]
+    component.par.Arguments = r'--presets "C:\My Shows\a b" --prompt="rain, \'green\'"'
+    assert extension.Command()[-3:] == ["--presets", r"C:\My Shows\a b", "--prompt=rain, 'green'"]
     script = tmp_path / "phosphene"
-    script.write_text(f"#!{sys.executable}\nimport sys, time\nprint(sys.argv[1:], flush=True)\ntime.sleep(60)\n")
+    script.write_text(
+        f"#!{sys.executable}\nimport sys, time\nprint(sys.argv[1:], sys.flags.utf8_mode, flush=True)\ntime.sleep(60)\n"
+    )
     script.chmod(0o755)
     component.par.Program = str(script)
     par(component, "Start").pulse()
     engine.advance(until=lambda: extension.process is not None)
     process = extension.process
+    engine.advance(until=lambda: (tmp_path / "log").read_text(encoding="utf-8").endswith(" 1\n"))
     par(component, "Start").pulse()
     engine.advance(0.2)
     assert extension.process is process, "a second process was started"
@@ -256,6 +270,9 @@ def test_start_and_stop_of_the_engine_process(
     component.par.Program = str(tmp_path / "nothing")
     par(component, "Start").pulse()
     engine.advance(until=lambda: "cannot be started" in par(component, "Error").val)
+    component.par.Arguments = '--presets "C:\\My Shows'
+    par(component, "Start").pulse()
+    engine.advance(until=lambda: "not closed" in par(component, "Error").val)
 
 
 def test_deleting_the_component_stops_its_engine(built: tuple[TouchDesigner, Operator], tmp_path: Path) -> None:

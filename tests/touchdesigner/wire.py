@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 import time
@@ -16,21 +17,34 @@ from tests.touchdesigner.simulated_parameters import Par
 from tests.touchdesigner.simulator import Operator, TouchDesigner
 
 FOLDER = Path(__file__).parent.parent.parent / "touchdesigner"
+#: Folder of the component in the guide.
+GUIDE_FOLDER = r"C:\phosphene\touchdesigner"
+
+
+def run_textport_line(folder: Path = FOLDER) -> None:
+    """Run the line that the guide gives for the Textport, with the script in ``folder``."""
+    guide = (FOLDER / "guide.md").read_text(encoding="utf-8")
+    line = re.findall(r"^```python\n(import .*)\n```$", guide, re.MULTILINE)[0]
+    assert GUIDE_FOLDER in line
+    exec(line.replace(GUIDE_FOLDER + "\\", str(folder) + "/"), {})
+
+
+def build_component(monkeypatch: pytest.MonkeyPatch, touch: TouchDesigner) -> Operator:
+    """Build the component in ``touch`` with the guide's line and return it."""
+    monkeypatch.setitem(sys.modules, "td", touch.module())
+    run_textport_line()
+    component = touch.project.op("Phosphene")
+    assert component is not None
+    return component
 
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> tuple[TouchDesigner, Operator]:
-    """Build the component with the line that the guide gives for the Textport."""
-    touch = TouchDesigner()
-    monkeypatch.setitem(sys.modules, "td", touch.module())
+    """Build the component; ``import build`` finds the script, as in the line of earlier guides."""
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.delitem(sys.modules, "build", raising=False)
-    import build
-
-    assert build.tox("somewhere/Phosphene.tox") == "somewhere/Phosphene.tox"
-    component = touch.project.op("Phosphene")
-    assert component is not None
-    return touch, component
+    touch = TouchDesigner()
+    return touch, build_component(monkeypatch, touch)
 
 
 class Wire:

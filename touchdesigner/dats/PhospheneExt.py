@@ -6,7 +6,6 @@ Receive for every OSC message. No method blocks.
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,10 @@ TIMEOUT_SECONDS = 3.5
 HOLD_SECONDS = 0.3
 #: Time between two checks of connection and process.
 CHECK_SECONDS = 0.25
+#: Time between two looks at the lists of texture senders: TouchDesigner asks the system for them.
+LIST_SECONDS = 1.0
+#: First choice of the menus that send a command. Choosing it sends nothing.
+NO_CHOICE = "none"
 
 
 class PhospheneExt:
@@ -40,7 +43,7 @@ class PhospheneExt:
         self.synced = {name: _plain(par[name].eval()) for name, row in self.rows.items() if "default" in row}
         self.received, self.changedAt = {}, {}
         self.lastMessage = self.lastAttempt = -1e9
-        self.nextCheck = 0.0
+        self.nextCheck = self.nextList = 0.0
         self.process, self.stopping = None, False
         self.errors = {}
         self.logPath = os.path.join(tempfile.gettempdir(), "phosphene-touchdesigner.log")
@@ -72,6 +75,9 @@ class PhospheneExt:
             self._set("Status", "no answer" if par.Active.eval() else "off")
         passing = par.Passinput.eval() and not connected
         self.ownerComp.op("choose").par.index = 2 if passing else 1 if par.Transport.eval() == "ndi" else 0
+        if par.Active.eval() and now >= self.nextList:
+            self.nextList = now + LIST_SECONDS
+            self._findTexture()
         self._checkProcess()
         self._set("Error", "; ".join(self.errors.values()))
 
@@ -82,7 +88,8 @@ class PhospheneExt:
             return
         value = _plain(par.eval())
         if row["command"]:
-            if value != "":
+            isChoice = row["style"] != "Menu" or value != par.menuNames[0]
+            if value != "" and isChoice:
                 self._sendOSC(row["address"], value)
             return
         if _equal(self.synced.get(par.name), value):
@@ -145,7 +152,7 @@ class PhospheneExt:
                     env=_environment(),
                     creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
                 )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self.errors["process"] = f"Phosphene cannot be started: {error}"
             return
         self.lastAttempt = -1e9
@@ -157,19 +164,32 @@ class PhospheneExt:
             self.process.terminate()
 
     def Command(self):
-        """Return the command line of Start as a list."""
+        """Return the command line of Start as a list. Raises ValueError for arguments that cannot be split."""
         par = self.ownerComp.par
         scheme = "ndi" if par.Transport.eval() == "ndi" else "syphon" if sys.platform == "darwin" else "spout"
         command = [par.Program.eval() or "phosphene", "run", "--source", f"{scheme}:{par.Sendername.eval()}"]
         command += ["--sink", f"{scheme}:{par.Receivername.eval()}"]
         command += ["--osc-port", str(int(par.Port.eval())), "--http-port", str(int(par.Httpport.eval()))]
-        return command + str(par.Arguments.eval()).split()
+        return command + self.ownerComp.op("arguments").module.split_arguments(str(par.Arguments.eval()))
 
     # ---- internals
 
     def _sendOSC(self, address, value):
         if self.ownerComp.par.Active.eval():
             self.ownerComp.op("osc_out").sendOSC(address, [value], useNonStandardTypes=False)
+
+    def _findTexture(self):
+        """Select the engine's texture in the TOP that receives it, under the name by which TouchDesigner lists it."""
+        par, names = self.ownerComp.par, self.ownerComp.op("texture_names").module
+        name = par.Receivername.eval()
+        if par.Transport.eval() == "ndi":
+            selected = self.ownerComp.op("ndi_in").par.name
+            match = par.Ndisource.eval() or names.match_ndi_source(selected.menuNames or (), name, selected.eval())
+        else:
+            selected = self.ownerComp.op("shared").par.sendername
+            match = names.match_sender(selected.menuNames or (), name, selected.eval())
+        if selected.eval() != match:
+            selected.val = match
 
     def _show(self, name, value):
         """Set a parameter to the engine's value without sending it back."""
@@ -231,10 +251,13 @@ class PhospheneExt:
         self.presetByButton = presetByButton
 
     def _setMenu(self, name, names, labels):
-        """Set a menu's choices. The first is empty, so that a menu that loses its choice sends no command."""
+        """Set a menu's choices. The first stands for none, so that a menu that loses its choice sends no command."""
         par = self.ownerComp.par[name]
-        if list(par.menuNames or ()) != ["", *names]:
-            par.menuNames, par.menuLabels = ["", *names], ["-", *labels]
+        first = NO_CHOICE
+        while first in names:
+            first += "_"
+        if list(par.menuNames or ()) != [first, *names]:
+            par.menuNames, par.menuLabels = [first, *names], ["-", *labels]
 
     def _checkProcess(self):
         """Report an engine process that ended without Stop."""
@@ -243,11 +266,6 @@ class PhospheneExt:
         code, self.process = self.process.returncode, None
         if not self.stopping:
             self.errors["process"] = f"Phosphene ended ({code}): {_last_line(self.logPath)}"
-
-
-def local_source_name(name):
-    """Return the full NDI name of a source on this machine."""
-    return f"{socket.gethostname().upper()} ({name})"
 
 
 def _plain(value):
@@ -262,8 +280,9 @@ def _equal(a, b):
 
 
 def _environment():
-    """Return this process's environment without the variables of TouchDesigner's Python."""
-    return {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
+    """Return this process's environment without the variables of TouchDesigner's Python, and with UTF-8 output."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
+    return {**environment, "PYTHONUTF8": "1"}
 
 
 def _last_line(path):

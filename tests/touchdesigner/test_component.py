@@ -119,7 +119,7 @@ def test_presets_and_cues_fill_menus_and_every_preset_has_a_button(
     engine.advance(0.2)
     assert par(component, "Preset").menuNames == ["none_", "none", "other"]
     assert commands[4:] == [], "a menu without its choice sent a command"
-    component.par.Preset = "none"
+    par(component, "Presetnow").pulse()
     engine.advance(until=lambda: commands[4:] == [("/preset", "none")])
 
 
@@ -245,7 +245,7 @@ def test_start_and_stop_of_the_engine_process(
     command = extension.Command()
     assert command[1:6] == ["run", "--source", "ndi:phosphene-in", "--sink", "ndi:phosphene-out"]
     assert command[-2:] == ["--seed", "3"]
-    component.par.Arguments = r'--presets "C:\My Shows\a b" --prompt="rain, \'green\'"'
+    component.par.Arguments = r'''--presets "C:\My Shows\a b" --prompt="rain, 'green'"'''
     assert extension.Command()[-3:] == ["--presets", r"C:\My Shows\a b", "--prompt=rain, 'green'"]
     script = tmp_path / "phosphene"
     script.write_text(

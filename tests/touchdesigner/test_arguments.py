@@ -19,6 +19,25 @@ def arguments(built: tuple[TouchDesigner, Operator]) -> Any:
     return operator.module
 
 
+@pytest.mark.parametrize(("platform", "scheme"), [("win32", "spout"), ("darwin", "syphon"), ("linux", "spout")])
+def test_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, built: tuple[TouchDesigner, Operator], platform: str, scheme: str
+) -> None:
+    _, component = built
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setenv("HOME", "/home-of-me")
+    component.par.Program = r'"C:\My Shows\phosphene.exe"'
+    component.par.Sendername = "deck in"
+    assert component.ext.PhospheneExt.Command() == [
+        r"C:\My Shows\phosphene.exe", "run", "--source", f"{scheme}:deck in", "--sink", f"{scheme}:phosphene-out",
+        "--osc-port", "9000", "--http-port", "9001",
+    ]  # fmt: skip
+    component.par.Program = "~/phosphene/.venv/bin/phosphene"
+    assert component.ext.PhospheneExt.Command()[0] == "/home-of-me/phosphene/.venv/bin/phosphene"
+    component.par.Program = " "
+    assert component.ext.PhospheneExt.Command()[0] == "phosphene"
+
+
 @pytest.mark.parametrize("platform", ["win32", "darwin", "linux"])
 @pytest.mark.parametrize(
     ("text", "words"),

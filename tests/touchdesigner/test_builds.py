@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import sys
 import types
@@ -90,6 +91,16 @@ def test_no_other_spout_sender_is_taken(built: tuple[TouchDesigner, Operator]) -
     assert shared is not None
     assert "usespoutactivesender" in shared._builtin
     assert shared.par.usespoutactivesender.val is False
+
+
+def test_the_line_for_macos_builds_it_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    touch = TouchDesigner()
+    monkeypatch.setitem(sys.modules, "td", touch.module())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(FOLDER, tmp_path / "phosphene" / "touchdesigner")
+    guide = (FOLDER.parent / "bridge" / "guides" / "first-hour-macos.md").read_text(encoding="utf-8")
+    exec(re.findall(r"^```python\n(.*)\n```$", guide, re.MULTILINE)[0], {})
+    assert touch.project.op("Phosphene") is not None
 
 
 def test_a_second_build_in_one_session_runs_the_new_script(

@@ -167,7 +167,8 @@ class PhospheneExt:
         """Return the command line of Start as a list. Raises ValueError for arguments that cannot be split."""
         par = self.ownerComp.par
         scheme = "ndi" if par.Transport.eval() == "ndi" else "syphon" if sys.platform == "darwin" else "spout"
-        command = [par.Program.eval() or "phosphene", "run", "--source", f"{scheme}:{par.Sendername.eval()}"]
+        program = os.path.expanduser(str(par.Program.eval()).strip(' "')) or "phosphene"  # Windows copies paths quoted
+        command = [program, "run", "--source", f"{scheme}:{par.Sendername.eval()}"]
         command += ["--sink", f"{scheme}:{par.Receivername.eval()}"]
         command += ["--osc-port", str(int(par.Port.eval())), "--http-port", str(int(par.Httpport.eval()))]
         return command + self.ownerComp.op("arguments").module.split_arguments(str(par.Arguments.eval()))

@@ -249,7 +249,8 @@ def test_start_and_stop_of_the_engine_process(
     assert extension.Command()[-3:] == ["--presets", r"C:\My Shows\a b", "--prompt=rain, 'green'"]
     script = tmp_path / "phosphene"
     script.write_text(
-        f"#!{sys.executable}\nimport sys, time\nprint(sys.argv[1:], sys.flags.utf8_mode, flush=True)\ntime.sleep(60)\n"
+        f"#!{sys.executable}\nimport os, sys, time\n"
+        "print(sys.argv[1:], os.environ.get('PYTHONUTF8'), flush=True)\ntime.sleep(60)\n"
     )
     script.chmod(0o755)
     component.par.Program = str(script)

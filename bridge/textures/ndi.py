@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from bridge.textures.base import Sink, Source, SourceLost, Transport, match_sender
+from bridge.textures.base import Sink, Source, SourceLost, TextureError, Transport, match_sender
 from engine.shared.frame import Frame, Pixels
 
 #: A sender without a connection counts as gone after this time.
 DISCONNECT_SECONDS = 2.0
 #: A search without a result starts again after this time.
 SEARCH_SECONDS = 3.0
+#: Time between two attempts to get a name that another program has.
+NAME_RETRY_SECONDS = 5.0
 
 
 def list_senders(seconds: float = 3.0) -> list[str]:
@@ -113,20 +115,24 @@ class NdiSource(Source):
 
 
 class NdiSink(Sink):
-    """Sends RGBA. A change of size reopens the sender under the same name."""
+    """Sends RGBA. A change of size reopens the sender under the same name, which only one program can have."""
 
     def __init__(self, url: str, name: str = "") -> None:
         super().__init__(url, name or "phosphene-out")
         self._sender: Any = None
         self._size = (0, 0)
+        self._retry_at = 0.0
 
     def _write(self, frame: Frame) -> None:
         if frame.size != self._size:
+            if time.monotonic() < self._retry_at:
+                raise self._name_error()
             self._close()
             self._open_sender(*frame.size)
         self._sender.write_video(np.ascontiguousarray(frame.pixels).reshape(-1))
 
     def _open_sender(self, width: int, height: int) -> None:
+        from cyndilib.audio_frame import AudioSendFrame
         from cyndilib.sender import Sender
         from cyndilib.video_frame import VideoSendFrame
         from cyndilib.wrapper.ndi_structs import FourCC
@@ -135,10 +141,18 @@ class NdiSink(Sink):
         video.set_resolution(width, height)
         video.set_frame_rate(Fraction(60))
         video.set_fourcc(FourCC.RGBA)
-        self._sender = Sender(self.name, clock_video=False, clock_audio=False)
-        self._sender.set_video_frame(video)
-        self._sender.open()
-        self._size = (width, height)
+        sender = Sender(self.name, clock_video=False, clock_audio=False)
+        sender.set_video_frame(video)
+        sender.set_audio_frame(AudioSendFrame())  # stays silent; without one, a failure to open is a crash
+        try:
+            sender.open()
+        except MemoryError:
+            self._retry_at = time.monotonic() + NAME_RETRY_SECONDS
+            raise self._name_error() from None
+        self._sender, self._size = sender, (width, height)
+
+    def _name_error(self) -> TextureError:
+        return TextureError(f"{self.url}: another program on this machine sends as {self.name}; choose another name")
 
     def _close(self) -> None:
         if self._sender is not None:

@@ -29,21 +29,50 @@ def free_port() -> int:
             return port
 
 
-def test_start_play_and_stop(built: tuple[TouchDesigner, Operator], tmp_path: Path) -> None:
-    touch, component = built
-    wire = Wire(touch, component, free_port())
-    program = tmp_path / "phosphene"
+def write_program(folder: Path) -> str:
+    """Write a program that runs the checkout's command and return its path, which holds a blank."""
+    program = folder / "my shows" / "phosphene"
+    program.parent.mkdir()
     program.write_text(
         f"#!{sys.executable}\nimport sys\n\nsys.path.insert(0, {str(ROOT)!r})\nfrom bridge.cli import main\n\n"
         "if __name__ == '__main__':\n    sys.exit(main())\n",
         encoding="utf-8",
     )
     program.chmod(0o755)
-    component.par.Program = str(program)
+    return str(program)
+
+
+def test_a_port_that_another_show_has_is_named(built: tuple[TouchDesigner, Operator], tmp_path: Path) -> None:
+    touch, component = built
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        wire = Wire(touch, component, port)
+        component.par.Program = write_program(tmp_path)
+        component.par.Arguments = "--source pattern:plasma --sink null: --session none --log none"
+        component.par.Transport = "ndi"
+        extension = component.ext.PhospheneExt
+        extension.logPath = str(tmp_path / "log")
+        try:
+            par(component, "Start").pulse()
+            wire.advance(until=lambda: f"port {port} cannot be used" in par(component, "Error").val, timeout=30)
+        finally:
+            extension.Stop()
+            wire.close()
+
+
+def test_start_play_and_stop(built: tuple[TouchDesigner, Operator], tmp_path: Path) -> None:
+    touch, component = built
+    wire = Wire(touch, component, free_port())
+    component.par.Program = write_program(tmp_path)
     component.par.Httpport = free_port()
     component.par.Transport = "ndi"
+    user_folder = tmp_path / "my shows" / "presets"
+    user_folder.mkdir()
+    (user_folder / "mine.toml").write_text('prompt = "blue rain"\n', encoding="utf-8")
     component.par.Arguments = (
         "--source pattern:plasma --sink null: --accelerate eager --size 128x128 --set cue/list=demo"
+        f' --presets "{user_folder}"'
     )
     extension = component.ext.PhospheneExt
     extension.logPath = str(tmp_path / "log")
@@ -56,6 +85,8 @@ def test_start_play_and_stop(built: tuple[TouchDesigner, Operator], tmp_path: Pa
         component.par.Strength = 0.3
         par(component, "Recallbonfire").pulse()
         wire.advance(until=lambda: par(component, "Prompt").val == "orange fire")
+        component.par.Preset = "mine"
+        wire.advance(until=lambda: par(component, "Prompt").val == "blue rain")
         par(component, "Cuego").pulse()
         wire.advance(until=lambda: par(component, "Cue").val == "1")
         assert "2" in par(component, "Cuegoto").menuNames

@@ -19,8 +19,16 @@ import torch
 from torch import Tensor, fx
 
 from engine.compile.fusions import upsample_kernel
+from engine.runtime.onednn import has_kernels, has_operators
 
 _ATEN = torch.ops.aten
+#: Operators of oneDNN that packed graphs are made of.
+_OPERATORS = (
+    "_convolution_pointwise",
+    "_linear_pointwise",
+    "_reorder_convolution_weight",
+    "_reorder_linear_weight",
+)
 #: Smallest ratio of outputs to inputs of a linear layer that is packed; narrower ones get slower at a single image.
 MIN_LINEAR_EXPANSION = 4
 
@@ -70,7 +78,7 @@ class PackedWeights:
 
 def is_available() -> bool:
     """Return whether convolutions can use packed weights on this machine: oneDNN on x86."""
-    return platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
+    return platform.machine().lower() in ("x86_64", "amd64") and has_operators(*_OPERATORS)
 
 
 def pack(graph: fx.GraphModule) -> dict[str, dict[str, Any]]:
@@ -88,7 +96,7 @@ def pack(graph: fx.GraphModule) -> dict[str, dict[str, Any]]:
         if packing is None:
             continue
         weight = graph.get_parameter(packing.weight)
-        if not _has_kernels(weight.dtype):
+        if not has_kernels(weight.dtype):
             continue
         name = f"packed_{len(packings)}"
         setattr(graph, name, packing(weight))
@@ -118,15 +126,6 @@ def pack(graph: fx.GraphModule) -> dict[str, dict[str, Any]]:
     graph.recompile()
     inputs = [str(one.target) for node in graph.graph.nodes for one in node.all_input_nodes if one.op == "get_attr"]
     return {name: packings[name] for name in dict.fromkeys(inputs) if name in packings}
-
-
-def _has_kernels(dtype: torch.dtype) -> bool:
-    """Return whether oneDNN has kernels for this precision on this processor."""
-    checks = {
-        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
-        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
-    }
-    return dtype not in checks or bool(checks[dtype]())
 
 
 def _packing_of(node: fx.Node) -> Packing | None:

@@ -11,6 +11,7 @@ import random
 import torch
 from torch import Tensor
 
+from engine.image.ops import average_cells
 from engine.shared.settings import SimilaritySettings
 
 #: Side of the grid on which ``local`` compares, in cells.
@@ -31,7 +32,7 @@ def local(one: Tensor, two: Tensor) -> float:
     2/255 of sensor noise: one moving hand counts as motion, grain does not.
     """
     difference = (one - two).abs().mean(0, keepdim=True)
-    cells = torch.nn.functional.adaptive_avg_pool2d(difference[None], GRID_CELLS)
+    cells = average_cells(difference[None], GRID_CELLS, GRID_CELLS)
     return 1.0 - min(1.0, 2.0 * max(0.0, float(cells.max()) - SENSOR_NOISE))
 
 

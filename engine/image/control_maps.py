@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.image.ops import luminance
+from engine.image.ops import average_cells, luminance
 
 #: Rounds of hysteresis in ``canny``; a fixed number needs no host synchronisation.
 HYSTERESIS_ROUNDS = 8
@@ -55,7 +55,7 @@ def canny(pictures: Tensor, low: float = 0.1, high: float = 0.2) -> Tensor:
 def tile(pictures: Tensor) -> Tensor:
     """Return the picture without its fine detail, as tile ControlNets were trained to refine."""
     height, width = pictures.shape[-2:]
-    small = F.interpolate(pictures, (max(1, height // 8), max(1, width // 8)), mode="area")
+    small = average_cells(pictures, max(1, height // 8), max(1, width // 8))
     return F.interpolate(small, (height, width), mode="bicubic").clamp(0, 1)
 
 

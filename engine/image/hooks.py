@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.runtime.device_lock import device_lock
 from engine.runtime.threads import limit_to_one_thread
 from engine.shared.errors import first_line
 from engine.shared.files import FolderWatcher
@@ -34,6 +35,7 @@ from engine.shared.user_files import MAX_HOOK_BYTES, MAX_HOOK_FILES, list_folder
 log = logging.getLogger(__name__)
 STAGES = ("before", "latent", "after")
 POLL_SECONDS = 0.5
+_MPS = torch.device("mps")
 
 
 @dataclass
@@ -102,7 +104,9 @@ class Hooks:
     def _load(self, path: Path, previous: Hook | None) -> Hook:
         try:
             namespace: dict[str, Any] = {"__name__": f"phosphene_hook_{path.stem}", "__file__": str(path)}
-            exec(compile(read_bytes(path, MAX_HOOK_BYTES).decode("utf-8"), str(path), "exec"), namespace)
+            code = compile(read_bytes(path, MAX_HOOK_BYTES).decode("utf-8"), str(path), "exec")
+            with device_lock(_MPS):  # the file may build tensors there
+                exec(code, namespace)
             functions = {stage: namespace[stage] for stage in STAGES if callable(namespace.get(stage))}
             if not functions:
                 raise InvalidValue(f"hook {path.stem} not loaded: it defines none of {', '.join(STAGES)}")

@@ -1,7 +1,11 @@
-"""Picture operations on a device: grade, mirror, kaleidoscope, feedback, feather. Pictures: (B, 3, H, W) in 0..1."""
+"""Picture operations on a device: grade, mirror, kaleidoscope, feedback, feather. Pictures: (B, 3, H, W) in 0..1.
+
+``sample`` and ``average_cells`` stand in for operators of torch that MPS has in part only.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -77,9 +81,7 @@ def kaleidoscope(pictures: Tensor, segments: int) -> Tensor:
     wedge = math.pi / segments
     folded = (angle.remainder(2 * wedge) - wedge).abs()
     grid = torch.stack([radius * folded.cos() / aspect, radius * folded.sin()], -1)
-    return F.grid_sample(
-        pictures, grid.expand(len(pictures), -1, -1, -1), padding_mode="reflection", align_corners=False
-    )
+    return sample(pictures, grid.expand(len(pictures), -1, -1, -1), padding="reflection")
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class Feedback:
         if self.edge == "wrap":
             grid = (grid + 1).remainder(2) - 1
         padding = {"mirror": "reflection", "hold": "border", "wrap": "border", "black": "zeros"}[self.edge]
-        return F.grid_sample(last, grid, padding_mode=padding, align_corners=False)
+        return sample(last, grid, padding=padding)
 
 
 def feather(mask: Tensor, share: float) -> Tensor:
@@ -129,6 +131,52 @@ def feather(mask: Tensor, share: float) -> Tensor:
     for _ in range(2):  # two box blurs approximate a Gaussian
         mask = F.avg_pool2d(F.pad(mask, (radius,) * 4, mode="replicate"), 2 * radius + 1, 1)
     return mask
+
+
+def sample(pictures: Tensor, grid: Tensor, mode: str = "bilinear", padding: str = "zeros") -> Tensor:
+    """Sample ``pictures`` (B, C, H, W) at ``grid`` (B, h, w, 2): x and y in -1..1 from edge to edge → (B, C, h, w).
+
+    ``mode`` is bilinear or bicubic, ``padding`` zeros, border or reflection. On MPS bicubic becomes bilinear, which is
+    softer, and border is drawn by limiting the grid: it has no bicubic sampler, and torch before 2.13 no border there.
+    """
+    if pictures.device.type == "mps":
+        mode = "bilinear"
+        if padding == "border":
+            grid, padding = _limit_to_centres(grid, *pictures.shape[-2:]), "zeros"
+    return F.grid_sample(pictures, grid, mode=mode, padding_mode=padding, align_corners=False)
+
+
+def _limit_to_centres(grid: Tensor, height: int, width: int) -> Tensor:
+    """Limit a grid to the centres of the outermost pixels, where bilinear sampling is that with a border."""
+    x, y = 1 - 1 / width, 1 - 1 / height
+    return torch.stack([grid[..., 0].clamp(-x, x), grid[..., 1].clamp(-y, y)], -1)
+
+
+def average_cells(pictures: Tensor, height: int, width: int) -> Tensor:
+    """Return the mean of each cell of a grid over the pictures, (B, C, H, W) → (B, C, height, width).
+
+    Cell i of n along a side of N pixels covers those from floor(i·N/n) to ceil((i+1)·N/n), as torch's adaptive average
+    pooling and its area resize have it. MPS has these only where every side divides; there two products do the same.
+    """
+    if pictures.device.type != "mps":
+        return F.adaptive_avg_pool2d(pictures, (height, width))
+    return average_cells_by_products(pictures, height, width)
+
+
+def average_cells_by_products(pictures: Tensor, height: int, width: int) -> Tensor:
+    """Return the same as ``average_cells``, as a product with the weights of rows and one with those of columns."""
+    rows, columns = pictures.shape[-2:]
+    like = (pictures.device, pictures.dtype)
+    return _cell_weights(rows, height, *like) @ pictures @ _cell_weights(columns, width, *like).T
+
+
+@functools.lru_cache(maxsize=16)
+def _cell_weights(pixels: int, cells: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return the share of each pixel in each cell of a side, (cells, pixels)."""
+    with torch.inference_mode(False):  # training may use it too
+        cell, pixel = torch.arange(cells)[:, None], torch.arange(pixels)
+        covered = (pixel >= cell * pixels // cells) & (pixel < -(-(cell + 1) * pixels // cells))
+        return (covered / covered.sum(1, keepdim=True)).to(device, dtype)
 
 
 def _axis(count: int, like: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.image.ops import luminance
+from engine.image.ops import average_cells, luminance, sample
 from engine.shared.optical_flow import OpticalFlow
 
 #: Longer side of the pictures between which motion is estimated, in pixels.
@@ -95,13 +95,7 @@ class TemporalAccumulator:
         field = F.interpolate(field, like.shape[-2:], mode="bilinear", align_corners=False)
         identity = F.affine_grid(like.new_tensor([[[1.0, 0, 0], [0, 1, 0]]]), list(like.shape), align_corners=False)
         grid = identity + field[:, :2].permute(0, 2, 3, 1)
-        warped = F.grid_sample(
-            torch.cat([history.output, history.grey], 1),
-            grid,
-            mode="bicubic",
-            padding_mode="border",
-            align_corners=False,
-        ).clamp(0, 1)
+        warped = sample(torch.cat([history.output, history.grey], 1), grid, "bicubic", "border").clamp(0, 1)
         return warped[:, :3], warped[:, 3:], field[:, 2:], grid.abs().amax(-1)[:, None] <= 1
 
 
@@ -110,7 +104,7 @@ def _shrink(grey: Tensor) -> NDArray[np.uint8]:
     height, width = grey.shape[-2:]
     scale = min(1.0, FLOW_SIDE / max(height, width))
     size = (max(32, round(height * scale)), max(32, round(width * scale)))
-    return (F.interpolate(grey, size, mode="area")[0, 0] * 255).round().to(torch.uint8).cpu().numpy()
+    return (average_cells(grey, *size)[0, 0] * 255).round().to(torch.uint8).cpu().numpy()
 
 
 def _trust(difference: Tensor, round_trip: Tensor, luminance_tolerance: float, round_trip_tolerance: float) -> Tensor:

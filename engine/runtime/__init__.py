@@ -1,1 +1,1 @@
-"""Runtime services of the engine: CUDA streams, thread limits, the C allocator, and an LRU memo."""
+"""Runtime services of the engine: CUDA streams, device locks, thread limits, the C allocator, and an LRU memo."""

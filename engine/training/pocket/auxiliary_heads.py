@@ -14,6 +14,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine.image.ops import average_cells
 from engine.training.pocket.captions import MOOD_WORDS, PatternSpec
 from engine.training.pocket.palette import COLOURS
 from engine.training.pocket.patterns import PATTERNS
@@ -49,7 +50,7 @@ class PositionHeads(nn.Module):
             rows = _waves(height, features.device)[:, :, None].expand(-1, -1, width)
             columns = _waves(width, features.device)[:, None, :].expand(-1, height, -1)
             waves = torch.cat([rows, columns])
-            coarse = F.adaptive_avg_pool2d(target, (height, width))
+            coarse = average_cells(target, height, width)
             position_losses.append((prediction[:, : len(waves)] - waves).square().mean())
             latent_losses.append((prediction[:, len(waves) :] - coarse).square().mean())
         self._features.clear()

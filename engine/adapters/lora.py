@@ -32,8 +32,8 @@ TextStyle = tuple[Hashable, ...]
 class MergedLoras:
     """LoRAs merged into the weights of ``components``, in place.
 
-    A frame costs what it costs without them, and nothing is compiled again. ``on_change`` is called after the weights
-    changed. All methods belong to one thread.
+    A frame costs what it costs without them, and nothing is compiled again. ``on_change`` is called before and after
+    the weights change: another thread that reads them meanwhile can tell. All methods belong to one thread.
     """
 
     def __init__(self, components: Mapping[str, nn.Module], on_change: Callable[[], None] = lambda: None) -> None:
@@ -44,6 +44,7 @@ class MergedLoras:
     @torch.inference_mode()
     def install(self, loras: Sequence[LoraUpdates | None]) -> None:
         """Replace the LoRAs by ``loras``, all at weight 0; None leaves a slot empty."""
+        self._on_change()
         for merged in self._layers:
             merged.restore()
         self._layers, self.weights = [], ()
@@ -58,6 +59,7 @@ class MergedLoras:
     def set_weights(self, weights: Sequence[float]) -> None:
         """Set the weight of each slot. All at 0 restores the model's own weights exactly."""
         if tuple(weights) != self.weights:
+            self._on_change()
             for merged in self._layers:
                 merged.set_weights(weights)
             self._on_change()

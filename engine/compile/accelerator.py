@@ -23,6 +23,7 @@ from torch import Tensor
 from engine.compile import tensorrt
 from engine.compile.artifact import BUILD_SUFFIXES, CompiledArtifact
 from engine.compile.dispatch import Backend, CallSignature, CompiledModule, example_inputs, tree_unflatten
+from engine.runtime.device_errors import is_out_of_memory
 from engine.runtime.threads import limit_to_one_thread
 from engine.shared.errors import first_line
 from engine.shared.options import ACCELERATORS
@@ -35,8 +36,16 @@ FORMAT = 10
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.04}
 #: Seconds until a build is cancelled.
 BUILD_TIMEOUT_SECONDS = 1800.0
+#: Comparisons in a row that may meet weights in motion, and seconds until the next ones.
+MAX_COMPARISONS, CHANGED_RETRY_SECONDS = 3, 5.0
+#: Seconds until another try where the memory was exhausted.
+MEMORY_RETRY_SECONDS = 60.0
 #: Seconds that a builder process started early waits for its first request.
 IDLE_BUILDER_SECONDS = 30.0
+
+
+class WeightsChanged(Exception):
+    """The weights of a component changed while its backend was built or verified."""
 
 
 class Accelerator:
@@ -55,6 +64,7 @@ class Accelerator:
         self._builder: subprocess.Popen[bytes] | None = None
         self._started_at, self._keep_builder_until = time.monotonic(), 0.0
         self._threads = torch.get_num_threads()
+        self._retry_at: dict[tuple[int, CallSignature], float] = {}  # by component, in monotonic seconds
         self.state, self.notes = "eager", list[str]()
         missing = missing_requirement(device, kind) if kind != "eager" else ""
         self.enabled = kind != "eager" and not missing
@@ -81,7 +91,7 @@ class Accelerator:
         components = list(components)
         # A call that was running while its signature was served or rejected still requests it.
         pending = (one for one in components if one.requested not in (None, *one.backends, *one.rejected))
-        component = next(pending, None)
+        component = next((one for one in pending if not self._is_deferred(one)), None)
         if component is None:
             was_served = any(one.backends or one.rejected for one in components)
             if was_served or time.monotonic() > self._keep_builder_until:
@@ -89,7 +99,9 @@ class Accelerator:
                 self._share_cores()
             if self.state.startswith("compiling"):
                 self.state = "compiled" if any(one.backends for one in components) else "eager"
-                self.notes.append(f"{self.state}, {time.monotonic() - self._started_at:.0f} s after the first request")
+                now = time.monotonic()
+                if not any(now < time_of_retry for time_of_retry in self._retry_at.values()):
+                    self.notes.append(f"{self.state}, {now - self._started_at:.0f} s after the first request")
             return
         if not self.state.startswith("compiling"):
             self._started_at = time.monotonic()
@@ -126,15 +138,32 @@ class Accelerator:
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 
+    def _is_deferred(self, component: CompiledModule) -> bool:
+        """Return whether the signature that the component requests waits for another try."""
+        signature = component.requested
+        return signature is not None and time.monotonic() < self._retry_at.get((id(component), signature), 0.0)
+
     def _install_backend(self, component: CompiledModule, signature: CallSignature) -> None:
-        """Give the component a verified backend for the signature, or mark that as rejected. Runs on the thread."""
+        """Give the component a verified backend for the signature, or mark that as rejected. Runs on the thread.
+
+        Where the weights change meanwhile, or the memory is short, it is tried again later.
+        """
         limit_to_one_thread()
+        types = [parameter.dtype for parameter in component.module.parameters()]
         try:
-            backend = self._load_or_build(component, signature)
-            component.backends[signature] = self._verify(component, signature, backend)
+            backend = self._verify(component, signature, self._load_or_build(component, signature))
+            if types != [parameter.dtype for parameter in component.module.parameters()]:
+                raise WeightsChanged
+            component.backends[signature] = backend
+        except WeightsChanged:
+            self._retry_at[id(component), signature] = time.monotonic() + CHANGED_RETRY_SECONDS
         except Exception as error:  # whatever it is, the stream keeps running uncompiled
-            component.rejected.add(signature)
-            if self.enabled:
+            was_deferred = (id(component), signature) in self._retry_at
+            if is_out_of_memory(error):
+                self._retry_at[id(component), signature] = time.monotonic() + MEMORY_RETRY_SECONDS
+            else:
+                component.rejected.add(signature)
+            if self.enabled and not (was_deferred and is_out_of_memory(error)):
                 self.notes.append(f"the {component.name} runs uncompiled: {first_line(error)}")
 
     def _load_or_build(self, component: CompiledModule, signature: CallSignature) -> Backend:
@@ -210,16 +239,23 @@ class Accelerator:
 
     @torch.inference_mode()
     def _verify(self, component: CompiledModule, signature: CallSignature, backend: Backend) -> Backend:
-        """Return ``backend`` if its output equals the module's within the tolerance. Raises RuntimeError."""
+        """Return ``backend`` if its output equals the module's within the tolerance.
+
+        Raises RuntimeError, or WeightsChanged where the two ran on different weights, as while a LoRA fader moves.
+        """
         tensors = example_inputs(signature, 2, self._device)
         arguments, options = tree_unflatten(signature.structure, iter(tensors))
-        expected = _flatten_output(component.module(*arguments, **options))
-        actual = _flatten_output(backend.call(tensors))
-        error = ((actual - expected).square().mean() / expected.square().mean().clamp(min=1e-12)).sqrt().item()
-        tolerance = TOLERANCE[next(component.module.parameters()).dtype]
-        if not error <= tolerance:
-            raise RuntimeError(f"output error of {error:.1%} exceeds {tolerance:.1%}")
-        return backend
+        for _ in range(MAX_COMPARISONS):
+            version = component.version
+            expected = _flatten_output(component.module(*arguments, **options))
+            actual = _flatten_output(backend.call(tensors))
+            error = ((actual - expected).square().mean() / expected.square().mean().clamp(min=1e-12)).sqrt().item()
+            tolerance = TOLERANCE[next(component.module.parameters()).dtype]
+            if error <= tolerance:
+                return backend
+            if component.version == version and backend.version in (None, version):
+                raise RuntimeError(f"output error of {error:.1%} exceeds {tolerance:.1%}")
+        raise WeightsChanged
 
 
 def cache_folder() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
+from contextlib import nullcontext
 
 from engine.adapters.attention import AttentionState, KeyValueMemory, install_stream_attention
 from engine.adapters.base import Adapter
@@ -11,6 +12,7 @@ from engine.adapters.ip_adapter import ImagePromptAdapter
 from engine.adapters.lora import LoraAdapter
 from engine.compile.dispatch import CompiledModule
 from engine.models import Model
+from engine.runtime.device_lock import device_lock, hold_device_lock
 from engine.shared.frame import Frame
 from engine.shared.settings import AdapterSettings
 
@@ -22,6 +24,8 @@ class AdapterSet:
     """
 
     def __init__(self, model: Model, blocking: bool = False) -> None:
+        # A blocking set waits for threads that need the device.
+        self.device_lock = nullcontext() if blocking else device_lock(model.device)
         self.lora = LoraAdapter(model, blocking)
         self.controlnet = ControlNetAdapter(model, blocking)
         self.image_prompt = ImagePromptAdapter(model, blocking)
@@ -43,6 +47,7 @@ class AdapterSet:
         """Whether something is being loaded."""
         return any(adapter.busy for adapter in self)
 
+    @hold_device_lock
     def update(self, settings: AdapterSettings, reference: Frame | None = None) -> None:
         """Follow ``settings``; ``reference`` is the newest frame of the second source."""
         for adapter in self:

@@ -21,6 +21,7 @@ from engine.models.component_files import read_shapes
 from engine.models.components import load_module
 from engine.models.controlnet_inputs import ControlNetInputs
 from engine.models.model_error import reading
+from engine.models.placement import check_finite, place
 from engine.shared.frame import Frame
 from engine.shared.parameter import InvalidValue
 from engine.shared.settings import AdapterSettings, ControlNetSettings
@@ -173,11 +174,9 @@ def read_controlnet(path: Path, unet: Any) -> Any:
             raise InvalidValue(
                 f"ControlNet {path.name} is for another model: its {name} is {net_value}, this model's is {model_value}"
             )
+    check_finite(net, what)
     with reading(what):
-        net = net.to(unet.device, memory_format=torch.channels_last).requires_grad_(False).eval()
-    if not all(bool(tensor.isfinite().all()) for tensor in net.parameters()):
-        raise InvalidValue(f"{what} holds NaN or infinity")
-    return net
+        return place(net, unet.device, torch.channels_last)
 
 
 def _read_single_file(path: Path, unet: Any) -> Any:

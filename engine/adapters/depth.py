@@ -12,6 +12,7 @@ from engine.adapters.base import check_fits, resolve
 from engine.models.component_files import read_config
 from engine.models.components import DEPTH_CLASSES, get_class, load_module
 from engine.models.model_error import reading
+from engine.models.placement import place
 from engine.shared.parameter import InvalidValue
 
 #: ImageNet's statistics, on which the depth models' vision transformers were trained.
@@ -48,4 +49,4 @@ def read_depth_estimator(name: str, unet: Any) -> DepthEstimator:
         if kind not in DEPTH_CLASSES:
             raise InvalidValue(f"{what}: {kind[:80]} is not supported; use one of {', '.join(DEPTH_CLASSES)}")
         model = load_module(get_class("transformers", DEPTH_CLASSES[kind], what), folder, unet.dtype, what)
-        return DepthEstimator(model.to(unet.device).requires_grad_(False).eval())
+        return DepthEstimator(place(model, unet.device))

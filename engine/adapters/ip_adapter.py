@@ -20,6 +20,8 @@ from engine.models import Model
 from engine.models.component_files import read_shapes
 from engine.models.components import load_module
 from engine.models.model_error import reading
+from engine.models.placement import place
+from engine.runtime.device_lock import device_lock
 from engine.shared import user_files
 from engine.shared.errors import first_line
 from engine.shared.frame import Frame
@@ -47,9 +49,14 @@ class ImageEncoder:
     def encode(self, picture: Tensor) -> ImagePrompt:
         """Return the prompt of ``picture``, (3, H, W) in 0..1."""
         side = int(self.encoder.config.image_size)
-        device, dtype = self.encoder.device, self.encoder.dtype
+        device = self.encoder.device
         pixels = F.interpolate(picture[None].float(), (side, side), mode="bicubic", antialias=True)
-        pixels = pixels.clamp(0, 1).to(device)
+        with device_lock(device):
+            return self._encode_pixels(pixels.clamp(0, 1).to(device))
+
+    def _encode_pixels(self, pixels: Tensor) -> ImagePrompt:
+        """Encode a picture (1, 3, side, side) in 0..1 on the device."""
+        device, dtype = pixels.device, self.encoder.dtype
         mean, deviation = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (_MEAN, _DEVIATION))
         pixels = ((pixels - mean) / deviation).to(dtype)
         if type(self.projection).__name__ == "ImageProjection":
@@ -177,12 +184,14 @@ def read_ip_adapter(path: Path, encoder: Path, unet: Any) -> ImageEncoder:
         if any(key not in ip_adapter for key in keys):
             raise InvalidValue(f"image adapter {path.name} is for another model: it has no weights for {layer}")
         attention = unet.get_submodule(layer)
-        k, v = (ip_adapter[key].to(unet.device, unet.dtype) for key in keys)
+        with device_lock(unet.device):
+            k, v = (ip_adapter[key].to(unet.device, unet.dtype) for key in keys)
         if k.shape[0] != attention.to_k.out_features:
             raise InvalidValue(
                 f"image adapter {path.name} is for another model: {layer} is {attention.to_k.out_features} wide here"
             )
         pairs[layer], heads[layer] = (k, v), attention.heads
-    projection = unet._convert_ip_adapter_image_proj_to_diffusers(image_proj)
-    projection.to(unet.device, unet.dtype).requires_grad_(False).eval()
-    return ImageEncoder(model.to(unet.device).requires_grad_(False).eval(), projection, pairs, heads)
+    with device_lock(unet.device):
+        projection = unet._convert_ip_adapter_image_proj_to_diffusers(image_proj)
+        projection.to(unet.device, unet.dtype).requires_grad_(False).eval()
+    return ImageEncoder(place(model, unet.device), projection, pairs, heads)

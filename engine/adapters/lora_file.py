@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from engine.models.component_files import read_shapes
 from engine.models.model_error import reading
+from engine.runtime.device_lock import device_lock
 from engine.shared.parameter import InvalidValue
 
 _FACTOR = re.compile(
@@ -156,4 +157,5 @@ def _build_update(file: str, name: str, layer: Layer, A: Tensor, B: Tensor, alph
     if not (bool(A.isfinite().all()) and bool(B.isfinite().all())):
         raise InvalidValue(f"LoRA {file} holds NaN or infinity in {name}")
     B = B * ((alpha if alpha is not None else len(A)) / len(A))
-    return LowRankUpdate(A.to(weight.device, weight.dtype), B.to(weight.device, weight.dtype))
+    with device_lock(weight.device):
+        return LowRankUpdate(A.to(weight.device, weight.dtype), B.to(weight.device, weight.dtype))

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.diffusion.stream import Stream
-from engine.models import Model, load, pick_device, pick_dtype
+from engine.models import Model, load, pick_device
 from engine.shared.clips import read_square_frames
 from engine.shared.frame import Frame, Pixels
 from engine.shared.optical_flow import OpticalFlow, warp
@@ -100,8 +100,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.sheet and os.path.lexists(options.sheet):
         parser.error(f"--sheet {options.sheet} exists; choose another name")
-    device = pick_device()
-    model = load(options.model, device, pick_dtype("auto", device))
+    model = load(options.model, pick_device())
     common: dict[str, Value] = {"/prompt": options.prompt, "/strength": options.strength, "/steps": options.steps}
     rows = []
     for path in options.clips:

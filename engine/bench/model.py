@@ -28,7 +28,7 @@ from engine.bench.measure import (
     compare_work,
     time_in_turns,
 )
-from engine.bench.random_weights import WORKING_SIDES, build_components
+from engine.bench.random_weights import WORKING_SIDES, build_components, find_architecture_of
 from engine.compile import Accelerator
 from engine.diffusion.stream import Stream
 from engine.models import pick_device, pick_dtype
@@ -54,7 +54,7 @@ class Bench:
         retain_freed_memory()  # as the engine's process does
         self.name, self.options, self.rounds = name, options, rounds
         self.device = pick_device(options.device)
-        self.dtype = pick_dtype(dtype, self.device)
+        self.dtype = pick_dtype(dtype, self.device, find_architecture_of(name, options))
         self.side = side or WORKING_SIDES.get(name, 512)
         components = build_components(name, self.dtype, self.device, options)
         self.model = build_model(name, components, self.device, self.dtype)

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
-from engine.models.checkpoint import POCKET, load_components, resolve
+from engine.models.architectures import Architecture, find_architecture
+from engine.models.checkpoint import POCKET, load_components, peek_architecture, resolve
+from engine.models.precision import Precision
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue
 
@@ -127,13 +129,21 @@ ARCHITECTURES: dict[str, Callable[[], Components]] = {
 WORKING_SIDES = {"pocket": 256}
 
 
+def find_architecture_of(name: str, options: EngineOptions) -> type[Architecture] | None:
+    """Return the architecture of what ``build_components`` builds, None if it is not supported."""
+    if name not in ARCHITECTURES:
+        return peek_architecture(resolve(name, options))
+    with torch.device("meta"):
+        return find_architecture(ARCHITECTURES[name]())
+
+
 def build_components(name: str, dtype: torch.dtype, device: torch.device, options: EngineOptions) -> Components:
     """Build an architecture with random weights, or load the checkpoint called ``name``.
 
     Raises InvalidValue where there is neither.
     """
     if name not in ARCHITECTURES:
-        return load_components(resolve(name, options), dtype, options)
+        return load_components(resolve(name, options), Precision(dtype, dtype), options)
     torch.manual_seed(0)  # the same weights in every process
     with torch.device(device):
         components = ARCHITECTURES[name]()

@@ -54,8 +54,9 @@ class Conditioner:
         encode_negative: Callable[[str], Condition] | None = None,
         apply_style: Callable[[TextStyle], AbstractContextManager[None]] = lambda _style: nullcontext(),
         blocking: bool = False,
+        device_lock: AbstractContextManager[object] | None = None,
     ) -> None:
-        self.encoder = PromptEncoder(encode, encode_negative, apply_style)
+        self.encoder = PromptEncoder(encode, encode_negative, apply_style, device_lock)
         self._blocking = blocking
         self._pending: tuple[EncodingRequest, ...] = ()
         self._key: tuple[object, ...] = ()

@@ -31,8 +31,8 @@ class PromptEncoder:
     """The encoded texts of one stream.
 
     ``encode_negative`` is for models that read a negative prompt otherwise than a prompt; ``apply_style`` puts the text
-    encoders into a style while a text is encoded. ``failed`` counts texts that could not be encoded, and ``notes`` are
-    lines for the user on them.
+    encoders into a style while a text is encoded, both inside ``device_lock``. ``failed`` counts texts that could not
+    be encoded, and ``notes`` are lines for the user on them.
     """
 
     def __init__(
@@ -40,8 +40,10 @@ class PromptEncoder:
         encode: Callable[[str], Condition],
         encode_negative: Callable[[str], Condition] | None = None,
         apply_style: Callable[[TextStyle], AbstractContextManager[None]] = lambda _style: nullcontext(),
+        device_lock: AbstractContextManager[object] | None = None,
     ) -> None:
         self._encode, self._encode_negative, self._apply_style = encode, encode_negative, apply_style
+        self._device_lock = device_lock or nullcontext()
         self._cache: OrderedDict[EncodingRequest, Condition] = OrderedDict()
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[tuple[EncodingRequest, ...] | None] = queue.SimpleQueue()
@@ -70,7 +72,7 @@ class PromptEncoder:
             if request in self._cache:
                 return
         encode = self._encode_negative if request.negative and self._encode_negative else self._encode
-        with self._apply_style(request.style):
+        with self._device_lock, self._apply_style(request.style):
             condition = encode(request.text)
         with self._lock:
             self._cache[request] = condition

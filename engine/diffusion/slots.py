@@ -45,6 +45,10 @@ class Slot:
     control_images: Mapping[int, Tensor] = field(default_factory=dict)
     position: int = 0
 
+    def is_finite(self) -> bool:
+        """Return whether its latents hold neither NaN nor infinity; waits for the device."""
+        return all(bool(latent.isfinite().all()) for latent in (self.z, self.x, self.reference))
+
     @property
     def step(self) -> Step:
         """The step at which the slot is denoised next."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from engine.adapters import AdapterSet
 from engine.diffusion.conditioning import Conditioner
 from engine.models import Model
+from engine.runtime.device_lock import device_lock, hold_device_lock
 from engine.shared.frame import Frame
 from engine.shared.snapshot import Snapshot
 
@@ -18,12 +21,15 @@ class Steering:
     """
 
     def __init__(self, model: Model, shared_adapters: AdapterSet | None = None, blocking: bool = False) -> None:
+        # A blocking stream waits for threads that need the device, and nothing runs beside it.
+        self.device_lock = nullcontext() if blocking else device_lock(model.device)
         self.adapters = shared_adapters or AdapterSet(model, blocking)
         self.conditioner = Conditioner(
             model.encode_prompt,
-            model.architecture.encode_negative,
+            model.encode_negative,
             self.adapters.lora.text_encoder_loras,
             blocking,
+            self.device_lock,
         )
         self.leads = shared_adapters is None
         self.snapshot_number = 0
@@ -35,6 +41,7 @@ class Steering:
         self._snapshot, self._settled = snapshot, False
         self.follow(second)
 
+    @hold_device_lock
     def follow(self, second: Frame | None) -> None:
         """Take what has become ready since: adapters, then the prompts as the adapters read them."""
         if self._settled:
@@ -63,6 +70,7 @@ class Steering:
         """End the prompt thread. The adapters may belong to another stream too: they are closed by the last one."""
         self.conditioner.close()
 
+    @hold_device_lock
     def _condition(self, encode_now: bool = False) -> None:
         style = self.adapters.lora.text_style(self._snapshot.adapters)
         self.conditioner.update(self._snapshot.looks, style, encode_now)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from math import isfinite
 
 import torch
 from torch import Tensor
@@ -30,13 +29,14 @@ from engine.image.convert import cat_batch, to_alpha, to_picture, to_pixels
 from engine.image.effects import ImageEffects, PreparedInput
 from engine.image.hooks import Hooks
 from engine.models import Model
-from engine.runtime.cuda_streams import CudaStreams, NotFinite, PendingOutput, cuda_streams_of
+from engine.runtime.cuda_streams import CudaStreams, OutputSums, PendingOutput, cuda_streams_of
+from engine.runtime.device_lock import hold_device_lock
 from engine.runtime.threads import on_one_thread
 from engine.shared.frame import Frame
 from engine.shared.snapshot import Snapshot
 
 #: The output of a tick that finishes no frame.
-NO_OUTPUT = PendingOutput((), torch.empty(0), torch.tensor(0.0))
+NO_OUTPUT = PendingOutput((), torch.empty(0), OutputSums(torch.zeros(3), torch.float32))
 
 
 @dataclass
@@ -84,10 +84,16 @@ class Stream:
         return self.steering.adapters
 
     @property
+    def device_lock(self) -> AbstractContextManager[object]:
+        """The context in which its operators run."""
+        return self.steering.device_lock
+
+    @property
     def plan(self) -> Plan:
         """The plan of the frames that enter next."""
         return self.planner.plan
 
+    @hold_device_lock
     def apply(self, snapshot: Snapshot) -> None:
         """Follow ``snapshot`` from the next tick on; prompts and adapter files follow when they are ready.
 
@@ -114,6 +120,12 @@ class Stream:
     def restart(self) -> None:
         """Forget the frames in flight and everything that is remembered of earlier ones."""
         self.slots.clear()
+        self.discard_not_finite()
+
+    @hold_device_lock
+    def discard_not_finite(self) -> None:
+        """Forget the frames in flight that hold NaN or infinity, and what is remembered of frames before them."""
+        self.slots = [slot for slot in self.slots if slot.is_finite()]
         self.similarity.reset()
         self.smoother.reset()
         self.effects.reset()
@@ -134,6 +146,7 @@ class Stream:
         pending = self.begin(frames)
         return None if pending is None else pending.result()
 
+    @hold_device_lock
     @torch.inference_mode()
     def begin(self, frames: Sequence[Frame]) -> PendingOutput | None:
         """Run ``step``, but on a GPU the next tick may begin while the finished frames are still decoded."""
@@ -270,14 +283,15 @@ class Stream:
         latents = cat_batch([self.smoother.smooth(slot.z, D, smoothing) for slot, D in finished])
         latents = self.hooks.run("latent", latents, hooks, now)
         decoded = self.model.decode(latents)
-        total = latents.sum() + decoded.sum()
-        if self.hooks.is_dynamic and not isfinite(total):
-            raise NotFinite  # now: otherwise an effect would be blamed for it
+        encoded = cat_batch([slot.z for slot, _ in finished]).sum()
+        sums = OutputSums(torch.stack([encoded, latents.sum(), decoded.sum()]), self.model.dtype)
+        if self.hooks.is_dynamic:
+            sums.check()  # now: otherwise an effect would be blamed for it
         pictures = self.hooks.run("after", decoded, hooks, now)
         pictures = pictures if pictures is decoded else pictures.clamp(0, 1)
         pixels = to_pixels(self.effects.postprocess(pictures, [slot.prepared for slot, _ in finished]))
         frames = [(frame, slot.snapshot_number) for slot, _ in finished for frame in slot.frames]
-        return PendingOutput(frames, pixels, total, (finished, latents))
+        return PendingOutput(frames, pixels, sums, (finished, latents))
 
     def _to_picture(self, frame: Frame) -> Tensor:
         """Return (1, 3, H, W) in 0..1 on the device, at the working size."""

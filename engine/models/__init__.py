@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from engine.models.architectures import Condition
 from engine.models.checkpoint import POCKET
-from engine.models.loading import load, pick_device, pick_dtype
+from engine.models.loading import load, pick_device
 from engine.models.model import Model
 from engine.models.model_error import ModelError
+from engine.models.precision import pick_dtype
 
 __all__ = ["POCKET", "Condition", "Model", "ModelError", "load", "pick_device", "pick_dtype"]

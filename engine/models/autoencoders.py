@@ -10,6 +10,8 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from engine.compile.dispatch import CompiledModule
 from engine.compile.fusions import fuse_adjacent_convolutions, fuse_upsampling
+from engine.models.precision import wider_dtype
+from engine.runtime.device_lock import device_lock
 
 
 class Encoder(nn.Module):
@@ -68,16 +70,19 @@ class Codec:
         """Decode (B, channels, h, w) to (B, 3, H, W) float32 in 0..1."""
         return self.decoder(self.unscale_latents(latents))
 
-    def upcast_to_float32(self) -> bool:
-        """Convert the weights to float32; return False if they are float32 already."""
+    def widen(self) -> torch.dtype | None:
+        """Convert the weights to the next wider type and return it; return None if they are in float32 already."""
         autoencoder: Any = self.encoder.module.wrapped
-        if autoencoder.dtype == torch.float32:
-            return False
-        autoencoder.float()
+        dtype = wider_dtype(autoencoder.dtype, autoencoder.device)
+        if dtype is None:
+            return None
+        with device_lock(autoencoder.device):
+            autoencoder.to(dtype)
         for module in (self.encoder, self.decoder):
+            module.mark_weights_changed()  # first: a backend that is being verified is for the old type
             module.backends.clear()
             module.rejected.clear()
-        return True
+        return dtype
 
     def scale_latents(self, latents: Tensor) -> Tensor:
         """Scale the autoencoder's latents to the denoiser's range."""

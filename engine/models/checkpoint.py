@@ -9,7 +9,12 @@ from typing import Any
 
 import torch
 
-from engine.models.architectures import ARCHITECTURES, Architecture, find_single_file_architecture
+from engine.models.architectures import (
+    ARCHITECTURES,
+    Architecture,
+    find_named_architecture,
+    find_single_file_architecture,
+)
 from engine.models.component_files import (
     PICKLE_SUFFIXES,
     check_texts,
@@ -33,6 +38,7 @@ from engine.models.components import (
 from engine.models.declared_size import check_declared
 from engine.models.hub import Progress, fetch, is_hub_name
 from engine.models.model_error import ModelError
+from engine.models.precision import Precision
 from engine.shared.options import EngineOptions
 
 log = logging.getLogger(__name__)
@@ -65,9 +71,25 @@ def resolve(name: str, options: EngineOptions, progress: Progress | None = None,
     raise ModelError(f"model {name!r}: no such folder or file; use pocket, a path or a hub name such as owner/name")
 
 
-def load_components(path: Path, dtype: torch.dtype, options: EngineOptions) -> dict[str, Any]:
+def load_components(path: Path, precision: Precision, options: EngineOptions) -> dict[str, Any]:
     """Load the checkpoint's components by their diffusers names, and ``scheduler`` and ``index`` as plain settings."""
-    return _load_folder(path, dtype, options) if path.is_dir() else _load_single_file(path, dtype, options)
+    return _load_folder(path, precision, options) if path.is_dir() else _load_single_file(path, precision.main, options)
+
+
+def peek_architecture(path: Path) -> type[Architecture] | None:
+    """Return the architecture that a checkpoint declares before its weights are read, None if that is not supported.
+
+    Of several for one denoiser it is any. Raises ModelError, OSError or ValueError for damaged files.
+    """
+    if path.is_file():
+        return find_single_file_architecture(read_shapes(path))
+    return find_named_architecture(read_class_names(path))
+
+
+def read_class_names(folder: Path) -> dict[str, str]:
+    """Return the names of the classes in a folder's index by component. Raises ModelError, OSError or ValueError."""
+    entries = ((name, entry[1]) for name, entry in _read_index(folder).items() if isinstance(entry, list) and entry[1:])
+    return {name: class_name for name, class_name in entries if isinstance(class_name, str)}
 
 
 def load_autoencoder(
@@ -108,7 +130,7 @@ def list_weight_files(path: Path, allow_pickle: bool = False) -> list[Path]:
     return [file for file in files if ".fp16." not in file.name] or files
 
 
-def _load_folder(folder: Path, dtype: torch.dtype, options: EngineOptions) -> dict[str, Any]:
+def _load_folder(folder: Path, precision: Precision, options: EngineOptions) -> dict[str, Any]:
     """Load the components that ``model_index.json`` names, each by its class; no pipeline is built."""
     what, index = f"model {folder}", _read_index(folder)
     components: dict[str, Any] = {"index": index}
@@ -119,6 +141,7 @@ def _load_folder(folder: Path, dtype: torch.dtype, options: EngineOptions) -> di
         if component in TOKENIZERS:
             components[component] = load_tokenizer(loaded_class, folder / component)
         else:
+            dtype = precision.of(loaded_class.__name__)
             arguments = (folder / component, dtype, f"{what}:", options.allow_pickle)
             components[component] = load_module(loaded_class, *arguments)
     components["scheduler"] = read_json(folder / "scheduler" / "scheduler_config.json")

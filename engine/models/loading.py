@@ -13,7 +13,14 @@ import torch
 
 from engine.models.architectures import Architecture, find_architecture
 from engine.models.autoencoders import make_codec
-from engine.models.checkpoint import list_weight_files, load_autoencoder, load_components, resolve
+from engine.models.checkpoint import (
+    list_weight_files,
+    load_autoencoder,
+    load_components,
+    peek_architecture,
+    read_class_names,
+    resolve,
+)
 from engine.models.component_files import count_elements
 from engine.models.components import COMPONENTS, DENOISERS
 from engine.models.hf_imports import import_quietly
@@ -21,6 +28,9 @@ from engine.models.hub import Progress
 from engine.models.model import Model
 from engine.models.model_error import ModelError, reading
 from engine.models.noise_schedule import read_noise_schedule
+from engine.models.placement import check_finite, place
+from engine.models.precision import Precision, pick_precision, wider_dtype
+from engine.runtime.device_lock import device_lock
 from engine.shared.errors import first_line
 from engine.shared.options import EngineOptions
 
@@ -31,7 +41,6 @@ BUILD_LOCK = threading.RLock()
 MEMORY_FACTOR = 1.1
 #: Characters of a name that an error shows.
 MAX_SHOWN = 300
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -40,47 +49,44 @@ def pick_device(name: str = "auto") -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        with device_lock(device):
+            torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"device {name!r} is not available ({first_line(error)}); try --device auto") from None
     return device
 
 
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype called ``name``; auto is float16 on a GPU, on a CPU bfloat16 if it has the instructions."""
-    if name != "auto":
-        return _DTYPES[name]
-    if device.type != "cpu":
-        return torch.float16
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
-
-
 def load(
     name: str,
     device: torch.device,
-    dtype: torch.dtype,
+    dtype: torch.dtype | str = "auto",
     options: EngineOptions | None = None,
     progress: Progress | None = None,
     autoencoder: str = "",
 ) -> Model:
     """Load the checkpoint called ``name``, with ``autoencoder`` in place of its autoencoder if one is named.
 
-    Raises ModelError if it is missing, incomplete, damaged, too large or not supported.
+    ``dtype`` is torch's or a name: ``auto`` follows the architecture and the device, see ``pick_dtype``. Raises
+    ModelError if the model is missing, incomplete, damaged, too large or not supported.
     """
     options = options or EngineOptions()
     import_quietly()
     with reading(f"model {name[:MAX_SHOWN]!r}", "; download it again or use another", "loaded"):
         path = resolve(name, options, progress)
-        _check_memory(name, path, device, dtype, options.allow_pickle)
+        if isinstance(dtype, str):
+            precision = pick_precision(dtype, device, peek_architecture(path))
+        else:
+            precision = Precision(dtype, dtype)
+        _check_memory(name, path, device, precision, options.allow_pickle)
         with BUILD_LOCK:
-            components = load_components(path, dtype, options)
+            components = load_components(path, precision, options)
             architecture = _identify(name, components)
             if autoencoder:
                 with reading(f"autoencoder {autoencoder[:MAX_SHOWN]!r}", "; use another", "loaded"):
-                    replacement = load_autoencoder(autoencoder, architecture, dtype, options, progress)
+                    replacement = load_autoencoder(autoencoder, architecture, precision.main, options, progress)
                     _check_latents(autoencoder, replacement, components["vae"])
                 components["vae"] = replacement
-            return _build(name, architecture, components, autoencoder, device, dtype)
+            return _build(name, architecture, components, autoencoder, device, precision.main)
 
 
 def build_model(name: str, components: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Model:
@@ -95,17 +101,22 @@ def free_memory_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def required_memory_bytes(path: Path, dtype: torch.dtype, allow_pickle: bool = False) -> int:
+def required_memory_bytes(path: Path, dtype: torch.dtype | Precision, allow_pickle: bool = False) -> int:
     """Return the size of the weights of ``path`` in ``dtype``, from the headers of its files.
 
-    Raises what ``list_weight_files`` and ``count_elements`` do.
+    Raises what ``list_weight_files``, ``read_class_names`` and ``count_elements`` do.
     """
-    return torch.empty(0, dtype=dtype).element_size() * count_elements(list_weight_files(path, allow_pickle))
+    precision = dtype if isinstance(dtype, Precision) else Precision(dtype, dtype)
+    class_names = {} if path.is_file() else read_class_names(path)
+    return sum(
+        precision.of(class_names.get(file.parent.name, "")).itemsize * count_elements([file])
+        for file in list_weight_files(path, allow_pickle)
+    )
 
 
-def _check_memory(name: str, path: Path, device: torch.device, dtype: torch.dtype, allow_pickle: bool) -> None:
+def _check_memory(name: str, path: Path, device: torch.device, precision: Precision, allow_pickle: bool) -> None:
     """Reject a model that cannot fit before it is read: a stream may be running in the same memory."""
-    needed = MEMORY_FACTOR * required_memory_bytes(path, dtype, allow_pickle)
+    needed = MEMORY_FACTOR * required_memory_bytes(path, precision, allow_pickle)
     free = free_memory_bytes(device)
     if needed > free:
         raise ModelError(
@@ -150,16 +161,20 @@ def _build(
         schedule = read_noise_schedule(components["scheduler"], architecture.dynamic_shift)
     except ModelError as error:
         raise ModelError(f"model {name!r}: {error}; use another model") from None
+    if _overflows(components["vae"], device):
+        components["vae"].to(wider_dtype(torch.float16, device))
     for component in COMPONENTS:
-        if component not in components:
-            continue
-        module = components[component].to(device).requires_grad_(False).eval()
-        damaged = next((key for key, tensor in module.named_parameters() if not bool(tensor.isfinite().all())), None)
-        if damaged is not None:
-            raise ModelError(
-                f"model {name!r}: {component} holds NaN or infinity in {damaged}; download the damaged file again"
-            )
-    for component in ("unet", "vae"):
         if component in components:
-            components[component].to(memory_format=torch.channels_last)
-    return Model(name, architecture(components, device, dtype), components["vae"], schedule, autoencoder)
+            check_finite(components[component], f"model {name!r}: {component}")
+            is_convolutional = component in ("unet", "vae")
+            place(components[component], device, torch.channels_last if is_convolutional else torch.preserve_format)
+    with device_lock(device):
+        return Model(name, architecture(components, device, dtype), components["vae"], schedule, autoencoder)
+
+
+def _overflows(autoencoder: Any, device: torch.device) -> bool:
+    """Return whether an autoencoder is known to give NaN in its type: its config asks for a wider one than float16."""
+    if device.type == "cpu" or autoencoder.dtype is not torch.float16:
+        return False
+    is_default = "force_upcast" in autoencoder.config.get("_use_default_values", ())  # True, whatever the weights
+    return bool(autoencoder.config.get("force_upcast")) and not is_default

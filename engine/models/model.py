@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,11 +33,23 @@ class Model:
         self.noise_schedule = noise_schedule
         self.device, self.dtype = architecture.device, architecture.dtype
         self.denoiser, self.autoencoder = architecture.denoiser, autoencoder
-        self.encode_prompt = architecture.encode_prompt
         self.codec = make_codec(autoencoder)
         self.encode, self.decode = self.codec.encode, self.codec.decode
-        self.upcast_to_float32 = self.codec.upcast_to_float32
+        self.widen_autoencoder = self.codec.widen
         self.latent_channels, self.factor = self.codec.channels, self.codec.factor
+
+    def encode_prompt(self, text: str) -> Condition:
+        """Encode a text as one row of condition in the denoiser's type, which its encoder may not share."""
+        return self._cast(self.architecture.encode_prompt(text))
+
+    @property
+    def encode_negative(self) -> Callable[[str], Condition] | None:
+        """The same for a negative prompt, None where ``encode_prompt`` serves."""
+        encode = self.architecture.encode_negative
+        return None if encode is None else lambda text: self._cast(encode(text))
+
+    def _cast(self, condition: Condition) -> Condition:
+        return condition.map(lambda tensor: tensor.to(self.dtype) if tensor.is_floating_point() else tensor)
 
     @property
     def compiled_modules(self) -> list[CompiledModule]:

@@ -10,18 +10,44 @@ import contextlib
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from engine.runtime.device_lock import device_lock
 from engine.shared.frame import Frame
+
+#: Parts of a model whose output may not be finite.
+AUTOENCODER, DENOISER = "autoencoder", "denoiser"
+#: Remedy for a denoiser's NaN, by its type: float16 has too short a range, bfloat16 few digits.
+_REMEDIES = {torch.float16: "; try /dtype bfloat16", torch.bfloat16: "; try /dtype float32"}
 
 
 class NotFinite(ArithmeticError):
-    """The model's output contains NaN or infinity."""
+    """The output of a model's ``part``, which computes in ``dtype``, contains NaN or infinity."""
 
-    def __init__(self) -> None:
-        super().__init__("the model output contains NaN or infinity")
+    def __init__(self, part: str = "model", dtype: torch.dtype | None = None) -> None:
+        remedy = _REMEDIES.get(dtype, "") if dtype and part == DENOISER else ""
+        super().__init__(f"the {part} output contains NaN or infinity{remedy}")
+        self.part = part
+
+
+@dataclass(frozen=True)
+class OutputSums:
+    """Sums of all values of a tick's encoded and denoised latents and of its decoded pictures, (3,), in this order.
+
+    A sum is finite only if all values are. ``dtype`` is the denoiser's.
+    """
+
+    values: Tensor
+    dtype: torch.dtype
+
+    def check(self) -> None:
+        """Raise NotFinite for the first part whose output is not finite: the later ones follow from it."""
+        for part, value in zip((AUTOENCODER, DENOISER, AUTOENCODER), self.values.tolist(), strict=True):
+            if not math.isfinite(value):
+                raise NotFinite(part, self.dtype)
 
 
 class CudaStreams:
@@ -79,23 +105,25 @@ def cuda_streams_of(device: torch.device) -> CudaStreams:
 class PendingOutput:
     """The frames that a tick finished, possibly still being copied off the device; none while the batch fills.
 
-    ``pixels`` are (B, H, W, 4) uint8, computed on the output stream. ``total`` is the sum of all values that the model
-    produced: it is finite only if they all are. ``frames`` are the input frames, each with the number of its snapshot.
-    ``inputs`` are the tensors that the output is computed from: they stay allocated until the copy is done.
+    ``pixels`` are (B, H, W, 4) uint8, computed on the output stream, and so are the ``sums`` that show whether the
+    model's output is finite. ``frames`` are the input frames, each with the number of its snapshot. ``inputs`` are the
+    tensors that the output is computed from: they stay allocated until the copy is done.
     """
 
     def __init__(
-        self, frames: Sequence[tuple[Frame, int]], pixels: Tensor, total: Tensor, inputs: object = None
+        self, frames: Sequence[tuple[Frame, int]], pixels: Tensor, sums: OutputSums, inputs: object = None
     ) -> None:
         self._frames, self._inputs = frames, inputs
         self._event: torch.cuda.Event | None = None
         if pixels.device.type == "cuda":
-            pixels, total = (
-                torch.empty_like(t, device="cpu", pin_memory=True).copy_(t, non_blocking=True) for t in (pixels, total)
+            pixels, values = (
+                torch.empty_like(t, device="cpu", pin_memory=True).copy_(t, non_blocking=True)
+                for t in (pixels, sums.values)
             )
+            sums = OutputSums(values, sums.dtype)
             self._event = torch.cuda.Event()
             self._event.record()
-        self._pixels, self._total = pixels, total
+        self._pixels, self._sums = pixels, sums
 
     def done(self) -> bool:
         """Return whether ``result`` would return without waiting."""
@@ -106,9 +134,9 @@ class PendingOutput:
         if self._event is not None:
             self._event.synchronize()
         self._inputs = None
-        if not math.isfinite(self._total):
-            raise NotFinite
-        images = self._pixels.cpu().numpy()
+        with device_lock(self._pixels.device):
+            self._sums.check()
+            images = self._pixels.cpu().numpy()
         return [
             Frame(image, frame.sequence, frame.captured_at, number)
             for image, (frame, number) in zip(images, self._frames, strict=True)

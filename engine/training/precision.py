@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from engine.models.precision import has_bfloat16
+
 
 def autocast(device: str) -> torch.autocast:
     """Return a context that computes products in bfloat16 where ``device`` has instructions for it, else in float32."""
-    device_type = torch.device(device).type
-    # A CPU without bfloat16 instructions emulates them, more slowly than it computes float32.
-    enabled = device_type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.autocast(device_type, torch.bfloat16, enabled=enabled)
+    # A device without bfloat16 instructions emulates them, more slowly than it computes float32, or refuses.
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=has_bfloat16(torch.device(device)))

@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from engine.compile import Accelerator
 from engine.diffusion.stream import Stream
 from engine.image.hooks import Hooks
 from engine.models import pick_device
-from engine.runtime.cuda_streams import NotFinite, PendingOutput
+from engine.runtime.cuda_streams import AUTOENCODER, NotFinite, PendingOutput
+from engine.runtime.rocm import NewShapes
 from engine.shared.errors import first_line
 from engine.shared.frame import Frame
 from engine.shared.mailbox import Mailboxes
@@ -39,6 +42,7 @@ from engine.worker.failures import (
     MAX_FAILURES,
     MITIGATE_AFTER,
     EngineFailure,
+    FailureCounter,
     free_memory,
     is_device_lost,
     is_out_of_memory,
@@ -85,7 +89,8 @@ class Worker:
         self.crossfade: StreamCrossfade | None = None
         self.pending: PendingTick | None = None
         self.last_input = time.monotonic()
-        self.failures = 0
+        self.failure_counter = FailureCounter()
+        self._new_shapes = NewShapes()
         self.last_good = self.snapshot
         self._reported_progress = ""
         if applied.rejected:
@@ -95,7 +100,7 @@ class Worker:
     def loop(self) -> None:
         """Run until the bridge stops the engine. Raises EngineFailure, and EOFError or OSError where it is gone."""
         while self._follow_snapshot():
-            self._swap_stream()
+            self._attempt(self._swap_stream)
             self._take_frame()
             if len(self.waiting) >= self.snapshot.diffusion.buffer:
                 frames, self.waiting = self.waiting, []
@@ -103,6 +108,11 @@ class Worker:
             elif self.pending is not None:
                 self._attempt(self._publish)
             self._report()
+
+    @property
+    def failures(self) -> int:
+        """Frames that failed in a row."""
+        return self.failure_counter.in_a_row
 
     def close(self) -> None:
         """End a build that is under way."""
@@ -114,7 +124,7 @@ class Worker:
         return EngineStatus(
             model=model.name,
             device=str(model.device),
-            dtype=str(model.dtype).removeprefix("torch."),
+            dtype=describe_dtype(model.dtype),
             size=f"{stream.width}x{stream.height}",
             running=self.running,
             snapshot=self.snapshot.number,
@@ -177,21 +187,32 @@ class Worker:
         """Begin a tick and publish the one before, which a GPU decoded meanwhile; this one too if it is done."""
         start = time.monotonic()
         self.stream.second.show(self.second.read())
+        if self._new_shapes.add(self._shape_of_call(frames)):
+            self.bridge.send(replace(self.status(), loading=True))
 
         def tick() -> None:
             output = self.stream.begin(frames)
-            self._publish()
-            self.pending = PendingTick(start, frames, output)
+            try:
+                self._publish()
+            finally:
+                self.pending = PendingTick(start, frames, output)
             if output is None or output.done() or self.crossfade is not None:
                 self._publish()
 
         self._attempt(tick)
 
+    def _shape_of_call(self, frames: list[Frame]) -> tuple[object, ...]:
+        """Return what the sizes of a tick's tensors follow from."""
+        stream, guidance = self.stream, self.snapshot.diffusion.guidance
+        rows = tuple(len(slot.frames) for slot in stream.slots)
+        return stream.model.name, stream.width, stream.height, len(frames), rows, guidance.mode, guidance.active
+
     def _attempt(self, work: Callable[[], None]) -> None:
         try:
             work()
+        except EngineFailure:
+            raise
         except Exception as error:  # the next frame may succeed
-            self.pending = None
             self._handle_failure(error)
 
     def _publish(self) -> None:
@@ -201,11 +222,15 @@ class Worker:
         (start, frames, output), self.pending = self.pending, None
         finished = None if output is None else output.result()
         if self.crossfade is not None:
-            finished = self.crossfade.mix(frames, finished)
-        if finished and self.failures:
+            try:
+                finished = self.crossfade.mix(frames, finished)
+            except NotFinite:  # of the old stream, which leaves anyway
+                self._end_crossfade()
+        if finished and self.failure_counter.was_reported:
             self.bridge.send(Note(f"recovered after {self.failures} failed frames"))
         if finished:
-            self.failures, self.last_good = 0, self.snapshot
+            self.failure_counter.clear()
+            self.last_good = self.snapshot
         for frame in finished or ():
             self.outbox.write(frame)
         if self.crossfade is not None and self.crossfade.share >= 1.0:
@@ -215,22 +240,29 @@ class Worker:
     def _handle_failure(self, error: Exception) -> None:
         """Report a lost frame once; after several in a row remove the cause where that is possible.
 
-        Raises EngineFailure.
+        An autoencoder that overflows is widened at once: whether it does depends on the picture, so such frames need
+        not follow each other. Only what holds NaN is dropped then. Raises EngineFailure.
         """
-        self.failures += 1
-        self._end_crossfade()
-        self.stream.restart()
-        free_memory()
-        text = first_line(error)
-        if self.failures == 1:
+        count, text = self.failure_counter.add(error), first_line(error)
+        if isinstance(error, NotFinite):
+            self.stream.discard_not_finite()
+            if error.part == AUTOENCODER and (dtype := self.stream.model.widen_autoencoder()):
+                self.bridge.send(EngineError(f"NaN from the autoencoder: switched it to {describe_dtype(dtype)}"))
+                self.failure_counter.was_reported = True
+                return
+        else:
+            self.pending = None
+            self._end_crossfade()
+            self.stream.restart()
+            self._free_memory()
+        if count == 1:
             self.bridge.send(EngineError(f"a frame failed: {text}"))
+            self.failure_counter.was_reported = True
         if is_device_lost(error) or self.failures >= MAX_FAILURES:
             raise EngineFailure(text) from error
-        if self.failures % MITIGATE_AFTER:
+        if count % MITIGATE_AFTER:
             return
-        if isinstance(error, NotFinite) and self.stream.model.upcast_to_float32():
-            self.bridge.send(EngineError("NaN from the autoencoder: switched it to float32"))
-        elif dict(self.last_good) != dict(self.snapshot):
+        if dict(self.last_good) != dict(self.snapshot):
             reason = "out of memory: back to the last values that fitted"
             if not is_out_of_memory(error):
                 reason = f"frames fail ({text}): back to the last values that worked"
@@ -267,7 +299,14 @@ class Worker:
         if old.adapters is not self.stream.adapters:
             old.adapters.close()
         del old
-        free_memory()
+        self._free_memory()
+
+    def _free_memory(self) -> None:
+        """Free unused memory; whatever that raises is no reason to end a stream that works."""
+        try:
+            free_memory()
+        except Exception as error:
+            log.warning("memory is not freed: %s", first_line(error))
 
     def _report(self) -> None:
         """Poll the accelerator; send notes, errors and, from time to time, the status."""
@@ -280,6 +319,11 @@ class Worker:
         if self.metrics.due() or self.reloader.progress != self._reported_progress:
             self._reported_progress = self.reloader.progress
             self.bridge.send(self.status())
+
+
+def describe_dtype(dtype: torch.dtype) -> str:
+    """Return the name that ``/dtype`` has for it."""
+    return str(dtype).removeprefix("torch.")
 
 
 def take_lines(notes: list[str]) -> list[str]:

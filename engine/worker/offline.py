@@ -13,6 +13,7 @@ from engine.diffusion.stream import Stream
 from engine.image.hooks import Hooks
 from engine.models import pick_device
 from engine.models.model_error import reading
+from engine.runtime.rocm import limit_kernel_search
 from engine.shared.frame import Frame
 from engine.shared.hub_environment import configure_hub
 from engine.shared.options import EngineOptions
@@ -31,6 +32,7 @@ def render(
     The batch's lag of n − 1 ticks is made up for: what is in flight at the end is drained. A frame that the similarity
     filter skips repeats the output of the frame before it. Raises InvalidValue where the model cannot be loaded.
     """
+    limit_kernel_search()
     torch.use_deterministic_algorithms(True, warn_only=True)
     hooks = Hooks(Path(options.hooks) if options.hooks else None)
     device = pick_device(options.device)

@@ -10,6 +10,7 @@ import torch
 
 from engine.models.hf_imports import import_quietly
 from engine.runtime.allocator import retain_freed_memory
+from engine.runtime.rocm import limit_kernel_search
 from engine.runtime.threads import limit_to_one_thread
 from engine.shared.errors import first_line
 from engine.shared.mailbox import Mailboxes
@@ -41,6 +42,7 @@ def run(pipe: Connection, boxes: Mailboxes, options: EngineOptions, snapshot: Sn
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the bridge's to handle
     retain_freed_memory()
+    limit_kernel_search()
     try:
         import_quietly()
         gc.freeze()  # the libraries: a collection over all of them would cost a frame

@@ -15,12 +15,13 @@ from engine.diffusion.stream import Stream
 from engine.image.hooks import Hooks
 from engine.models import ModelError, load, pick_dtype
 from engine.models.model_error import describe_error, reading
-from engine.runtime.cuda_streams import NotFinite
+from engine.runtime.cuda_streams import AUTOENCODER, NotFinite
 from engine.runtime.threads import limit_to_one_thread
 from engine.shared.errors import first_line
 from engine.shared.frame import Frame
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue, Value
+from engine.shared.settings import ModelSettings
 from engine.shared.snapshot import Snapshot
 from engine.shared.table import RELOAD_PARAMETERS
 from engine.worker.acceptance import Applied, apply_acceptable, default_values
@@ -76,15 +77,14 @@ def open_stream(
         side = int(max_pixels**0.5)
         raise InvalidValue(f"/size {width}x{height}: the shared memory has room for frames up to {side}x{side}")
     settings = snapshot.model
-    dtype = pick_dtype(settings.dtype, device)
-    if running is not None and not _is_same_model(running, settings.model, dtype, settings.autoencoder):
+    if running is not None and not _is_same_model(running, settings):
         running = None
     report(f"reading {settings.model}")
     if running is not None:
         model = running.model
     else:
         progress = _download_progress(settings.model, report)
-        model = load(settings.model, device, dtype, options, progress, settings.autoencoder)
+        model = load(settings.model, device, settings.dtype, options, progress, settings.autoencoder)
     report(f"warming {settings.model} up")
     with reading(f"model {settings.model!r}", "; use another", "used"):
         if width % model.multiple or height % model.multiple:
@@ -101,12 +101,12 @@ def warm_up(stream: Stream, snapshot: Snapshot) -> None:
     """Apply ``snapshot``, encode its prompts and transform one frame. Raises what any of them does."""
     stream.apply(snapshot)
     stream.settle()
-    try:
-        _transform_blank(stream)
-    except NotFinite:
-        if not stream.model.upcast_to_float32():
-            raise
-        _transform_blank(stream)
+    while True:
+        try:
+            return _transform_blank(stream)
+        except NotFinite as error:
+            if error.part != AUTOENCODER or stream.model.widen_autoencoder() is None:
+                raise
 
 
 def begin(stream: Stream, snapshot: Snapshot, options: EngineOptions) -> Applied:
@@ -134,9 +134,11 @@ def begin(stream: Stream, snapshot: Snapshot, options: EngineOptions) -> Applied
         raise ModelError(f"model {name!r} cannot be used: {describe_error(error)}; use another") from error
 
 
-def _is_same_model(stream: Stream, name: str, dtype: torch.dtype, autoencoder: str) -> bool:
+def _is_same_model(stream: Stream, settings: ModelSettings) -> bool:
     model = stream.model
-    return (model.name, model.dtype, model.autoencoder_name) == (name, dtype, autoencoder)
+    if (model.name, model.autoencoder_name) != (settings.model, settings.autoencoder):
+        return False
+    return model.dtype == pick_dtype(settings.dtype, model.device, type(model.architecture))
 
 
 def _transform_blank(stream: Stream) -> None:

@@ -12,7 +12,14 @@ from typing import Any
 
 from engine.models.architectures.base import Architecture, Condition
 
-__all__ = ["Architecture", "Condition", "discover", "find_architecture", "find_single_file_architecture"]
+__all__ = [
+    "Architecture",
+    "Condition",
+    "discover",
+    "find_architecture",
+    "find_named_architecture",
+    "find_single_file_architecture",
+]
 
 
 def discover() -> tuple[type[Architecture], ...]:
@@ -33,6 +40,12 @@ ARCHITECTURES = discover()
 def find_architecture(components: Mapping[str, Any]) -> type[Architecture] | None:
     """Return the architecture of a checkpoint's components, None if its denoiser's class is not supported."""
     return _most_derived(architecture for architecture in ARCHITECTURES if architecture.matches(components))
+
+
+def find_named_architecture(class_names: Mapping[str, str]) -> type[Architecture] | None:
+    """Return an architecture for a denoiser of this class, None if there is none; the names are by component."""
+    names = class_names.items()
+    return next((one for one in ARCHITECTURES if (one.denoiser_component, one.denoiser_class) in names), None)
 
 
 def find_single_file_architecture(keys: Iterable[str]) -> type[Architecture] | None:

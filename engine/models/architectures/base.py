@@ -64,6 +64,7 @@ class Architecture(ABC):
     - ``tiny_autoencoder``: hub name of the tiny autoencoder that was distilled for its latents.
     - ``single_file_pipeline``, ``single_file_key``: pipeline of diffusers that reads its single-file checkpoints, and
       the start of a weight's name that only these files have.
+    - ``half_dtype``: 16-bit type whose range its activations fit: float16 is faster on old GPUs, but ends at 65,504.
     - ``dynamic_shift``: a flow's shift by the number of tokens and of steps, if the scheduler's config lacks it.
     - ``encode_negative``: encoder of a negative prompt, None where ``encode_prompt`` serves.
 
@@ -82,6 +83,7 @@ class Architecture(ABC):
     tiny_autoencoder = ""
     single_file_pipeline = ""
     single_file_key = ""
+    half_dtype = torch.bfloat16
     dynamic_shift: Callable[[int, int], float] | None = None
     encode_negative: Callable[[str], Condition] | None = None
 

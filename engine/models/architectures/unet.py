@@ -18,7 +18,7 @@ class StableDiffusion(Architecture):
 
     title, denoiser_class, denoiser_component = "Stable Diffusion", "UNet2DConditionModel", "unet"
     required_components: tuple[str, ...] = ("text_encoder", "tokenizer")
-    supports_controlnet = True
+    supports_controlnet, half_dtype = True, torch.float16
     lora_mixin, tiny_autoencoder = "StableDiffusionLoraLoaderMixin", "madebyollin/taesd"
     single_file_pipeline, single_file_key = "StableDiffusionPipeline", "model.diffusion_model.input_blocks."
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.diffusion.stream import Stream
-from engine.models import Model, load, pick_device, pick_dtype
+from engine.models import Model, load, pick_device
 from engine.shared.clips import read_square_frames
 from engine.shared.frame import Frame
 from engine.shared.parameter import Value
@@ -162,8 +162,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.sheet and os.path.lexists(options.sheet):
         parser.error(f"--sheet {options.sheet} exists; choose another name")
-    device = pick_device(options.device)
-    model = load(options.model, device, pick_dtype(options.dtype, device))
+    model = load(options.model, pick_device(options.device), options.dtype)
     clips = {path.stem: read_square_frames(path, SIZE, FRAMES_PER_CLIP, spread=True) for path in options.clips}
     for name, frames in clips.items():
         print(f"autoencoder PSNR on {name} at {SIZE}²: {psnr(model, frames):.2f} dB")

@@ -2,75 +2,28 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from typing import Any, TypeVar
-
 import numpy as np
 import pytest
 import torch
 
-from engine.runtime.cuda_streams import NotFinite, PendingOutput
+from engine.runtime.cuda_streams import PendingOutput
 from engine.shared.frame import Frame
-from engine.shared.mailbox import Mailbox, Mailboxes
-from engine.shared.messages import EngineError, EngineStatus, FromEngine, Note, Ready, Received, Reverted, Stop
+from engine.shared.messages import EngineStatus, Note, Ready, Received, Reverted, Stop
 from engine.shared.options import EngineOptions
 from engine.shared.snapshot import Snapshot
-from engine.worker.failures import MAX_FAILURES, MITIGATE_AFTER, EngineFailure, is_device_lost, is_out_of_memory
+from engine.worker.failures import (
+    MAX_FAILURES,
+    MITIGATE_AFTER,
+    EngineFailure,
+    free_memory,
+    is_device_lost,
+    is_out_of_memory,
+)
 from engine.worker.loop import Worker
-from tests.waiting import until
+from engine.worker.reload import ReloadResult, make_stream, reload_values
+from tests.engine.worker.bridge_end import SMALL, Bridge, failing, failing_call, tick
 
-SMALL = {"/size": "64x64", "/steps": 1}
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-T = TypeVar("T")
-
-
-@dataclass
-class Bridge:
-    """The bridge's end of the worker's pipe."""
-
-    pipe: Connection
-    messages: list[FromEngine] = field(default_factory=list)
-
-    def messages_of(self, kind: type[T]) -> list[T]:
-        """All messages of one kind so far."""
-        while self.pipe.poll():
-            self.messages.append(self.pipe.recv())
-        return [message for message in self.messages if isinstance(message, kind)]
-
-    def send(self, *snapshots: Snapshot) -> None:
-        """Send snapshots, and wait until the worker's thread has received them."""
-        before = len(self.messages_of(Received))
-        for snapshot in snapshots:
-            self.pipe.send(snapshot)
-        until(lambda: len(self.messages_of(Received)) == before + len(snapshots), 5, "acknowledgement")
-
-    def errors(self) -> list[str]:
-        return [message.text for message in self.messages_of(EngineError)]
-
-
-@pytest.fixture
-def engine() -> Iterator[tuple[Worker, Bridge]]:
-    context = multiprocessing.get_context("spawn")
-    boxes = Mailboxes(*(Mailbox(context, 64) for _ in range(3)))
-    bridge_pipe, engine_pipe = context.Pipe()
-    yield Worker(engine_pipe, boxes, EngineOptions("cpu"), Snapshot(SMALL)), Bridge(bridge_pipe)
-    for box in boxes:
-        box.close()
-
-
-def tick(worker: Worker, count: int = 1) -> None:
-    for _ in range(count):
-        worker._tick([Frame(np.full((64, 64, 4), 90, np.uint8))])
-
-
-def failing(error: Exception) -> Any:
-    def begin(_frames: object) -> None:
-        raise error
-
-    return begin
 
 
 def test_the_first_message_says_what_runs(engine: tuple[Worker, Bridge]) -> None:
@@ -139,22 +92,62 @@ def test_values_with_which_frames_fail_are_reverted(
     assert (message.running["/steps"], message.rejected["/steps"]) == (1, 4)
 
 
-def test_an_autoencoder_that_overflows_is_switched_to_float32(engine: tuple[Worker, Bridge]) -> None:
-    """A decoder that overflows in its own precision, as many autoencoders do in float16."""
+@pytest.mark.parametrize("error", [RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED"), OUT_OF_MEMORY])
+def test_an_error_while_memory_is_freed_does_not_end_the_process(
+    engine: tuple[Worker, Bridge], error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker, bridge = engine
-    model = worker.stream.model
-    model.autoencoder.to(torch.float16)
-    first = next(layer for layer in model.autoencoder.decoder.modules() if isinstance(layer, torch.nn.Conv2d))
-    with torch.no_grad():
-        first.weight.mul_(30_000.0)
-    with pytest.raises(NotFinite):
-        worker.stream.step([Frame(np.full((64, 64, 4), 90, np.uint8))])
-    tick(worker, MITIGATE_AFTER)
-    assert [text for text in bridge.errors() if "float32" in text]
-    assert model.autoencoder.dtype == torch.float32
+    monkeypatch.setattr("engine.worker.loop.free_memory", failing_call(error))
+    new = make_stream(Snapshot(SMALL), torch.device("cpu"), EngineOptions("cpu"))
+    results = iter([ReloadResult(reload_values(Snapshot(SMALL)), 0.1, new)])
+    monkeypatch.setattr(worker.reloader, "poll", lambda *_: next(results, None))
+    answers = iter([True, True, False])
+    monkeypatch.setattr(worker, "_follow_snapshot", lambda: next(answers))
+    monkeypatch.setattr(worker, "_take_frame", lambda: worker.waiting.append(Frame(np.zeros((64, 64, 4), np.uint8))))
+    worker.loop()
+    assert worker.stream is new
+    worker._end_crossfade()
+    monkeypatch.setattr(worker.stream, "begin", failing(ValueError("no such kernel")))
     tick(worker)
-    assert worker.outbox.read() is not None
-    assert not model.upcast_to_float32(), "it is in float32 already"
+    assert bridge.errors() == ["a frame failed: no such kernel"]
+
+
+def test_an_error_while_a_stream_is_swapped_in_is_a_failed_frame(
+    engine: tuple[Worker, Bridge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, bridge = engine
+    monkeypatch.setattr(worker.reloader, "poll", failing_call(RuntimeError("no such stream")))
+    answers = iter([True, False])
+    monkeypatch.setattr(worker, "_follow_snapshot", lambda: next(answers))
+    worker.loop()
+    assert bridge.errors() == ["a frame failed: no such stream"]
+    monkeypatch.setattr(worker.reloader, "poll", failing_call(EngineFailure("the device is lost")))
+    answers = iter([True, False])
+    with pytest.raises(EngineFailure, match="the device is lost"):
+        worker.loop()
+
+
+def test_a_failure_of_torch_to_free_memory_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", failing_call(RuntimeError("INTERNAL ASSERT FAILED")))
+    free_memory()
+    assert "INTERNAL ASSERT FAILED" in caplog.text
+
+
+def test_new_shapes_are_reported_as_loading_on_rocm(
+    engine: tuple[Worker, Bridge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, bridge = engine
+    tick(worker)
+    assert bridge.messages_of(EngineStatus) == [], "other devices take any shape at once"
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    tick(worker, 2)
+    assert [status.loading for status in bridge.messages_of(EngineStatus)] == [True]
+    worker._apply(Snapshot({**SMALL, "/steps": 2}, 2))
+    tick(worker, 5)
+    assert [status.loading for status in bridge.messages_of(EngineStatus)] == [True] * 2, "one more row in flight"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import sys
 from bridge.images import fit
 from bridge.textures import open_sink, open_source
 from engine.diffusion.stream import Stream
-from engine.models import load, pick_device, pick_dtype
+from engine.models import load, pick_device
 from engine.shared.frame import Frame
 from engine.shared.snapshot import Snapshot
 
@@ -19,8 +19,7 @@ SIDE = 128
 
 def main(source_url: str, sink_url: str, count: str = "60") -> None:
     """Transform ``count`` frames from the source and write them to the sink."""
-    device = pick_device()
-    stream = Stream(load("pocket", device, pick_dtype("auto", device)), SIDE, SIDE)
+    stream = Stream(load("pocket", pick_device()), SIDE, SIDE)
     with open_source(source_url) as source, open_sink(sink_url) as sink:
         for number in range(int(count)):
             frame = source.read(timeout=1.0)

@@ -123,6 +123,8 @@ class VideoWriter:
         fragments = {"flush_packets": "1"}
         if path.suffix.lower() in (".mp4", ".mov"):
             fragments |= {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "1000000"}
+        else:
+            fragments |= {"cluster_time_limit": "1000"}
         try:
             self._container = av.open(str(path), "w", options=fragments if rate is None else {})
         except (FFmpegError, OSError) as error:

@@ -33,8 +33,8 @@ from engine.shared.parameter import Value
 Injection = Callable[[StressShow], None]
 #: The fault that is tried ``kills`` times instead of ``tries`` times.
 ENGINE_KILLED = "engine killed"
-#: The faults of this name move ``MOVED_PARAMETER`` at these rates.
-HANGS_WHILE_MOVING, CHANGES_PER_SECOND, MOVED_PARAMETER = "engine hangs while a fader moves", (2, 20, 60), "/strength"
+#: The faults of this name move ``FADER_PARAMETER`` at these rates.
+HANGS_WHILE_MOVING, CHANGES_PER_SECOND, FADER_PARAMETER = "engine hangs while a fader moves", (2, 20, 60), "/strength"
 OLD_NAMES = {
     "engine and its reserve killed": "engine and standby killed",
     "source vanishes": "source disappears",
@@ -172,14 +172,14 @@ def _hang_while_moving(rate: int) -> Injection:
 
     def inject(test: StressShow) -> None:
         supervisor, state = test.show.supervisor, test.state
-        before = state.snapshot()[MOVED_PARAMETER]
+        before = state.snapshot()[FADER_PARAMETER]
         stop = threading.Event()
 
         def move() -> None:
             for step in itertools.count():
                 if stop.wait(1 / rate):
                     return
-                state.put({MOVED_PARAMETER: step % 100 / 100})
+                state.put({FADER_PARAMETER: step % 100 / 100})
 
         assert supervisor.process is not None
         shrink_pipe(supervisor.process.link.pipe)
@@ -190,7 +190,7 @@ def _hang_while_moving(rate: int) -> Injection:
         finally:
             stop.set()
             fader.join()
-            state.put({MOVED_PARAMETER: before})
+            state.put({FADER_PARAMETER: before})
         test.wait_until(
             lambda: supervisor.status is not None and supervisor.status.snapshot >= state.number, "newest values"
         )

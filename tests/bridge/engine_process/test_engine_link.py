@@ -27,80 +27,80 @@ def link() -> Iterator[tuple[EngineLink, Connection, threading.Event]]:
     """Return a link, the engine's end of its pipe, and what the link's ``notify`` sets."""
     pipe, engine_pipe = multiprocessing.Pipe()
     shrink_pipe(pipe)
-    told = threading.Event()
-    made = EngineLink(pipe, told.set)
-    yield made, engine_pipe, told
+    notified = threading.Event()
+    engine_link = EngineLink(pipe, notified.set)
+    yield engine_link, engine_pipe, notified
     engine_pipe.close()
-    made.close()
+    engine_link.close()
 
 
 def test_a_message_larger_than_the_pipe_holds_up_nobody(link: tuple[EngineLink, Connection, threading.Event]) -> None:
-    made, engine_pipe, told = link
+    engine_link, engine_pipe, notified = link
     start = time.monotonic()
-    made.send(LARGE)
-    made.send(Stop())
+    engine_link.send(LARGE)
+    engine_link.send(Stop())
     assert time.monotonic() - start < 0.5
-    assert not made.can_send
+    assert not engine_link.can_send
     assert engine_pipe.recv().number == 1, "it arrives when the engine reads"
     assert engine_pipe.recv() == Stop()
     engine_pipe.send(Received(1))
-    until(lambda: made.can_send, 5, "the acknowledgement")
-    assert told.is_set()
-    assert made.messages() == [], "an acknowledgement is no sign of life"
+    until(lambda: engine_link.can_send, 5, "the acknowledgement")
+    assert notified.is_set()
+    assert engine_link.messages() == [], "an acknowledgement is no sign of life"
 
 
 def test_closing_waits_for_no_engine(link: tuple[EngineLink, Connection, threading.Event]) -> None:
-    made, engine_pipe, _ = link
-    made.send(LARGE)
+    engine_link, engine_pipe, _ = link
+    engine_link.send(LARGE)
     start = time.monotonic()
-    made.close()  # the engine's end is open, as that of a process that cannot be killed
+    engine_link.close()  # the engine's end is open, as that of a process that cannot be killed
     assert time.monotonic() - start < 5
-    made.send(LARGE)
+    engine_link.send(LARGE)
     engine_pipe.close()
-    until(lambda: made.ended, 5, "the end")
+    until(lambda: engine_link.ended, 5, "the end")
 
 
 def test_messages_arrive_in_order_and_the_last_ones_after_the_end(
     link: tuple[EngineLink, Connection, threading.Event],
 ) -> None:
-    made, engine_pipe, told = link
+    engine_link, engine_pipe, notified = link
     sent = [Waiting(), *(Note(str(number)) for number in range(50))]
     for message in sent:
         engine_pipe.send(message)
     engine_pipe.close()
-    made.drain()
-    assert made.ended
-    assert told.is_set()
-    assert made.has_messages
-    assert made.messages() == sent
-    assert not made.has_messages
+    engine_link.drain()
+    assert engine_link.ended
+    assert notified.is_set()
+    assert engine_link.has_messages
+    assert engine_link.messages() == sent
+    assert not engine_link.has_messages
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a pipe of Windows takes whole messages alone")
 def test_half_a_message_holds_up_nobody(link: tuple[EngineLink, Connection, threading.Event]) -> None:
-    made, engine_pipe, _ = link
+    engine_link, engine_pipe, _ = link
     os.write(engine_pipe.fileno(), struct.pack("!i", 1000) + b"half")
     start = time.monotonic()
-    assert made.messages() == []
-    assert not made.ended
-    made.close()
+    assert engine_link.messages() == []
+    assert not engine_link.ended
+    engine_link.close()
     assert time.monotonic() - start < 5
 
 
 def test_what_is_no_message_ends_the_link(
     link: tuple[EngineLink, Connection, threading.Event], caplog: pytest.LogCaptureFixture
 ) -> None:
-    made, engine_pipe, _ = link
+    engine_link, engine_pipe, _ = link
     engine_pipe.send_bytes(b"this is no pickle")
-    until(lambda: made.ended, 5, "the end")
+    until(lambda: engine_link.ended, 5, "the end")
     assert "no message" in caplog.text
-    assert made.messages() == []
+    assert engine_link.messages() == []
 
 
 def test_a_value_that_cannot_be_pickled_raises_where_it_is_sent(
     link: tuple[EngineLink, Connection, threading.Event],
 ) -> None:
-    made, _, _ = link
+    engine_link, _, _ = link
     with pytest.raises((TypeError, AttributeError)):
-        made.send(Snapshot({"/prompt": threading.Lock()}))  # type: ignore[dict-item]
-    assert made.can_send
+        engine_link.send(Snapshot({"/prompt": threading.Lock()}))  # type: ignore[dict-item]
+    assert engine_link.can_send

@@ -9,7 +9,7 @@ from bridge.engine_process import supervisor
 from bridge.engine_process.model_fallback import MAX_DEATHS
 from bridge.engine_process.supervisor import Supervisor
 from engine.shared.options import EngineOptions
-from tests.bridge.engine_process.test_supervisor import Engine
+from tests.bridge.engine_process.fake_engine import Engine
 from tests.waiting import until
 
 

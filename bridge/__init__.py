@@ -1,10 +1,10 @@
 """The bridge: everything around the engine. Textures, control, the panel and the engine process's life. No torch."""
 
-from __future__ import annotations
-
 import os
 import sys
-from importlib.metadata import PackageNotFoundError, version
+
+if sys.version_info < (3, 7):  # noqa: UP036 -- the first command is run by whatever Python a system has
+    sys.exit("phosphene: needs Python 3.11 to 3.14; get 3.13 from https://www.python.org/downloads/")
 
 if sys.platform == "win32":  # read when OpenCV is loaded: with it a camera takes up to a minute to open
     os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")
@@ -12,6 +12,8 @@ if sys.platform == "win32":  # read when OpenCV is loaded: with it a camera take
 
 def release() -> str:
     """Return the installed version; empty for a checkout that is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # Python 3.8 and newer
+
     try:
         return version("phosphene")
     except PackageNotFoundError:

@@ -1,13 +1,15 @@
 """From a checkout to a running show with one command: ``python3 -m bridge.bootstrap run`` or ``… test``.
 
-Creates a virtual environment, installs Phosphene with the extras of the task, and runs the task inside.
-Uses the standard library alone, because nothing else is installed yet.
+Creates a virtual environment with a Python that works, installs Phosphene with the extras of the task and with the
+PyTorch for the graphics card, and runs the task inside.
+
+Uses the standard library alone, because nothing else is installed yet, and nothing that Python 3.7 cannot parse,
+because the system's Python may be of any version.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import subprocess
 import sys
@@ -15,45 +17,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bridge import console
+from bridge.install import environment
+from bridge.install.packages import Installer
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Extras of the package that a task needs.
 EXTRAS = {"run": "ndi", "test": "test"}
+#: Folder of the virtual environment, where no other is named. It is made again when it no longer works.
+ENVIRONMENT = ROOT / ".venv"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Install Phosphene, run the task and return its exit code."""
     console.configure()
     options = _parser().parse_args(arguments)
-    if sys.version_info < (3, 11):  # noqa: UP036 -- the system's Python may be of any version
-        print(f"phosphene: needs Python 3.11 or newer, this is {sys.version.split()[0]}", file=sys.stderr)
-        return 2
-    python = options.venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if not python.exists():
-        if importlib.util.find_spec("ensurepip") is None:
-            print(
-                "phosphene: Python's venv module is incomplete; on Debian or Ubuntu: apt install python3-venv",
-                file=sys.stderr,
-            )
-            return 2
-        print(f"creating {options.venv} …", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", str(options.venv)], check=True)
-    if code := install(python, EXTRAS[options.task]):
-        return code
-    if options.task == "run":
-        return run_to_end([str(python), "-m", "bridge", "run", "--open", *options.rest])
-    return run_to_end([str(python), "-m", "pytest", *options.rest])
-
-
-def install(python: Path, extra: str) -> int:
-    """Install ``phosphene[extra]`` at the locked versions, or at others where those do not suit; return pip's code."""
-    print(f"installing phosphene[{extra}] …", flush=True)
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"{ROOT}[{extra}]"]
-    code = subprocess.run([*pip, "--constraint", str(ROOT / "requirements.lock")]).returncode
+    folder = Path(os.path.abspath(options.venv))
+    code = environment.prepare(folder, replace=folder == ENVIRONMENT)
+    code = code or Installer(ROOT, folder).install(EXTRAS[options.task])
     if code:
-        print("phosphene: requirements.lock does not suit this Python; installing other versions", file=sys.stderr)
-        code = subprocess.run(pip).returncode
-    return code
+        return code
+    python = str(environment.python_of(folder))
+    if options.task == "run":
+        return run_to_end([python, "-m", "bridge", "run", "--open", *options.rest])
+    return run_to_end([python, "-m", "pytest", *options.rest])
 
 
 def run_to_end(command: Sequence[str]) -> int:
@@ -73,8 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python3 -m bridge.bootstrap", description="Set Phosphene up, then run it or its tests."
     )
-    venv = ROOT / ".venv"
-    parser.add_argument("--venv", type=Path, default=venv, metavar="DIR", help="virtual environment (default: .venv)")
+    parser.add_argument(
+        "--venv", type=Path, default=ENVIRONMENT, metavar="DIR", help="virtual environment (default: .venv)"
+    )
     parser.add_argument("task", choices=tuple(EXTRAS), help="run: a show with its panel open; test: the tests")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="arguments for `phosphene run`, or for pytest")
     return parser

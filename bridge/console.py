@@ -50,8 +50,10 @@ def configure() -> None:
 def _open_closed_descriptors() -> None:
     """Open the null device where standard input, output or error is closed: the next socket would take its number."""
     with contextlib.suppress(OSError):
-        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+        while descriptor <= 2:
             os.set_inheritable(descriptor, True)
+            descriptor = os.open(os.devnull, os.O_RDWR)
         os.close(descriptor)
 
 

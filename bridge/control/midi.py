@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 from bridge.control.mapping import ControllerMap
@@ -56,6 +57,13 @@ class Midi:
         self._controllers.handle(f"/midi/{kind}/{channel + 1}{suffix}", [value], "MIDI")
 
 
+def _install_hint() -> str:
+    """Return how to get MIDI: python-rtmidi 1.5 has no wheel for Python 3.13 and newer."""
+    if sys.version_info < (3, 13):
+        return "pip install 'phosphene[desks]'"
+    return "use Python 3.11 or 3.12, or, with a C++ compiler, pip install python-rtmidi"
+
+
 class MidiInput:
     """The input ports whose name contains ``name``, or all. Raises OSError if there is none, or no MIDI support."""
 
@@ -66,7 +74,7 @@ class MidiInput:
 
             ports = [port for port in mido.get_input_names() if name == ALL_PORTS or name.lower() in port.lower()]
         except Exception as error:  # rtmidi raises errors of its own types
-            raise OSError(f"MIDI is not available ({first_line(error)}); pip install 'phosphene[desks]'") from None
+            raise OSError(f"MIDI is not available ({first_line(error)}); {_install_hint()}") from None
         if not ports:
             raise OSError("no MIDI input" if name == ALL_PORTS else f"no MIDI input matches {name!r}")
         for port in ports:

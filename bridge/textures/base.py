@@ -232,7 +232,8 @@ class Transport:
 
     ``platform`` is the only ``sys.platform`` that has the transport; empty: all. ``package`` is the optional package
     that it needs, ``module`` the module to import from it (default: the package's name), and ``install`` the argument
-    of ``pip install`` (default: the package's name).
+    of ``pip install`` (default: the package's name). ``newest_python`` is the last Python that the package has a build
+    for; None: every one.
 
     ``phosphene run`` without ``--source`` or ``--sink`` opens ``default_source`` and ``default_sink`` of the usable
     transport of the lowest ``rank`` that has one. ``default_sender`` is the name of a sender that replaces the default
@@ -249,6 +250,7 @@ class Transport:
     package: str = ""
     module: str = ""
     install: str = ""
+    newest_python: tuple[int, int] | None = None
     rank: int = 100
     default_source: str | None = None
     default_sender: str | None = None
@@ -267,6 +269,9 @@ class Transport:
             try:
                 importlib.import_module(self.module or self.package)
             except ImportError:
+                if self.newest_python and sys.version_info[:2] > self.newest_python:
+                    newest = ".".join(map(str, self.newest_python))
+                    return f"{self.title} needs Python {newest} or older: {self.package} has no build for this one"
                 install = self.install or self.package
                 return f"{self.title} needs the package {self.package}: pip install '{install}'"
         return ""

@@ -138,6 +138,7 @@ TRANSPORT = Transport(
     platform="win32",
     package="SpoutGL",
     install="phosphene[spout]",
+    newest_python=(3, 13),
     rank=0,
     default_sender="phosphene-in",
     default_sink="phosphene-out",

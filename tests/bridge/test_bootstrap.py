@@ -1,4 +1,4 @@
-"""The one command from a checkout to a running show: its two names, and that it waits for the show to end."""
+"""The one command from a checkout to a running show: its steps and names, and that it waits for the end."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.bridge.install.stand_ins import StandIn
+from tests.house.sources import ROOT
+from tests.programs import needs_shell
 
 #: Runs a program to its end, as the command does, and prints the exit code. Restores Ctrl-C, which a shell's
 #: background processes ignore.
@@ -42,6 +47,33 @@ def test_the_show_is_waited_for_after_ctrl_c() -> None:
         assert starter.communicate(timeout=20)[0].splitlines() == ["finished", "exit code 7"]
     finally:
         starter.kill()
+
+
+@needs_shell
+@pytest.mark.parametrize(
+    ("task", "extra", "started"),
+    [("run", "ndi", "-m|bridge|run|--open|--prompt|two words|"), ("test", "test", "-m|pytest|--prompt|two words|")],
+)
+def test_it_installs_and_starts_in_an_environment_named_from_another_folder(
+    tmp_path: Path, task: str, extra: str, started: str
+) -> None:
+    environment = StandIn(tmp_path / "an environment", sys.platform)
+    command = [sys.executable, "-m", "bridge.bootstrap", "--venv", "an environment", task, "--prompt", "two words"]
+    variables = {"PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 5, result.stderr
+    assert f"{ROOT}[{extra}]" in environment.take_calls()[-1]
+    assert (environment.folder / "started").read_text(encoding="utf-8") == f"{ROOT}|{started}"
+
+
+@needs_shell
+def test_a_failed_installation_starts_nothing(tmp_path: Path) -> None:
+    environment = StandIn(tmp_path / "environment", sys.platform)
+    environment.fail("install")
+    command = [sys.executable, "-m", "bridge.bootstrap", "--venv", str(environment.folder), "run"]
+    result = subprocess.run(command, cwd=ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert not (environment.folder / "started").exists()
 
 
 def test_the_old_module_name_prints_the_same_help() -> None:

@@ -22,7 +22,7 @@ DISK_CALLS = re.compile(
 #: command without a show. "file job" is a thread of the reader, "engine" another process.
 THREADS = {"start", "end", "command", "file job", "session", "source", "sink", "import prefetch", "capture", "engine"}
 #: Parts of the package that are no part of a show.
-OUTSIDE = ("bridge.guides", "bridge.stress", "bridge.commands.", "bridge.bootstrap", "bridge.fresh")
+OUTSIDE = ("bridge.guides", "bridge.stress", "bridge.commands.", "bridge.bootstrap", "bridge.fresh", "bridge.install")
 #: A command without a show runs these in the modules above.
 COMMANDS_OF_A_SHOW = ("bridge.commands.run", "bridge.commands.options", "bridge.commands.control_inputs")
 

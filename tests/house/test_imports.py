@@ -30,7 +30,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("bench", "training"),
     ),
     "bridge": (
-        ("toml_lines", "console"),
+        ("toml_lines", "console", "install"),
         ("errors", "rate_limit", "toml_files", "images", "video_files", "logs", "main_loop", "named_memory"),
         ("file_reader",),
         ("textures", "network"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import socket
 import struct
+import sys
 import time
 
 import mido
@@ -14,7 +15,7 @@ import sacn
 from bridge.commands.control_inputs import open_control_inputs
 from bridge.control.dmx import ArtNet, Dmx, Sacn, parse_artdmx
 from bridge.control.mapping import ControllerMap
-from bridge.control.midi import Midi
+from bridge.control.midi import Midi, MidiInput
 from bridge.control.state import State
 from bridge.errors import UserError
 from bridge.show.show import Show
@@ -58,6 +59,23 @@ def test_midi_messages_get_addresses() -> None:
         ("/midi/bend/1", 0),
     ]
     assert midi.messages == 7
+
+
+@pytest.mark.parametrize(
+    ("version", "hint"),
+    [
+        ((3, 12, 9), "pip install 'phosphene[desks]'"),
+        ((3, 13, 0), "use Python 3.11 or 3.12, or, with a C++ compiler, pip install python-rtmidi"),
+    ],
+)
+def test_without_a_midi_package_the_line_suits_this_python(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...], hint: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "mido", None)
+    monkeypatch.setattr(sys, "version_info", version)
+    with pytest.raises(OSError, match="MIDI is not available") as caught:
+        MidiInput(Midi(RecordingMap(), Rig().tempo))
+    assert str(caught.value).endswith(f"; {hint}")
 
 
 def test_midi_clock_sets_the_tempo_and_the_beat() -> None:

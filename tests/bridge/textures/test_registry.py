@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,15 @@ def test_a_missing_package_is_one_line_with_the_install_command(
     assert default_source() != "tape:A"
     sources.main()
     assert "tape:" not in capsys.readouterr().out
+
+
+def test_a_package_without_a_build_for_this_python_is_not_to_be_installed() -> None:
+    newest = (sys.version_info[0], sys.version_info[1] - 1)
+    tape = Transport(scheme="tape", title="Tape", package="tape_reels", newest_python=newest)
+    name = ".".join(map(str, newest))
+    assert tape.unavailable_reason() == f"Tape needs Python {name} or older: tape_reels has no build for this one"
+    assert "pip install" in replace(tape, newest_python=sys.version_info[:2]).unavailable_reason()
+    assert "spout" in [transport.scheme for transport in transports() if transport.newest_python == (3, 13)]
 
 
 def test_a_transport_with_devices_needs_one_connected() -> None:

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
 from bridge.engine_process.tcmalloc import find_library
+from bridge.install.interpreters import version_problem
 from bridge.textures import Transport, default_sender, default_sinks, default_source, transports
 
 HELP = "check what works on this machine, with the install command for what does not"
@@ -38,9 +39,9 @@ def main(_options: argparse.Namespace | None = None) -> int:
         print(f"{'ok  ' if passed else 'no  '} {name:<9} {text}")
         good = good and (passed or not required)
 
-    supported = sys.version_info >= (3, 11)
+    supported = not version_problem(sys.version_info[:2])
     system = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    check(supported, "Python", system + ("" if supported else "; needs 3.11 or newer"), required=True)
+    check(supported, "Python", system + ("" if supported else "; needs 3.11 to 3.14"), required=True)
     for package in PACKAGES:
         try:
             check(True, package, version(package))
@@ -73,9 +74,10 @@ def _check_engine(check: Check) -> None:
         timeout=PROBE_TIMEOUT_SECONDS,
     )
     answer = probe.stdout.splitlines()
-    if probe.returncode == 0 and len(answer) == 4:
-        _, device, model_device, missing = answer
+    if probe.returncode == 0 and len(answer) == 5:
+        _, device, model_device, missing, unused = answer
         check(True, "device", device)
+        check(unused == "-", "card", "none is unused" if unused == "-" else unused)
         check(True, "model", f"pocket loads on {model_device}")
         check(missing == "-", "compile", "usable" if missing == "-" else f"optional, for speed: {missing}")
     else:

@@ -1,6 +1,6 @@
-"""``python -m engine.worker.probe``: four lines for ``phosphene doctor``.
+"""``python -m engine.worker.probe``: five lines for ``phosphene doctor``.
 
-torch's version, the device, how the pocket model was loaded, and what is missing to compile it.
+torch's version, the device, how the pocket model was loaded, what is missing to compile it, and why a card is unused.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ import torch
 
 from engine.compile.accelerator import missing_requirement
 from engine.models import load, pick_device, pick_dtype
+from engine.worker.unused_card import explain
 
 
 def main() -> None:
-    """Print the four lines."""
+    """Print the five lines."""
     device = pick_device()
     dtype = pick_dtype("auto", device)
     names = {
@@ -25,6 +26,7 @@ def main() -> None:
     load("pocket", device, dtype)
     print(f"{device.type}, {str(dtype).removeprefix('torch.')}")
     print(missing_requirement(device) or "-")
+    print(explain(device) or "-")
 
 
 if __name__ == "__main__":

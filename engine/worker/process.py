@@ -21,6 +21,7 @@ from engine.shared.snapshot import Snapshot
 from engine.worker.failures import EngineFailure, free_memory
 from engine.worker.loop import Worker
 from engine.worker.reload import make_stream
+from engine.worker.unused_card import note_unused_card
 
 
 def prepare() -> None:
@@ -56,6 +57,7 @@ def run(pipe: Connection, boxes: Mailboxes, options: EngineOptions, snapshot: Sn
     gc.collect()
     gc.freeze()  # the model
     gc.enable()
+    note_unused_card(options.device, worker.stream.model.device, worker.accelerator.notes)
     try:
         worker.loop()
         worker.close()

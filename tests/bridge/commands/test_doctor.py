@@ -1,0 +1,58 @@
+"""``phosphene doctor`` on machines with a card: a stand-in for nvidia-smi, and the real probe."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from bridge.commands import doctor
+from tests.programs import needs_shell, nvidia_smi, write_program
+
+
+def read_lines(capsys: pytest.CaptureFixture[str], name: str) -> list[str]:
+    return [line for line in capsys.readouterr().out.splitlines() if line[5:].split(" ")[0] == name]
+
+
+@needs_shell
+@pytest.mark.parametrize(
+    ("driver", "mark", "text"),
+    [
+        ("581.29", "no", "--index-url https://download.pytorch.org/whl/cu130"),
+        ("470.82", "no", "update it from https://www.nvidia.com/drivers"),
+        ("", "ok", "none is unused"),
+    ],
+)
+def test_a_card_that_is_not_used_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    driver: str,
+    mark: str,
+    text: str,
+) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available() or torch.version.hip or torch.version.cuda:
+        pytest.skip("this torch is not the build for processors")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if driver:
+        write_program(tmp_path / "nvidia-smi", nvidia_smi(f"NVIDIA GeForce RTX 4070, {driver}, 8.9"))
+    assert doctor.main() == 0
+    (line,) = read_lines(capsys, "card")
+    assert line.startswith(mark)
+    assert line.endswith(text)
+
+
+@pytest.mark.parametrize(
+    ("version", "mark"), [((3, 10, 9), "no"), ((3, 11, 0), "ok"), ((3, 14, 2), "ok"), ((3, 15, 0), "no")]
+)
+def test_the_version_of_python_has_both_bounds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], version: tuple[int, ...], mark: str
+) -> None:
+    monkeypatch.setattr(doctor, "_check_engine", lambda check: None)
+    monkeypatch.setattr(sys, "version_info", version)
+    assert doctor.main() == (0 if mark == "ok" else 1)
+    (line,) = read_lines(capsys, "Python")
+    assert line.startswith(mark)
+    assert line.endswith("; needs 3.11 to 3.14") == (mark == "no")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 #: Stand-ins are shell scripts.
 needs_shell = pytest.mark.skipif(os.name == "nt", reason="the stand-ins are shell scripts")
+#: The card that the program finds is this system's.
+needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
+#: Hides the cards that a machine has from torch.
+NO_CARD = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
 
 
 def write_program(path: Path, script: str) -> Path:

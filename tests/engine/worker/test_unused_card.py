@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from engine.worker.unused_card import explain, note_unused_card
-from tests.programs import needs_shell, nvidia_smi, write_program
+from tests.programs import needs_linux, nvidia_smi, write_program
 
 CPU = torch.device("cpu")
 
@@ -27,7 +27,7 @@ def install_card(path: Path, driver: str = "581.29") -> None:
     write_program(path / "nvidia-smi", nvidia_smi(f"NVIDIA GeForce RTX 4070, {driver}, 8.9"))
 
 
-@needs_shell
+@needs_linux
 @pytest.mark.parametrize("requested", ["auto", "cuda"])
 def test_the_engine_notes_one_line_with_the_command(path: Path, requested: str) -> None:
     install_card(path)
@@ -41,7 +41,7 @@ def test_the_engine_notes_one_line_with_the_command(path: Path, requested: str) 
     assert f'run: "{sys.executable}" -m pip install --force-reinstall' in notes[0]
 
 
-@needs_shell
+@needs_linux
 def test_nothing_is_said_where_the_processor_is_requested(path: Path) -> None:
     install_card(path)
     notes: list[str] = []
@@ -49,7 +49,7 @@ def test_nothing_is_said_where_the_processor_is_requested(path: Path) -> None:
     assert notes == []
 
 
-@needs_shell
+@needs_linux
 def test_a_driver_that_is_too_old_for_the_build_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     install_card(path, "551.23")

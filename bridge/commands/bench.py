@@ -253,7 +253,7 @@ def time_start(arguments: Sequence[str], environment: Mapping[str, str], compile
                 row["first_frame_s"] = float(match[1])
                 if not compiled:
                     break
-            if re.search(r"^(compiled|eager), \d+ s|not accelerated", line):
+            if re.search(r"^(compiled|graphs|eager), \d+ s|not accelerated", line):
                 row["compiled_s"] = round(time.monotonic() - start, 1) if line.startswith("compiled") else None
                 compiled = False
                 if "first_frame_s" in row:

@@ -58,7 +58,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     add_option(parameters, "--set", metavar="NAME=VALUE", action="append", help="any parameter by name; repeatable")
     engine = parser.add_argument_group("engine")
     add_option(engine, "--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1 or mps")
-    compilers = "how the model is made fast; 'auto' compiles in the background where a C++ compiler is installed"
+    compilers = "how the model is made fast; 'auto' records CUDA graphs on a GPU, and compiles where that is possible"
     add_option(engine, "--accelerate", default="auto", choices=ACCELERATORS, help=compilers)
     add_option(engine, "--hooks", metavar="DIR", help="folder of your effects: Python files, which are executed")
     add_flag(engine, "--offline", help="load models from the cache only, never from the network")

@@ -66,6 +66,12 @@ class Standby:
         self._not_before = now + self.delay
         self.delay = min(2 * self.delay, MAX_DELAY_SECONDS)
 
+    def discard(self) -> None:
+        """End the waiting process; ``maintain`` starts another one."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.end(0.0)
+
     def close(self) -> None:
         """End the process."""
         if self._process is not None:

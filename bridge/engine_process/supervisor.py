@@ -8,6 +8,7 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from multiprocessing.connection import wait
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ from engine.shared.messages import (
     EngineError,
     EngineStatus,
     FromEngine,
+    GraphsFailed,
     ModelRejected,
     Note,
     Ready,
@@ -48,6 +50,8 @@ RESTART_SECONDS, MAX_RESTART_SECONDS = 0.1, 10.0
 START_RETRY_SECONDS = 1.0
 #: An engine that has run for this long ran well, in seconds.
 SUCCESS_SECONDS = 5.0
+#: Engines that may end while they replay CUDA graphs; after that the next ones have none.
+MAX_GRAPH_DEATHS = 2
 #: Longest time between two looks at the engine's life, in seconds.
 WATCH_SECONDS = 0.1
 #: A longer time between two looks means that this process itself was held up, in seconds.
@@ -74,6 +78,7 @@ class Supervisor:
         self.process: EngineProcess | None = None
         self._last_message = self._ready_since = 0.0
         self._frames, self._start_failed = 0, False  # of the present engine
+        self._graph_deaths = 0
         self._limit = RateLimit()
         self._begun: Mapping[str, Value] | None = None
         self._stop = threading.Event()
@@ -138,6 +143,7 @@ class Supervisor:
         finally:
             silence = self.silence
             self._count_early_death()
+            self._count_graph_death()
             self.ready.clear()
             process.end(3 if self._stop.is_set() else 0.0 if hung else 0.5)
         if hung:
@@ -203,6 +209,21 @@ class Supervisor:
         if self._begun is not None:
             self._begun = {**self._begun, **values}
         self._state.put(values, expected=rejected)
+
+    def _count_graph_death(self) -> None:
+        """Drop CUDA graphs where an engine ended while it recorded them, or a second one while it replayed them."""
+        if self.status is None or not self.ready.is_set() or self._stop.is_set() or not self._options.cuda_graphs:
+            return
+        state = self.status.accelerator
+        self._graph_deaths += state == "graphs"
+        if state.startswith("recording") or self._graph_deaths >= MAX_GRAPH_DEATHS:
+            self._drop_graphs("engines end with CUDA graphs")
+
+    def _drop_graphs(self, reason: str) -> None:
+        """Let the next engine, and the standby, run without CUDA graphs."""
+        self._log_error(f"{reason}: the next engine runs without CUDA graphs")
+        self._options = replace(self._options, cuda_graphs=False)
+        self.standby.discard()  # it was started with the options before
 
     def _count_early_death(self) -> None:
         """Count an engine that has ended as it began, without a reason that frees its values of suspicion."""
@@ -277,6 +298,8 @@ class Supervisor:
                 self._state.put(values, expected=rejected)
             case EngineError(text):
                 self._log_error(text)
+            case GraphsFailed(reason):
+                self._drop_graphs(reason)
             case Waiting() | Received():
                 pass  # sent before it began; kept by the link
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
 from engine.models.loading import BUILD_LOCK
-from engine.runtime.threads import limit_to_one_thread
+from engine.runtime.device import inherit_device
 from engine.shared.errors import first_line
 from engine.shared.parameter import InvalidValue
 
@@ -28,7 +28,7 @@ class AsyncLoader(Generic[Request, Result]):
         self, load: Callable[[Request, Callable[[str], None]], Result], initial: Request, blocking: bool = False
     ) -> None:
         self._load, self._requested, self._blocking = load, initial, blocking
-        self._executor = ThreadPoolExecutor(1, "adapters", limit_to_one_thread)
+        self._executor = ThreadPoolExecutor(1, "adapters", inherit_device())
         self._running: tuple[Request, Future[Result]] | None = None
         self._errors: list[str] = []
 

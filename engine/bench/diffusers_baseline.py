@@ -14,6 +14,7 @@ from PIL import Image
 from engine.bench.random_weights import build_components, build_pipeline
 from engine.models import ModelError
 from engine.models.hf_imports import import_quietly
+from engine.runtime.device import use_device
 from engine.shared.frame import Pixels
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue
@@ -94,6 +95,7 @@ def _serve(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     import_quietly()
     device = torch.device(device_name)
+    use_device(device)
     try:
         pipelines = {dtype: build_pipeline(build_components(name, dtype, device, options), device) for dtype in dtypes}
     except (InvalidValue, ModelError) as error:

@@ -29,12 +29,14 @@ from engine.bench.measure import (
     time_in_turns,
 )
 from engine.bench.random_weights import WORKING_SIDES, build_components, find_architecture_of
-from engine.compile import Accelerator
+from engine.compile import Accelerator, open_graph_runtime
+from engine.diffusion.row_counts import count_rows
 from engine.diffusion.stream import Stream
 from engine.models import pick_device, pick_dtype
 from engine.models.hf_imports import import_quietly
 from engine.models.loading import build_model
 from engine.runtime.allocator import retain_freed_memory
+from engine.runtime.device import use_device
 from engine.shared.frame import Frame, Pixels
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import Value
@@ -54,11 +56,13 @@ class Bench:
         retain_freed_memory()  # as the engine's process does
         self.name, self.options, self.rounds = name, options, rounds
         self.device = pick_device(options.device)
+        use_device(self.device)
         self.dtype = pick_dtype(dtype, self.device, find_architecture_of(name, options))
         self.side = side or WORKING_SIDES.get(name, 512)
         components = build_components(name, self.dtype, self.device, options)
         self.model = build_model(name, components, self.device, self.dtype)
-        self.accelerator = Accelerator(options.accelerate, self.device)
+        graphs = open_graph_runtime(self.device) if options.cuda_graphs else None
+        self.accelerator = Accelerator(options.accelerate, self.device, graphs=graphs)
         rng = np.random.default_rng(SEED)
         coarse = rng.integers(0, 256, (8, 8, 4), dtype=np.uint8)
         picture = np.asarray(Image.fromarray(coarse).resize((self.side, self.side), Image.Resampling.BICUBIC)).copy()
@@ -73,7 +77,10 @@ class Bench:
         stream.apply(Snapshot(parameters))
         for _ in range(2 * len(stream.plan.steps)):
             stream.step([self.frame] * stream.snapshot.diffusion.buffer)
-        self.accelerator.compile_all(lambda: [*self.model.compiled_modules, *stream.adapters.compiled_modules])
+        self.accelerator.compile_all(
+            lambda: [*self.model.compiled_modules, *stream.adapters.compiled_modules],
+            count_rows(stream.snapshot.diffusion, len(stream.plan.steps)),
+        )
         return stream
 
     def describe(self) -> Row:

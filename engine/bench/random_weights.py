@@ -14,7 +14,7 @@ from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue
 
 Components = dict[str, Any]
-_NOISE_SCHEDULE = {
+NOISE_SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -61,7 +61,7 @@ def sd15() -> Components:
         "vae": AutoencoderTiny(),
         "text_encoder": _clip(768, 12, 12),
         "tokenizer": _tokenizer(),
-        "scheduler": {"_class_name": "LCMScheduler", **_NOISE_SCHEDULE},
+        "scheduler": {"_class_name": "LCMScheduler", **NOISE_SCHEDULE},
         "index": {"_class_name": "StableDiffusionPipeline"},
     }
 
@@ -69,7 +69,7 @@ def sd15() -> Components:
 def sd_turbo() -> Components:
     """Build SD-Turbo, which is Stable Diffusion 2.1: a U-Net of 866 million weights, with the tiny autoencoder."""
     unet = _unet(cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True)
-    scheduler = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing", **_NOISE_SCHEDULE}
+    scheduler = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing", **NOISE_SCHEDULE}
     return sd15() | {"unet": unet, "text_encoder": _clip(1024, 23, 16), "scheduler": scheduler}
 
 
@@ -84,7 +84,7 @@ def sdxl_turbo() -> Components:
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), addition_embed_type="text_time",
         addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
     )  # fmt: skip
-    scheduler = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing", **_NOISE_SCHEDULE}
+    scheduler = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing", **NOISE_SCHEDULE}
     return {
         "unet": unet,
         "vae": AutoencoderTiny(),

@@ -37,6 +37,7 @@ from engine.compile.fx_passes import rewrite
 from engine.compile.fx_source import constants, is_mostly_convolutions, write_source
 from engine.compile.packing import pack
 from engine.compile.partition import dynamic_inputs, partition
+from engine.runtime.device import use_device
 from engine.shared.errors import first_line
 from engine.shared.files import replace_atomically, write_atomically
 
@@ -175,6 +176,7 @@ def build(recipe: dict[str, Any], path: Path, use_tensorrt: bool = False) -> Non
     """
     from safetensors.torch import save_file
 
+    use_device(torch.device(recipe["device"]))
     exported = export(recipe, any_size=use_tensorrt)
     graph, static = exported.graph, exported.static
     tensors = constants(graph) | (constants(static) if static else {})
@@ -190,7 +192,8 @@ def build(recipe: dict[str, Any], path: Path, use_tensorrt: bool = False) -> Non
     if use_tensorrt:
         inputs = [spec for i, spec in enumerate(recipe["tensors"]) if static is None or i in dynamic]
         signature = CallSignature((), tuple(TensorSpec(*spec) for spec in inputs))
-        tensorrt.build(exported.program(), signature, path.with_suffix(".plan"))
+        rows = recipe.get("rows", tensorrt.MAX_ROWS)
+        tensorrt.build(exported.program(), signature, path.with_suffix(".plan"), rows)
         metadata["backend"] = "tensorrt"
     else:
         if recipe["device"] == "cpu":

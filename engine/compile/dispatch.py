@@ -6,13 +6,15 @@ batch. A signature that has a backend runs on it. Any other runs the module itse
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+log = logging.getLogger(__name__)
 #: Arguments or results without their tensors: ("tensor",), ("list", items), ("dict", pairs) or ("constant", value).
 TreeSpec = Sequence[Any]
 #: Largest batch that a backend accepts, in rows.
@@ -35,17 +37,44 @@ class CallSignature:
     tensors: tuple[TensorSpec, ...]
 
 
+class RowCounts(NamedTuple):
+    """Rows of a component's calls: all numbers that the present settings lead to, and the most with any guidance."""
+
+    present: tuple[int, ...] = (1,)
+    largest: int = MAX_ROWS
+
+
+class Recorder(Protocol):
+    """A backend that replays CUDA graphs, one for each number of rows. Other numbers run without a graph."""
+
+    def is_recorded(self, rows: int) -> bool:
+        """Return whether calls of so many rows are replayed."""
+
+    def record(self, tensors: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Any]:
+        """Record a call and return its replay, which serves no call yet. Raises RuntimeError."""
+
+    def publish(self, replay: Callable[[Sequence[Tensor]], Any]) -> None:
+        """Let a recorded replay serve the calls of as many rows."""
+
+
+class BackendUnusable(RuntimeError):
+    """A backend can no longer serve its calls: the module runs instead."""
+
+
 @dataclass(frozen=True)
 class Backend:
     """A fast implementation: ``call`` takes the tensors of a call and returns what the module would.
 
     ``max_rows`` is its largest batch. ``version`` is that of the weights it holds a copy of, None where it follows
-    them.
+    them. ``recorder`` records its CUDA graphs, None where it has none. A faster backend may replace one that
+    ``is_provisional``.
     """
 
     call: Callable[[Sequence[Tensor]], Any]
     max_rows: int = MAX_ROWS
     version: int | None = None
+    recorder: Recorder | None = None
+    is_provisional: bool = False
 
 
 class CompiledModule:
@@ -53,15 +82,19 @@ class CompiledModule:
 
     ``name`` is the component's name in the model. ``is_unmodified`` returns whether the module currently computes what
     its configuration alone defines; while it does not, every call runs the module itself.
-    ``backends`` and ``rejected`` are by signature, ``requested`` is the signature of the last call that had no backend.
+    ``backends`` and ``rejected`` are by signature, and so is ``unrecordable``: calls of which no CUDA graph is tried
+    again. ``called`` is the signature of the last call, ``requested`` the same if that had no backend.
+    ``generation`` goes up when the weights move to other memory: backends that were begun before are not installed.
     """
 
     def __init__(self, name: str, module: nn.Module, is_unmodified: Callable[[], bool] = lambda: True) -> None:
         self.name, self.module, self.is_unmodified = name, module, is_unmodified
         self.backends: dict[CallSignature, Backend] = {}
         self.rejected: set[CallSignature] = set()
+        self.unrecordable: set[CallSignature] = set()
         self.requested: CallSignature | None = None
-        self.version = 0
+        self.called: CallSignature | None = None
+        self.version = self.generation = 0
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         if not self.is_unmodified():
@@ -73,14 +106,33 @@ class CompiledModule:
         if backend is not None and backend.version not in (None, self.version):
             del self.backends[signature]  # its copy of the weights is outdated
             backend = None
+        self.called = signature
         self.requested = signature if backend is None and signature not in self.rejected else None
         if backend is None or len(tensors[0]) > backend.max_rows:
             return self.module(*arguments, **options)
-        return backend.call(tensors)
+        try:
+            return backend.call(tensors)
+        except BackendUnusable as error:
+            log.warning("the %s runs uncompiled: %s", self.name, error)
+            self.backends.pop(signature, None)
+            self.rejected.add(signature)
+            return self.module(*arguments, **options)
+
+    def install(self, signature: CallSignature, backend: Backend, generation: int) -> None:
+        """Serve the signature with ``backend``, unless the weights have moved since ``generation``."""
+        if generation == self.generation:
+            self.backends[signature] = backend
 
     def mark_weights_changed(self) -> None:
         """Invalidate everything that was computed from the module's weights."""
         self.version += 1
+
+    def invalidate_backends(self) -> None:
+        """Drop all backends: the module's weights are other tensors now."""
+        self.generation += 1
+        self.backends.clear()
+        self.rejected.clear()
+        self.unrecordable.clear()
 
 
 def signature_of(structure: TreeSpec, tensors: Sequence[Tensor]) -> CallSignature:
@@ -95,13 +147,18 @@ def signature_of(structure: TreeSpec, tensors: Sequence[Tensor]) -> CallSignatur
 
 
 def example_inputs(signature: CallSignature, rows: int, device: torch.device | str) -> list[Tensor]:
-    """Return tensors for a call of ``rows`` rows: noise, and mid-range timesteps for tensors without a width."""
+    """Return tensors for a call of ``rows`` rows: noise, and mid-range timesteps for tensors without a width.
+
+    Integers are a mask of tokens: 1 in the first half, 0 after it.
+    """
     inputs = []
     for spec in signature.tensors:
         sizes = (rows, *spec.sizes) if spec.is_batched else spec.sizes
         dtype: torch.dtype = getattr(torch, spec.dtype)
         if not dtype.is_floating_point:
-            inputs.append(torch.zeros(sizes, dtype=dtype, device=device))
+            mask = torch.zeros(sizes, dtype=dtype, device=device)
+            mask[..., : max(1, sizes[-1] // 2) if sizes else None] = 1
+            inputs.append(mask)
         elif len(sizes) > 1:
             inputs.append(to_compiled_layout(torch.randn(sizes, device=device).to(dtype)))
         else:

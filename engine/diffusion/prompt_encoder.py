@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 from engine.models import Condition
-from engine.runtime.threads import limit_to_one_thread
+from engine.runtime.device import inherit_device
 from engine.shared.errors import first_line
 
 #: Encoded texts that are cached.
@@ -44,6 +44,7 @@ class PromptEncoder:
     ) -> None:
         self._encode, self._encode_negative, self._apply_style = encode, encode_negative, apply_style
         self._device_lock = device_lock or nullcontext()
+        self._enter_thread = inherit_device()
         self._cache: OrderedDict[EncodingRequest, Condition] = OrderedDict()
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[tuple[EncodingRequest, ...] | None] = queue.SimpleQueue()
@@ -91,7 +92,7 @@ class PromptEncoder:
         self._queue.put(None)
 
     def _run(self) -> None:
-        limit_to_one_thread()
+        self._enter_thread()
         while (requests := self._queue.get()) is not None:
             while not self._queue.empty():
                 newer = self._queue.get()

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.runtime.device import inherit_device
 from engine.runtime.device_lock import device_lock
-from engine.runtime.threads import limit_to_one_thread
 from engine.shared.errors import first_line
 from engine.shared.files import FolderWatcher
 from engine.shared.parameter import InvalidValue
@@ -56,7 +56,7 @@ class Hooks:
     def __init__(self, folder: Path | None) -> None:
         self.notes: list[str] = []
         self._watcher = FolderWatcher(lambda: _list_files(folder) if folder is not None else [], self._load)
-        self._stop = threading.Event()
+        self._stop, self._enter_thread = threading.Event(), inherit_device()
         if folder is not None:
             self.poll()
             threading.Thread(target=self._watch, name="hooks", daemon=True).start()
@@ -97,7 +97,7 @@ class Hooks:
         self._stop.set()
 
     def _watch(self) -> None:
-        limit_to_one_thread()
+        self._enter_thread()
         while not self._stop.wait(POLL_SECONDS):
             self.poll()
 

@@ -80,8 +80,7 @@ class Codec:
             autoencoder.to(dtype)
         for module in (self.encoder, self.decoder):
             module.mark_weights_changed()  # first: a backend that is being verified is for the old type
-            module.backends.clear()
-            module.rejected.clear()
+            module.invalidate_backends()
         return dtype
 
     def scale_latents(self, latents: Tensor) -> Tensor:

@@ -114,6 +114,13 @@ class EngineError:
 
 
 @dataclass(frozen=True)
+class GraphsFailed:
+    """A CUDA graph could not be recorded, which this process does not survive: it ends, to begin again without."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Reloaded:
     """Another model or size is running."""
 
@@ -139,6 +146,7 @@ FromEngine = (
     | ValuesRejected
     | Note
     | EngineError
+    | GraphsFailed
     | Reloaded
     | Reverted
 )

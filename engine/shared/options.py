@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Accelerators: compile if the device supports it, none, compile, or TensorRT.
-ACCELERATORS = ("auto", "eager", "compile", "tensorrt")
+#: Accelerators: what the device supports of compile and CUDA graphs, none, compile, CUDA graphs alone, or TensorRT.
+ACCELERATORS = ("auto", "eager", "compile", "graphs", "tensorrt")
 
 
 @dataclass(frozen=True)
@@ -25,3 +25,5 @@ class EngineOptions:
     #: Let ``/hook/fault/kind`` make the decoder fail, for stress tests.
     fault_injection: bool = False
     downloads: frozenset[str] | None = None
+    #: Replay CUDA graphs on a GPU. The bridge clears it after a capture that a process does not survive.
+    cuda_graphs: bool = True

@@ -12,6 +12,7 @@ import torch
 
 from engine.runtime.allocator import trim_heap
 from engine.runtime.cuda_streams import NotFinite
+from engine.runtime.device import empty_cache
 from engine.runtime.device_errors import is_device_lost, is_out_of_memory
 from engine.runtime.device_lock import device_lock
 from engine.shared.errors import first_line
@@ -65,7 +66,7 @@ def free_memory() -> None:
     trim_heap()
     try:
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+            empty_cache()
         if torch.backends.mps.is_available():
             with device_lock(torch.device("mps")):
                 torch.mps.empty_cache()

@@ -13,11 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from engine.compile import Accelerator
+from engine.compile import Accelerator, open_graph_runtime
+from engine.diffusion.row_counts import count_rows
 from engine.diffusion.stream import Stream
 from engine.image.hooks import Hooks
 from engine.models import pick_device
 from engine.runtime.cuda_streams import AUTOENCODER, NotFinite, PendingOutput
+from engine.runtime.device import use_device
 from engine.runtime.rocm import NewShapes
 from engine.shared.errors import first_line
 from engine.shared.frame import Frame
@@ -25,6 +27,7 @@ from engine.shared.mailbox import Mailboxes
 from engine.shared.messages import (
     EngineError,
     EngineStatus,
+    GraphsFailed,
     Note,
     Ready,
     Reloaded,
@@ -75,13 +78,15 @@ class Worker:
         for box in (self.inbox, self.second):
             box.skip()  # frames from before this process began
         device = pick_device(options.device)
+        use_device(device)
         self.hooks = Hooks(Path(options.hooks) if options.hooks else None)
         self.stream = open_stream(snapshot, device, options, hooks=self.hooks, max_pixels=boxes.max_pixels)
         applied = begin(self.stream, snapshot, options)
         self.snapshot = applied.snapshot
         take_lines(self.stream.steering.conditioner.encoder.notes)  # on values that are rejected now
         self.running = reload_values(snapshot)
-        self.accelerator = Accelerator(options.accelerate, device)
+        graphs = open_graph_runtime(device) if options.cuda_graphs else None
+        self.accelerator = Accelerator(options.accelerate, device, graphs=graphs)
         self.accelerator.start_builder_early()  # not before: the first frame would be later
         self.reloader = ModelReloader(device, options, boxes.max_pixels)
         self.metrics = Metrics()
@@ -98,8 +103,11 @@ class Worker:
         self.bridge.send(Ready(self.status()))
 
     def loop(self) -> None:
-        """Run until the bridge stops the engine. Raises EngineFailure, and EOFError or OSError where it is gone."""
-        while self._follow_snapshot():
+        """Run until the bridge stops the engine, or it must begin again without CUDA graphs.
+
+        Raises EngineFailure, and EOFError or OSError where the bridge is gone.
+        """
+        while self._follow_snapshot() and not self.accelerator.restart_reason:
             self._attempt(self._swap_stream)
             self._take_frame()
             if len(self.waiting) >= self.snapshot.diffusion.buffer:
@@ -108,6 +116,8 @@ class Worker:
             elif self.pending is not None:
                 self._attempt(self._publish)
             self._report()
+        if self.accelerator.restart_reason:
+            self.bridge.send(GraphsFailed(self.accelerator.restart_reason))
 
     @property
     def failures(self) -> int:
@@ -310,7 +320,8 @@ class Worker:
 
     def _report(self) -> None:
         """Poll the accelerator; send notes, errors and, from time to time, the status."""
-        self.accelerator.poll([*self.stream.model.compiled_modules, *self.stream.adapters.compiled_modules])
+        components = [*self.stream.model.compiled_modules, *self.stream.adapters.compiled_modules]
+        self.accelerator.poll(components, count_rows(self.stream.snapshot.diffusion, len(self.stream.plan.steps)))
         prompt_notes = self.stream.steering.conditioner.encoder.notes
         for text in (*self.stream.adapters.take_notes(), *take_lines(self.hooks.notes), *take_lines(prompt_notes)):
             self.bridge.send(EngineError(text))

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import torch
 
-from engine.compile import Accelerator
+from engine.compile import Accelerator, open_graph_runtime
+from engine.diffusion.row_counts import count_rows
 from engine.diffusion.stream import Stream
 from engine.image.hooks import Hooks
 from engine.models import pick_device
 from engine.models.model_error import reading
+from engine.runtime.device import use_device
 from engine.runtime.rocm import limit_kernel_search
 from engine.shared.frame import Frame
 from engine.shared.hub_environment import configure_hub
@@ -34,16 +36,21 @@ def render(
     """
     limit_kernel_search()
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Nothing reads it, and on a GPU every new tensor would be filled.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     hooks = Hooks(Path(options.hooks) if options.hooks else None)
     device = pick_device(options.device)
+    use_device(device)
     configure_hub(options.offline)
     with reading(f"model {snapshot.model.model!r}", "; use another model or other values", "used"):
         stream = make_stream(snapshot, device, options, hooks=hooks, blocking=True)
     for note in stream.adapters.take_notes():
         log.error("%s", note)
     # A swap in the middle would not be repeatable: compile only on request, and then before the first frame.
-    accelerator = Accelerator("eager" if options.accelerate == "auto" else options.accelerate, device)
-    accelerator.compile_all(lambda: [*stream.model.compiled_modules, *stream.adapters.compiled_modules])
+    graphs = open_graph_runtime(device) if options.cuda_graphs else None
+    accelerator = Accelerator("eager" if options.accelerate == "auto" else options.accelerate, device, graphs=graphs)
+    rows = count_rows(snapshot.diffusion, len(stream.plan.steps))
+    accelerator.compile_all(lambda: [*stream.model.compiled_modules, *stream.adapters.compiled_modules], rows)
     return _transform(frames, snapshot, stream, hooks, second)
 
 

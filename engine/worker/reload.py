@@ -16,7 +16,7 @@ from engine.image.hooks import Hooks
 from engine.models import ModelError, load, pick_dtype
 from engine.models.model_error import describe_error, reading
 from engine.runtime.cuda_streams import AUTOENCODER, NotFinite
-from engine.runtime.threads import limit_to_one_thread
+from engine.runtime.device import enter_background_thread
 from engine.shared.errors import first_line
 from engine.shared.frame import Frame
 from engine.shared.options import EngineOptions
@@ -202,7 +202,7 @@ class ModelReloader:
         return None
 
     def _load(self, snapshot: Snapshot, requested: dict[str, Value], running: Stream) -> None:
-        limit_to_one_thread()
+        enter_background_thread(self._device)
         start = time.monotonic()
         try:
             stream = make_stream(

@@ -89,6 +89,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("**", "FileNotFoundError"): "the standard library's name",
     ("**", "PackageNotFoundError"): "the standard library's name",
     ("**", "LocalEntryNotFoundError"): "huggingface_hub's name",
+    ("**", "lift_fresh"): "torch's name of an operator",
     ("engine/**", "feeds_back"): "the verb of feedback, not the old name of the sinks' threads",
     ("tests/**", "given"): "hypothesis' decorator",
 }

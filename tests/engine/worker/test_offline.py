@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 
 from engine.shared.frame import Frame
 from engine.shared.options import EngineOptions
@@ -65,3 +66,11 @@ def test_a_second_source_is_read_frame_by_frame() -> None:
         edge = 16 * (min(k, 2) + 1)
         assert np.array_equal(given.pixels[:, :edge, :3], output.pixels[:, :edge, :3])
         assert np.abs(given.pixels[:, edge:, :3].astype(int) - output.pixels[:, edge:, :3]).mean() > 5
+
+
+def test_a_rendering_is_deterministic_without_filling_every_new_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *_, **__: None)  # as it is for the other tests
+    snapshot = Snapshot({"/size": "64x64", "/steps": 1})
+    assert list(render([], snapshot, EngineOptions("cpu"))) == []
+    assert torch.utils.deterministic.fill_uninitialized_memory is False

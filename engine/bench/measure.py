@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from engine.models import Model
+from engine.runtime.device import synchronize
 
 Row = dict[str, Any]
 #: Runs of a turn that count.
@@ -53,8 +54,7 @@ def time_in_turns(runs: Mapping[str, Callable[[], object]], rounds: int, device:
             for index in range(1 + RUNS_PER_TURN):
                 start = time.perf_counter()
                 run()
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
+                synchronize(device)
                 if index > 0 and len(seconds[name]) < rounds:
                     seconds[name].append(time.perf_counter() - start)
     return {name: Timings(times) for name, times in seconds.items()}
@@ -98,8 +98,7 @@ class StageTimer:
         def call_and_time(*arguments: Any, **options: Any) -> Any:
             start = time.perf_counter()
             result = call(*arguments, **options)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            synchronize(device)
             times.append(time.perf_counter() - start)
             return result
 
@@ -114,12 +113,14 @@ class EnergyMeter:
         if device.type == "cuda":
             try:
                 import pynvml
-
+            except ImportError:
+                return
+            try:
                 pynvml.nvmlInit()
                 self._handle = pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)
                 self._read = lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1000
                 self._start = self._read()
-            except (ImportError, OSError, RuntimeError):
+            except (pynvml.NVMLError, OSError, RuntimeError):  # no library, or a card without the counter
                 self._handle = None
 
     def joules(self) -> float:

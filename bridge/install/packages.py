@@ -66,8 +66,9 @@ class Installer:
         for cuda in fitting:
             index = torch_build.index_url(cuda)
             print(f"installing PyTorch with CUDA {cuda[0]}.{cuda[1]} from {index} …", flush=True)
-            requirement = torch_build.requirement(cuda, self.locked("torch"))
-            if not self._pip("install", *force, "--no-deps", requirement, "--index-url", index, quiet=False):
+            requirement = torch_build.requirement(cuda, self.read_pin("torch"))
+            code = self._pip("install", *force, "--no-deps", requirement, "--index-url", index, quiet=False)
+            if code == 0 and self._has_cuda(cuda):
                 return
         say("PyTorch for the graphics card could not be downloaded, PyPI's is used; the next start tries again")
 
@@ -76,10 +77,15 @@ class Installer:
         packages = site_packages(self.environment)
         return read_torch_build(packages) if packages else None
 
-    def locked(self, name: str) -> str:
+    def read_pin(self, name: str) -> str:
         """Return the requirement of a package in requirements.lock, or its bare name."""
         lines = self.lock.read_text("utf-8").splitlines()
         return next((line.split(";")[0].strip() for line in lines if line.startswith(name + "==")), name)
+
+    def _has_cuda(self, cuda: tuple[int, int]) -> bool:
+        """Return whether that build is in the environment: pip may have taken another from folders in its settings."""
+        build = self.torch()
+        return build is None or parse_numbers(build.cuda) == cuda
 
     def _uses(self, build: TorchBuild, card: GraphicsCard) -> bool:
         """Return whether a torch may stay: it runs on the card, or somebody chose a build for another maker's."""

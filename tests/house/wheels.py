@@ -107,14 +107,15 @@ def pin(requirement: Requirement, lock: Iterable[Requirement], target: Target) -
 def pip_command(requirements: Sequence[Requirement], target: Target, folder: str) -> list[str]:
     """Return the command that resolves requirements to wheels of a target, without their dependencies.
 
-    `install --dry-run` would hold `Requires-Python` against this Python: ``ask_pip`` compares it with the target's.
+    PyPI alone is asked, whatever indexes a user has set. `install --dry-run` would hold `Requires-Python` against this
+    Python: ``ask_pip`` compares it with the target's.
     """
     platforms = [argument for tag in target.system.tags for argument in ("--platform", tag)]
     options = ["--dry-run", "--ignore-installed", "--no-deps", "--only-binary=:all:", "--implementation", "cp"]
     options.append("--ignore-requires-python")
     words = [f"{requirement.name}{requirement.specifier}" for requirement in requirements]
     version = ["--python-version", target.python, "--target", folder, "--report", "-"]
-    return [sys.executable, "-m", "pip", "install", "--quiet", *options, *version, *platforms, *words]
+    return [sys.executable, "-m", "pip", "--isolated", "install", "--quiet", *options, *version, *platforms, *words]
 
 
 def ask_pip(requirements: Sequence[Requirement], target: Target) -> dict[str, str] | None:
@@ -149,7 +150,9 @@ def find_wheels(requirements: Sequence[Requirement], target: Target, ask: Ask = 
     return {**find_wheels(requirements[:middle], target, ask), **find_wheels(requirements[middle:], target, ask)}
 
 
-def needed(target: Target, dependencies: Mapping[str, list[Requirement]], lock: list[Requirement]) -> list[Requirement]:
+def list_needed(
+    target: Target, dependencies: Mapping[str, list[Requirement]], lock: list[Requirement]
+) -> list[Requirement]:
     """Return all that a target needs, pinned: the dependencies of every extra, then the rest of the lock."""
     direct = [r for extra, rs in dependencies.items() for r in rs if applies(r, target, extra)]
     named = {canonicalize_name(r.name) for rs in dependencies.values() for r in rs}
@@ -198,7 +201,7 @@ def main() -> int:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     dependencies = read_dependencies(project)
     lock = read_lock((ROOT / "requirements.lock").read_text(encoding="utf-8"))
-    requirements = [needed(target, dependencies, lock) for target in TARGETS]
+    requirements = [list_needed(target, dependencies, lock) for target in TARGETS]
     with ThreadPoolExecutor(WORKERS) as pool:
         wheels = dict(zip(TARGETS, pool.map(find_wheels, requirements, TARGETS), strict=True))
     day = datetime.date.today()

@@ -25,7 +25,11 @@ if failing.exists() and any(word in text for word in failing.read_text().split()
 packages = folder / "lib" / "python3.11" / "site-packages"
 torch = packages / "torch" / "version.py"
 index = re.search(r"whl/cu(\d\d)(\d)", text)
-if index:
+links = folder / "links"
+if index and links.exists():
+    torch.parent.mkdir(exist_ok=True)
+    torch.write_text(links.read_text())
+elif index:
     torch.parent.mkdir(exist_ok=True)
     torch.write_text("__version__ = '2.13.0+cu%s%s'\ncuda = '%s.%s'\nhip = None\n" % (*index.groups(), *index.groups()))
 elif "install" in arguments:
@@ -58,6 +62,10 @@ class StandIn:
     def fail(self, *words: str) -> None:
         """Let pip fail where its arguments hold one of ``words``."""
         (self.folder / "failing").write_text(" ".join(words), encoding="utf-8")
+
+    def prefer(self, torch: str) -> None:
+        """Let pip install a torch from a folder in its settings, whatever index it is given."""
+        (self.folder / "links").write_text(torch, encoding="utf-8")
 
     def take_calls(self) -> list[list[str]]:
         """Return pip's arguments since the last call."""

@@ -166,6 +166,17 @@ def test_a_download_that_fails_falls_back_and_is_tried_again(
     assert installer.torch().cuda == "12.6"  # type: ignore[union-attr]
 
 
+def test_another_build_from_pips_own_settings_is_no_success(
+    path: Path, checkout: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_program(path / "nvidia-smi", nvidia_smi(RTX_4070.format("581.29")))
+    environment = StandIn(tmp_path / "venv", "win32")
+    environment.prefer(CPU)
+    assert Installer(checkout, environment.folder, "win32").install("ndi") == 0
+    assert len(torch_calls(environment.take_calls())) == 2
+    assert "could not be downloaded" in capfd.readouterr().err
+
+
 def test_nothing_is_installed_twice_until_something_changes(path: Path, checkout: Path, tmp_path: Path) -> None:
     environment = StandIn(tmp_path / "venv", "win32")
     installer = Installer(checkout, environment.folder, "win32")

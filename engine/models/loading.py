@@ -52,7 +52,9 @@ def pick_device(name: str = "auto") -> torch.device:
         with device_lock(device):
             torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device {name!r} is not available ({first_line(error)}); try --device auto") from None
+        raise ModelError(
+            f"device {name!r} is not available ({first_line(error)}); try --device auto or phosphene doctor"
+        ) from None
     return device
 
 

@@ -21,6 +21,7 @@ from engine.shared.hub_environment import configure_hub
 from engine.shared.options import EngineOptions
 from engine.shared.snapshot import Snapshot
 from engine.worker.reload import make_stream
+from engine.worker.unused_card import explain
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,9 @@ def render(
     hooks = Hooks(Path(options.hooks) if options.hooks else None)
     device = pick_device(options.device)
     use_device(device)
+    unused = explain(device) if options.device != "cpu" else ""
+    if unused:
+        log.warning("%s", unused)
     configure_hub(options.offline)
     with reading(f"model {snapshot.model.model!r}", "; use another model or other values", "used"):
         stream = make_stream(snapshot, device, options, hooks=hooks, blocking=True)

@@ -41,6 +41,19 @@ def test_a_card_that_is_not_used_is_one_line(
     assert line.endswith(text)
 
 
+@pytest.mark.parametrize(("minor", "spout"), [(13, "needs the package SpoutGL"), (14, "needs Python 3.13 or older")])
+def test_windows_says_what_spout_lacks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], minor: int, spout: str
+) -> None:
+    monkeypatch.setattr(doctor, "_check_engine", lambda check: None)
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(sys, "version_info", (3, minor, 0))
+    assert doctor.main() == 0
+    (line,) = read_lines(capsys, "spout:")
+    assert line.startswith("no")
+    assert spout in line
+
+
 @pytest.mark.parametrize(
     ("version", "mark"), [((3, 10, 9), "no"), ((3, 11, 0), "ok"), ((3, 14, 2), "ok"), ((3, 15, 0), "no")]
 )

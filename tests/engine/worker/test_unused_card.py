@@ -5,9 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from engine.shared.frame import Frame
+from engine.shared.options import EngineOptions
+from engine.shared.snapshot import Snapshot
+from engine.worker.offline import render
 from engine.worker.unused_card import explain, note_unused_card
 from tests.programs import needs_linux, nvidia_smi, write_program
 
@@ -18,6 +23,7 @@ CPU = torch.device("cpu")
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make an empty folder the PATH, and this torch a build for processors."""
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.version, "hip", None)
     return tmp_path
@@ -47,6 +53,19 @@ def test_nothing_is_said_where_the_processor_is_requested(path: Path) -> None:
     notes: list[str] = []
     assert note_unused_card("cpu", CPU, notes) is None
     assert notes == []
+
+
+@needs_linux
+def test_an_offline_rendering_logs_the_line(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    install_card(path)
+    frames = [Frame(np.zeros((64, 64, 4), np.uint8))]
+    for device, lines in (("cpu", 0), ("auto", 1)):
+        caplog.clear()
+        try:
+            list(render(frames, Snapshot({"/size": "64x64"}), EngineOptions(device, accelerate="eager")))
+        finally:
+            torch.use_deterministic_algorithms(False)
+        assert [record.getMessage()[:23] for record in caplog.records].count("NVIDIA GeForce RTX 4070") == lines
 
 
 @needs_linux

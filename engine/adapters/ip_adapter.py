@@ -21,7 +21,7 @@ from engine.models.component_files import read_shapes
 from engine.models.components import load_module
 from engine.models.model_error import reading
 from engine.models.placement import place
-from engine.runtime.device_lock import device_lock
+from engine.runtime.device_lock import device_lock, split_into_chunks
 from engine.shared import user_files
 from engine.shared.errors import first_line
 from engine.shared.frame import Frame
@@ -184,13 +184,15 @@ def read_ip_adapter(path: Path, encoder: Path, unet: Any) -> ImageEncoder:
         if any(key not in ip_adapter for key in keys):
             raise InvalidValue(f"image adapter {path.name} is for another model: it has no weights for {layer}")
         attention = unet.get_submodule(layer)
-        with device_lock(unet.device):
-            k, v = (ip_adapter[key].to(unet.device, unet.dtype) for key in keys)
+        k, v = (ip_adapter[key].to(unet.dtype) for key in keys)
         if k.shape[0] != attention.to_k.out_features:
             raise InvalidValue(
                 f"image adapter {path.name} is for another model: {layer} is {attention.to_k.out_features} wide here"
             )
         pairs[layer], heads[layer] = (k, v), attention.heads
+    for group in split_into_chunks([*pairs.items()], lambda item: item[1][0].nbytes + item[1][1].nbytes):
+        with device_lock(unet.device):
+            pairs.update({layer: (k.to(unet.device), v.to(unet.device)) for layer, (k, v) in group})
     with device_lock(unet.device):
         projection = unet._convert_ip_adapter_image_proj_to_diffusers(image_proj)
         projection.to(unet.device, unet.dtype).requires_grad_(False).eval()

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from engine.models.component_files import read_shapes
 from engine.models.model_error import reading
-from engine.runtime.device_lock import device_lock
+from engine.runtime.device_lock import device_lock, split_into_chunks
 from engine.shared.parameter import InvalidValue
 
 _FACTOR = re.compile(
@@ -92,7 +93,7 @@ def read_lora(path: Path, mixin: str, components: Mapping[str, nn.Module], confi
         raise InvalidValue(
             f"LoRA {path.name} holds {unknown} weights of another kind (DoRA, LoHa, LoKr …), which is not supported"
         )
-    return updates
+    return _place(updates, next(components[component].parameters()).device)
 
 
 def _reject_other_types(path: Path, keys: Iterable[str]) -> None:
@@ -157,5 +158,13 @@ def _build_update(file: str, name: str, layer: Layer, A: Tensor, B: Tensor, alph
     if not (bool(A.isfinite().all()) and bool(B.isfinite().all())):
         raise InvalidValue(f"LoRA {file} holds NaN or infinity in {name}")
     B = B * ((alpha if alpha is not None else len(A)) / len(A))
-    with device_lock(weight.device):
-        return LowRankUpdate(A.to(weight.device, weight.dtype), B.to(weight.device, weight.dtype))
+    return LowRankUpdate(A.to(weight.dtype), B.to(weight.dtype))
+
+
+def _place(updates: LoraUpdates, device: torch.device) -> LoraUpdates:
+    """Move updates to the model's device, some at a time."""
+    placed = {}
+    for group in split_into_chunks(updates.items(), lambda item: item[1].A.nbytes + item[1].B.nbytes):
+        with device_lock(device):
+            placed.update({key: LowRankUpdate(update.A.to(device), update.B.to(device)) for key, update in group})
+    return placed

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from engine.models.model_error import ModelError
-from engine.runtime.device_lock import device_lock
+from engine.runtime.device_lock import device_lock, split_into_chunks
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -21,16 +21,21 @@ def check_finite(module: nn.Module, what: str) -> None:
 
 
 def place(module: M, device: torch.device, memory_format: torch.memory_format = torch.preserve_format) -> M:
-    """Move ``module`` to ``device`` for inference, one layer at a time: a stream ticks in between. Return it.
+    """Move ``module`` to ``device`` for inference, some layers at a time: a stream ticks in between. Return it.
 
     Weights with four dimensions take ``memory_format``.
     """
     module.requires_grad_(False).eval()
     parts: list[Any] = [part for part in module.modules() if not any(True for _ in part.children())]
-    parts.append(module)  # with what lies outside the layers
-    for part in parts:
+    for group in split_into_chunks([*parts, module], _own_bytes):  # the module last, for what lies outside the layers
         with device_lock(device):
-            part.to(device=device)
-            if memory_format is not torch.preserve_format:
-                part.to(memory_format=memory_format)
+            for part in group:
+                part.to(device=device)
+                if memory_format is not torch.preserve_format:
+                    part.to(memory_format=memory_format)
     return module
+
+
+def _own_bytes(module: nn.Module) -> int:
+    """Return the size of the weights that a module holds itself."""
+    return sum(parameter.nbytes for parameter in module.parameters(recurse=False))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -17,6 +17,10 @@ import torch
 S = TypeVar("S", bound="_HasDeviceLock")
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
+#: Bytes that are moved to a device in one go: some milliseconds, for which the picture stands still. For each go the
+#: loader waits for a tick, so that single layers would take minutes.
+CHUNK_BYTES = 64 << 20
 #: Types of devices on which only one thread at a time may run operators.
 SINGLE_THREADED_DEVICES = frozenset({"mps"})
 
@@ -56,12 +60,24 @@ class FairLock:
 def device_lock(device: torch.device) -> AbstractContextManager[object]:
     """Return the context in which a thread runs operators on ``device``; it may be entered again inside.
 
-    Hold it for one tick, one prompt or one moved module at a time: what holds it stops the picture. Never wait inside
-    it for another thread that runs operators, nor for a lock that such a thread holds.
+    Hold it for one tick, one prompt or one chunk of weights at a time: what holds it stops the picture. Never wait
+    inside it for another thread that runs operators, nor for a lock that such a thread holds.
     """
     if device.type not in SINGLE_THREADED_DEVICES:
         return nullcontext()
     return _lock_of(device.type, device.index or 0)
+
+
+def split_into_chunks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yield the items in groups that their last item brings to CHUNK_BYTES; ``size`` returns an item's bytes."""
+    group: list[T] = []
+    for item in items:
+        group.append(item)
+        if sum(map(size, group)) >= CHUNK_BYTES:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 class _HasDeviceLock(Protocol):

@@ -24,7 +24,8 @@ class Tied(nn.Module):
         self.scale = nn.Parameter(torch.ones(1))
 
 
-def test_the_lock_is_released_after_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("chunk", "holds"), [(1, 5), (200, 3), (1 << 20, 1)])
+def test_the_lock_is_released_between_layers(chunk: int, holds: int, monkeypatch: pytest.MonkeyPatch) -> None:
     entered: list[torch.device] = []
 
     @contextmanager
@@ -33,11 +34,11 @@ def test_the_lock_is_released_after_each_layer(monkeypatch: pytest.MonkeyPatch) 
         yield
 
     monkeypatch.setattr("engine.models.placement.device_lock", record)
+    monkeypatch.setattr("engine.runtime.device_lock.CHUNK_BYTES", chunk)
     module, meta = Tied(), torch.device("meta")
     assert place(module, meta) is module
     assert {tensor.device for tensor in module.parameters()} == {meta}
-    layers = 5  # and then the module with what it holds itself
-    assert entered == [meta] * (layers + 1)
+    assert entered == [meta] * holds
 
 
 def test_a_placed_module_is_frozen_keeps_shared_weights_and_takes_the_layout() -> None:

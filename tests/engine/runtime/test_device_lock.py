@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from engine.runtime.device_lock import FairLock, device_lock, hold_device_lock
+from engine.runtime.device_lock import FairLock, device_lock, hold_device_lock, split_into_chunks
 from tests.waiting import until
 
 
@@ -72,6 +72,12 @@ def test_a_busy_loop_lets_a_waiting_thread_in_at_its_next_turn() -> None:
             turns[0] += 1
     thread.join(5)
     assert entered == [0]
+
+
+def test_chunks_hold_all_items_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.runtime.device_lock.CHUNK_BYTES", 10)
+    assert list(split_into_chunks([3, 9, 1, 30, 4, 4], lambda size: size)) == [[3, 9], [1, 30], [4, 4]]
+    assert list(split_into_chunks([], lambda size: size)) == []
 
 
 def test_a_method_holds_the_lock_of_its_object() -> None:

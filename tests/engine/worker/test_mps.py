@@ -70,9 +70,9 @@ class Engine:
     def _is_shown(self) -> bool:
         self._sequence += 1
         noise = np.random.default_rng(self._sequence).integers(0, 256, (64, 64, 4), dtype=np.uint8)
-        for box in self.boxes[:2]:
-            box.write(Frame(noise, self._sequence))
-        frame = self.boxes[2].read(0.01)
+        self.boxes.inbox.write(Frame(noise, self._sequence))
+        self.boxes.second.write(Frame(noise, 1))  # one picture: a reference that follows it is encoded once
+        frame = self.boxes.outbox.read(0.01)
         if frame is not None:
             self.shown.add(frame.snapshot)
         return self._number in self.shown or not self._thread.is_alive()

@@ -11,7 +11,7 @@ import torch
 from engine.adapters.async_loader import AsyncLoader
 from engine.models.component_files import count_elements
 from engine.models.hub import find_cached, is_hub_name
-from engine.models.loading import free_memory_bytes
+from engine.runtime.device_memory import free_memory_bytes, release_cache
 from engine.shared.frame import Frame
 from engine.shared.parameter import InvalidValue
 from engine.shared.settings import AdapterSettings
@@ -75,6 +75,11 @@ def resolve(name: str, folder: str, what: str, hub: bool = False) -> Path:
 def check_fits(path: Path, module: Any, what: str) -> None:
     """Raise InvalidValue where the weights of a file or folder do not fit into the memory of ``module``'s device."""
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    needed = count_elements(files) * torch.empty(0, dtype=module.dtype).element_size()
-    if needed > free_memory_bytes(module.device):
-        raise InvalidValue(f"{what} needs {needed / 2**30:.1f} GiB, more than is free on {module.device}")
+    check_room(count_elements(files) * torch.empty(0, dtype=module.dtype).element_size(), module.device, what)
+
+
+def check_room(needed: int, device: torch.device, what: str) -> None:
+    """Raise InvalidValue where ``needed`` bytes are not free on ``device``."""
+    release_cache(device, needed)
+    if needed > free_memory_bytes(device):
+        raise InvalidValue(f"{what} needs {needed / 2**30:.1f} GiB, more than is free on {device}")

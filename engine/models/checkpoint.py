@@ -118,14 +118,14 @@ def load_autoencoder(
     return load_module(get_class("diffusers", class_name, what), folder, dtype, what, options.allow_pickle)
 
 
-def list_weight_files(path: Path, allow_pickle: bool = False) -> list[Path]:
+def list_weight_files(path: Path, allow_pickle: bool = False, components: tuple[str, ...] = COMPONENTS) -> list[Path]:
     """Return the weight files that loading ``path`` reads: those of half precision only if there are no others.
 
     Raises what ``find_weights`` does.
     """
     if path.is_file():
         return [path]
-    present = [path / component for component in COMPONENTS if (path / component).is_dir()]
+    present = [path / component for component in components if (path / component).is_dir()]
     files = [file for folder in present for file in find_weights(folder, allow_pickle, f"model {path}:")]
     return [file for file in files if ".fp16." not in file.name] or files
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from engine.models.architectures import Architecture, find_architecture
@@ -22,7 +21,7 @@ from engine.models.checkpoint import (
     resolve,
 )
 from engine.models.component_files import count_elements
-from engine.models.components import COMPONENTS, DENOISERS
+from engine.models.components import COMPONENTS, DENOISERS, TEXT_ENCODERS
 from engine.models.hf_imports import import_quietly
 from engine.models.hub import Progress
 from engine.models.model import Model
@@ -30,7 +29,9 @@ from engine.models.model_error import ModelError, reading
 from engine.models.noise_schedule import read_noise_schedule
 from engine.models.placement import check_finite, place
 from engine.models.precision import Precision, pick_precision, wider_dtype
+from engine.models.text_encoder_placement import LARGE_BYTES, PlacedEncoder, may_leave
 from engine.runtime.device_lock import device_lock
+from engine.runtime.device_memory import free_memory_bytes, is_short, release_cache
 from engine.shared.errors import first_line
 from engine.shared.options import EngineOptions
 
@@ -65,11 +66,13 @@ def load(
     options: EngineOptions | None = None,
     progress: Progress | None = None,
     autoencoder: str = "",
+    make_room: Callable[[float], object] = lambda _bytes: None,
 ) -> Model:
     """Load the checkpoint called ``name``, with ``autoencoder`` in place of its autoencoder if one is named.
 
-    ``dtype`` is torch's or a name: ``auto`` follows the architecture and the device, see ``pick_dtype``. Raises
-    ModelError if the model is missing, incomplete, damaged, too large or not supported.
+    ``dtype`` is torch's or a name: ``auto`` follows the architecture and the device, see ``pick_dtype``. ``make_room``
+    is called with the bytes that are needed where fewer are free on a CUDA device. Raises ModelError if the model is
+    missing, incomplete, damaged, too large or not supported.
     """
     options = options or EngineOptions()
     import_quietly()
@@ -79,7 +82,7 @@ def load(
             precision = pick_precision(dtype, device, peek_architecture(path))
         else:
             precision = Precision(dtype, dtype)
-        _check_memory(name, path, device, precision, options.allow_pickle)
+        _check_memory(name, path, device, precision, options.allow_pickle, make_room)
         with BUILD_LOCK:
             components = load_components(path, precision, options)
             architecture = _identify(name, components)
@@ -96,14 +99,12 @@ def build_model(name: str, components: dict[str, Any], device: torch.device, dty
     return _build(name, _identify(name, components), components, "", device, dtype)
 
 
-def free_memory_bytes(device: torch.device) -> int:
-    """Return the memory that can still be allocated on the device."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
-
-
-def required_memory_bytes(path: Path, dtype: torch.dtype | Precision, allow_pickle: bool = False) -> int:
+def required_memory_bytes(
+    path: Path,
+    dtype: torch.dtype | Precision,
+    allow_pickle: bool = False,
+    components: tuple[str, ...] = COMPONENTS,
+) -> int:
     """Return the size of the weights of ``path`` in ``dtype``, from the headers of its files.
 
     Raises what ``list_weight_files``, ``read_class_names`` and ``count_elements`` do.
@@ -112,13 +113,35 @@ def required_memory_bytes(path: Path, dtype: torch.dtype | Precision, allow_pick
     class_names = {} if path.is_file() else read_class_names(path)
     return sum(
         precision.of(class_names.get(file.parent.name, "")).itemsize * count_elements([file])
-        for file in list_weight_files(path, allow_pickle)
+        for file in list_weight_files(path, allow_pickle, components)
     )
 
 
-def _check_memory(name: str, path: Path, device: torch.device, precision: Precision, allow_pickle: bool) -> None:
+def large_text_encoder_bytes(path: Path, dtype: torch.dtype | Precision, allow_pickle: bool = False) -> int:
+    """Return the size of the text encoders of ``path`` that may stay on the CPU, in ``dtype``."""
+    sizes = [
+        required_memory_bytes(path, dtype, allow_pickle, (component,))
+        for component in TEXT_ENCODERS
+        if (path / component).is_dir()
+    ]
+    return sum(size for size in sizes if size >= LARGE_BYTES)
+
+
+def _check_memory(
+    name: str,
+    path: Path,
+    device: torch.device,
+    precision: Precision,
+    allow_pickle: bool,
+    make_room: Callable[[float], object] = lambda _bytes: None,
+) -> None:
     """Reject a model that cannot fit before it is read: a stream may be running in the same memory."""
     needed = MEMORY_FACTOR * required_memory_bytes(path, precision, allow_pickle)
+    if is_short(device, needed):
+        make_room(needed)
+        release_cache(device, needed)
+        if is_short(device, needed):
+            needed -= MEMORY_FACTOR * large_text_encoder_bytes(path, precision, allow_pickle)
     free = free_memory_bytes(device)
     if needed > free:
         raise ModelError(
@@ -165,13 +188,19 @@ def _build(
         raise ModelError(f"model {name!r}: {error}; use another model") from None
     if _overflows(components["vae"], device):
         components["vae"].to(wider_dtype(torch.float16, device))
+    placed_encoders: list[PlacedEncoder] = []
     for component in COMPONENTS:
-        if component in components:
-            check_finite(components[component], f"model {name!r}: {component}")
+        if component not in components:
+            continue
+        check_finite(components[component], f"model {name!r}: {component}")
+        if component in TEXT_ENCODERS and may_leave(components[component], device):
+            placed_encoders.append(PlacedEncoder(components[component], device))
+        else:
             is_convolutional = component in ("unet", "vae")
             place(components[component], device, torch.channels_last if is_convolutional else torch.preserve_format)
     with device_lock(device):
-        return Model(name, architecture(components, device, dtype), components["vae"], schedule, autoencoder)
+        arguments = (components["vae"], schedule, autoencoder, placed_encoders)
+        return Model(name, architecture(components, device, dtype), *arguments)
 
 
 def _overflows(autoencoder: Any, device: torch.device) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from engine.models.architectures import Architecture, Condition
 from engine.models.autoencoders import make_codec
 from engine.models.controlnet_inputs import ControlNetInputs
 from engine.models.noise_schedule import NoiseSchedule
+from engine.models.text_encoder_placement import PlacedEncoder
 
 
 class Model:
@@ -28,9 +29,10 @@ class Model:
         autoencoder: Any,
         noise_schedule: NoiseSchedule,
         autoencoder_name: str = "",
+        placed_encoders: Sequence[PlacedEncoder] = (),
     ) -> None:
         self.name, self.architecture, self.autoencoder_name = name, architecture, autoencoder_name
-        self.noise_schedule = noise_schedule
+        self.noise_schedule, self._placed_encoders = noise_schedule, placed_encoders
         self.device, self.dtype = architecture.device, architecture.dtype
         self.denoiser, self.autoencoder = architecture.denoiser, autoencoder
         self.codec = make_codec(autoencoder)
@@ -55,6 +57,11 @@ class Model:
     def compiled_modules(self) -> list[CompiledModule]:
         """The modules that can be compiled, the slowest first."""
         return [self.architecture.compiled_denoiser, self.codec.decoder, self.codec.encoder]
+
+    def make_room(self, needed_bytes: float) -> None:
+        """Move large text encoders to the CPU where the device has less than ``needed_bytes`` free."""
+        for encoder in self._placed_encoders:
+            encoder.make_room(needed_bytes)
 
     @property
     def multiple(self) -> int:

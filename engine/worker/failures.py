@@ -7,14 +7,15 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from math import inf
 
 import torch
 
 from engine.runtime.allocator import trim_heap
 from engine.runtime.cuda_streams import NotFinite
-from engine.runtime.device import empty_cache
 from engine.runtime.device_errors import is_device_lost, is_out_of_memory
 from engine.runtime.device_lock import device_lock
+from engine.runtime.device_memory import RESERVE_BYTES, release_cache
 from engine.shared.errors import first_line
 
 __all__ = ["EngineFailure", "FailureCounter", "free_memory", "is_device_lost", "is_out_of_memory"]
@@ -57,16 +58,17 @@ class FailureCounter:
         self.in_a_row, self.was_reported = 0, False
 
 
-def free_memory() -> None:
-    """Return what nothing uses any more to the device and to the system.
+def free_memory(is_exhausted: bool = False) -> None:
+    """Return what nothing uses any more to the system, and to a CUDA device where that is short of memory.
 
-    Never raises: it runs beside frames that work, and a device that is lost fails the next one.
+    ``is_exhausted`` says that it has just run out. Never raises: it runs beside frames that work, and a device that is
+    lost fails the next one.
     """
     gc.collect()
     trim_heap()
     try:
         if torch.cuda.is_available():
-            empty_cache()
+            release_cache(torch.device("cuda"), inf if is_exhausted else RESERVE_BYTES)
         if torch.backends.mps.is_available():
             with device_lock(torch.device("mps")):
                 torch.mps.empty_cache()

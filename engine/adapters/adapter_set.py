@@ -26,6 +26,7 @@ class AdapterSet:
     def __init__(self, model: Model, blocking: bool = False) -> None:
         # A blocking set waits for threads that need the device.
         self.device_lock = nullcontext() if blocking else device_lock(model.device)
+        self.device = model.device
         self.lora = LoraAdapter(model, blocking)
         self.controlnet = ControlNetAdapter(model, blocking)
         self.image_prompt = ImagePromptAdapter(model, blocking)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ from engine.models.components import load_module
 from engine.models.controlnet_inputs import ControlNetInputs
 from engine.models.model_error import reading
 from engine.models.placement import check_finite, place
+from engine.runtime.handover import on_side_stream
+from engine.runtime.memo import Memo
 from engine.shared.frame import Frame
 from engine.shared.parameter import InvalidValue
 from engine.shared.settings import AdapterSettings, ControlNetSettings
@@ -56,7 +59,8 @@ class ControlNetAdapter(Adapter):
         self._loaded = LoadedNets({})
         self._settings: dict[int, ControlNetSettings] = {}
         self._cache: dict[str, CompiledModule] = {}
-        self.loader = AsyncLoader(self._load, ("",) * (SLOTS + 1), blocking)
+        self._row_weights: Memo[Tensor] = Memo()
+        self.loader = AsyncLoader(on_side_stream(model.device, self._load), ("",) * (SLOTS + 1), blocking)
 
     @property
     def nets(self) -> Mapping[int, CompiledModule]:
@@ -93,7 +97,7 @@ class ControlNetAdapter(Adapter):
         weights = [
             {number: slot.weight_at(row.position, row.steps) for number, slot in self._settings.items()} for row in rows
         ]
-        return build_controls(self.nets, rows, weights)
+        return build_controls(self.nets, rows, weights, self._row_weights)
 
     def _control_image(self, name: str, pictures: Tensor, second: Tensor | None) -> Tensor | None:
         if name == "source":
@@ -131,9 +135,16 @@ class ControlNetAdapter(Adapter):
 
 
 def build_controls(
-    nets: Mapping[int, Any], rows: Sequence[ControlledRows], weights: Sequence[Mapping[int, float]]
+    nets: Mapping[int, Any],
+    rows: Sequence[ControlledRows],
+    weights: Sequence[Mapping[int, float]],
+    memo: Memo[Tensor] | None = None,
 ) -> ControlNetInputs | None:
-    """Return the controls of one call: the nets that any row uses, with zeros for rows that do not use them."""
+    """Return the controls of one call: the nets that any row uses, with zeros for rows that do not use them.
+
+    ``memo`` is for the weights of the rows, which are the same in most calls.
+    """
+    memo = memo or Memo()
     used = [
         n for n in nets if any(by_net.get(n) and n in row.images for row, by_net in zip(rows, weights, strict=True))
     ]
@@ -143,13 +154,19 @@ def build_controls(
     for n in used:
         like = next(row.images[n] for row in rows if n in row.images)
         images.append(torch.cat([row.images.get(n, like.new_zeros(row.count, *like.shape[1:])) for row in rows]))
-        flat = [
-            by_net.get(n, 0.0) if n in row.images else 0.0
+        by_row = tuple(
+            (row.count, by_net.get(n, 0.0) if n in row.images else 0.0)
             for row, by_net in zip(rows, weights, strict=True)
-            for _ in range(row.count)
-        ]
-        scales.append(torch.tensor(flat, dtype=torch.float32).view(-1, 1, 1, 1).to(like.device))
+        )
+        scales.append(memo.get(partial(_fill_rows, by_row, like.device), by_row, like.device))
     return ControlNetInputs(tuple(nets[n] for n in used), tuple(images), tuple(scales))
+
+
+def _fill_rows(by_row: Sequence[tuple[int, float]], device: torch.device) -> Tensor:
+    """Return (rows, 1, 1, 1): each value as often as it counts, filled on the device, so that nothing is uploaded."""
+    return torch.cat(
+        [torch.full((count, 1, 1, 1), value, dtype=torch.float32, device=device) for count, value in by_row]
+    )
 
 
 def read_controlnet(path: Path, unet: Any) -> Any:

@@ -13,6 +13,7 @@ from engine.models.component_files import read_config
 from engine.models.components import DEPTH_CLASSES, get_class, load_module
 from engine.models.model_error import reading
 from engine.models.placement import place
+from engine.runtime.uploads import constant
 from engine.shared.parameter import InvalidValue
 
 #: ImageNet's statistics, on which the depth models' vision transformers were trained.
@@ -30,7 +31,7 @@ class DepthEstimator:
     @torch.inference_mode()
     def __call__(self, pictures: Tensor) -> Tensor:
         """Return the depth of pictures (B, 3, H, W) in 0..1, each stretched over 0..1, (B, 3, H, W)."""
-        mean, deviation = (pictures.new_tensor(v).view(1, 3, 1, 1) for v in (_MEAN, _DEVIATION))
+        mean, deviation = (constant(v, pictures.device, pictures.dtype).view(1, 3, 1, 1) for v in (_MEAN, _DEVIATION))
         side = _PATCH_SIDE * max(1, min(pictures.shape[-2:]) // _PATCH_SIDE)
         scaled = F.interpolate((pictures - mean) / deviation, (side, side), mode="bilinear", antialias=True)
         depth = self._model(scaled.to(self._model.dtype)).predicted_depth[:, None].float()

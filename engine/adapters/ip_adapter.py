@@ -22,6 +22,7 @@ from engine.models.components import load_module
 from engine.models.model_error import reading
 from engine.models.placement import place
 from engine.runtime.device_lock import device_lock, split_into_chunks
+from engine.runtime.handover import on_side_stream
 from engine.shared import user_files
 from engine.shared.errors import first_line
 from engine.shared.frame import Frame
@@ -92,7 +93,7 @@ class ImagePromptAdapter(Adapter):
         self._reference: Frame | None = None
         self._encoder: tuple[tuple[str, str], ImageEncoder] | None = None
         self._failed: tuple[str, str] | None = None  # model and encoder that failed for the second source
-        self.loader = AsyncLoader(self._load, _NO_REQUEST, blocking)
+        self.loader = AsyncLoader(on_side_stream(model.device, self._load), _NO_REQUEST, blocking)
         self.prompt: ImagePrompt | None = None
         self.weight = 0.0
 

@@ -11,13 +11,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engine.adapters.async_loader import AsyncLoader
-from engine.adapters.base import Adapter, check_fits, resolve
+from engine.adapters.base import Adapter, check_fits, check_room, resolve
 from engine.adapters.lora_file import Layer, LoraUpdates, LowRankUpdate, get_layer, read_lora
 from engine.models import Model
 from engine.models.model_error import reading
+from engine.runtime.handover import on_side_stream
+from engine.runtime.uploads import upload
 from engine.shared.frame import Frame
 from engine.shared.parameter import InvalidValue
 from engine.shared.settings import AdapterSettings
@@ -39,6 +41,7 @@ class MergedLoras:
     def __init__(self, components: Mapping[str, nn.Module], on_change: Callable[[], None] = lambda: None) -> None:
         self._components, self._on_change = components, on_change
         self._layers: list[_MergedLayer] = []
+        self._ranks: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}  # by a layer's key, on its device
         self.weights: tuple[float, ...] = ()
 
     @torch.inference_mode()
@@ -49,21 +52,31 @@ class MergedLoras:
             merged.restore()
         self._layers, self.weights = [], ()
         self._on_change()
+        self._ranks.clear()
         for component, name in dict.fromkeys(key for lora in loras if lora for key in lora):
             layer = get_layer(self._components[component], name)
             assert layer is not None
             updates = {i: lora[component, name] for i, lora in enumerate(loras) if lora and (component, name) in lora}
-            self._layers.append(_MergedLayer(layer, updates))
+            merged = _MergedLayer(layer, updates)
+            if merged.key not in self._ranks:
+                self._ranks[merged.key] = upload(*merged.key, torch.int64)
+            self._layers.append(merged)
 
     @torch.inference_mode()
     def set_weights(self, weights: Sequence[float]) -> None:
         """Set the weight of each slot. All at 0 restores the model's own weights exactly."""
         if tuple(weights) != self.weights:
             self._on_change()
+            scales = {key: _fill(weights, slots.device)[slots] for key, slots in self._ranks.items()}
             for merged in self._layers:
-                merged.set_weights(weights)
+                merged.set_weights(scales[merged.key])
             self._on_change()
         self.weights = tuple(weights)
+
+
+def _fill(weights: Sequence[float], device: torch.device) -> Tensor:
+    """Return the weights of the slots, (slots,) float32, filled on the device, so that nothing is uploaded."""
+    return torch.stack([torch.full((), weight, dtype=torch.float32, device=device) for weight in weights])
 
 
 class _MergedLayer:
@@ -72,13 +85,16 @@ class _MergedLayer:
     def __init__(self, layer: Layer, updates: Mapping[int, LowRankUpdate]) -> None:
         self._weight = layer.weight
         self._base = layer.weight.detach().flatten(1).clone()
-        self._A = torch.cat([update.A.flatten(1) for update in updates.values()])
-        self._B = torch.cat([update.B.flatten(1) for update in updates.values()], 1)
-        self._slots = [slot for slot, update in updates.items() for _ in range(len(update.A))]
+        device = self._base.device  # a text encoder may have moved since the file was read
+        self._A = torch.cat([update.A.flatten(1) for update in updates.values()]).to(device)
+        self._B = torch.cat([update.B.flatten(1) for update in updates.values()], 1).to(device)
+        #: The slot of each rank, and where the layer is: most layers share it.
+        self.key = (tuple(slot for slot, update in updates.items() for _ in range(len(update.A))), layer.weight.device)
 
-    def set_weights(self, weights: Sequence[float]) -> None:
-        scales = torch.tensor([weights[slot] for slot in self._slots]).to(self._B)
-        self._weight.copy_(torch.addmm(self._base, self._B * scales, self._A).view(self._weight.shape))
+    def set_weights(self, scales: Tensor) -> None:
+        """Set the weight of each rank, (ranks,) float32."""
+        scaled = self._B * scales.to(self._B.dtype)
+        self._weight.copy_(torch.addmm(self._base, scaled, self._A).view(self._weight.shape))
 
     def restore(self) -> None:
         self._weight.copy_(self._base.view(self._weight.shape))
@@ -96,7 +112,7 @@ class LoraAdapter(Adapter):
         self._text_encoders = {name: part for name, part in modules.items() if name.startswith("text_encoder")}
         self.merged = MergedLoras(self._denoiser, architecture.compiled_denoiser.mark_weights_changed)
         self._cache: dict[tuple[str, float], LoraUpdates] = {}
-        self.loader = AsyncLoader(self._load, ("",) * SLOTS, blocking)
+        self.loader = AsyncLoader(on_side_stream(model.device, self._load), ("",) * SLOTS, blocking)
         self._files: tuple[str, ...] = ("",) * SLOTS
         self._on_text: list[LoraUpdates | None] = []
         self._text_merged = MergedLoras(self._text_encoders)
@@ -153,7 +169,12 @@ class LoraAdapter(Adapter):
             if key not in self._cache:
                 check_fits(path, self._model.denoiser, f"LoRA {file}")
                 components = self._denoiser | self._text_encoders
-                self._cache[key] = read_lora(path, architecture.lora_mixin, components, self._model.denoiser.config)
+                updates = read_lora(path, architecture.lora_mixin, components, self._model.denoiser.config)
+                # Each layer that it changes is stored as it is without it.
+                originals = (get_layer(components[component], name) for component, name in updates)
+                needed = sum(layer.weight.nbytes for layer in originals if layer is not None)
+                check_room(needed, self._model.device, f"LoRA {file}")
+                self._cache[key] = updates
             return self._cache[key]
 
 

@@ -37,7 +37,8 @@ def _mix(one: Condition, two: Condition, share: float, mode: str) -> Condition:
 
     pooled = None if one.pooled is None or two.pooled is None else mix(one.pooled, two.pooled)
     mask = None if one.mask is None or two.mask is None else torch.maximum(one.mask, two.mask)
-    return Condition(mix(one.tokens, two.tokens), pooled, mask)
+    lengths = tuple(map(max, one.lengths, two.lengths))  # every mask begins at the first token
+    return Condition(mix(one.tokens, two.tokens), pooled, mask, lengths)
 
 
 class Conditioner:

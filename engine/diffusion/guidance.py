@@ -11,7 +11,11 @@ where ε̄ = (x − a·z̄)/b is the residual noise of the frame's reference z̄
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
+
+from engine.shared.settings import GuidanceSettings
 
 MODES = ("none", "full", "self", "onetime")
 #: Smallest a of the residual forms: where almost no signal is left (0.068 in Stable Diffusion), x/a is all noise.
@@ -39,3 +43,14 @@ def extra_rows(mode: str, gamma: float) -> str:
     if gamma == 1.0:
         return ""
     return {"none": "", "self": "", "onetime": "first", "full": "all"}[mode]
+
+
+def negative_rows(settings: GuidanceSettings, sizes: Sequence[int], enters: bool) -> int:
+    """Return how many rows are denoised again under the negative prompt.
+
+    They are the last ones: all, or the frames of the last slot where it ``enters``. ``sizes`` are the slots' frames.
+    """
+    extra = extra_rows(settings.mode, settings.scale)
+    if extra == "first":
+        return sizes[-1] if enters else 0
+    return sum(sizes) if extra == "all" else 0

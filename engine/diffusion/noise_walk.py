@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from engine.diffusion.coefficients import Coefficients
@@ -25,16 +26,30 @@ class NoiseWalk:
 
     def noises(self, settings: NoiseWalkSettings, now: float, steps: int) -> Tensor | None:
         """Return the noises (steps, C, h, w) of a frame captured ``now``, in seconds; None where nothing walks."""
-        rate = settings.seeds_per_second
-        if settings.seed != self._seed:
-            self._seed, self._position = settings.seed, 0.0
-        elapsed = 0.0 if self._last_time is None else min(max(now - self._last_time, 0.0), MAX_STEP_SECONDS)
-        self._last_time = now
-        self._position += rate * elapsed
-        if rate == 0.0 and self._position == 0.0:
+        self._position = self._position_at(settings, now)
+        self._seed, self._last_time = settings.seed, now
+        if settings.seeds_per_second == 0.0 and self._position == 0.0:
             return None
-        whole = math.floor(self._position)
-        # Neighbouring seeds are unrelated noises, so a walk over whole numbers is as good as any.
-        one, two = (self._coefficients.noises(((settings.seed + k) % 2**31, 0), 0.0, steps) for k in (whole, whole + 1))
-        mix = self._position - whole
-        return one if mix == 0.0 else slerp(one, two, torch.tensor(mix, device=one.device), dims=(1, 2, 3))
+        one, two = (self._coefficients.noises((seed, 0), 0.0, steps) for seed in _seeds(settings, self._position))
+        mix = float(np.float32(self._position - math.floor(self._position)))  # as exact as the noises are
+        return one if mix == 0.0 else slerp(one, two, mix, dims=(1, 2, 3))
+
+    def values(self, settings: NoiseWalkSettings, now: float, steps: int) -> dict[Hashable, Callable[[], Tensor]]:
+        """Return what ``noises`` would read of its coefficients."""
+        position = self._position_at(settings, now)
+        if settings.seeds_per_second == 0.0 and position == 0.0:
+            return {}
+        looks = [((seed, 0, 0.0), 1.0) for seed in _seeds(settings, position)]
+        return self._coefficients.noise_values(looks, steps)
+
+    def _position_at(self, settings: NoiseWalkSettings, now: float) -> float:
+        elapsed = 0.0 if self._last_time is None else min(max(now - self._last_time, 0.0), MAX_STEP_SECONDS)
+        start = self._position if settings.seed == self._seed else 0.0
+        return start + settings.seeds_per_second * elapsed
+
+
+def _seeds(settings: NoiseWalkSettings, position: float) -> tuple[int, int]:
+    """Return the two seeds between which the walk is at ``position``."""
+    # Neighbouring seeds are unrelated noises, so a walk over whole numbers is as good as any.
+    first = settings.seed + math.floor(position)
+    return first % 2**31, (first + 1) % 2**31

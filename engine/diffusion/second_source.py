@@ -23,6 +23,11 @@ class SecondSource:
             self.frame, self._picture = frame, None
 
     @property
+    def unread(self) -> tuple[Frame, ...]:
+        """The frame, where it was not converted yet."""
+        return (self.frame,) if self._picture is None and self.frame is not None else ()
+
+    @property
     def picture(self) -> Tensor | None:
         """The frame as a picture."""
         if self._picture is None and self.frame is not None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 from engine.adapters import AdapterSet
 from engine.diffusion.conditioning import Conditioner
+from engine.diffusion.prompt_encoder import TextStyle
 from engine.models import Model
 from engine.runtime.device_lock import device_lock, hold_device_lock
+from engine.runtime.handover import on_side_stream, side_stream
 from engine.shared.frame import Frame
 from engine.shared.snapshot import Snapshot
 
@@ -24,10 +27,11 @@ class Steering:
         # A blocking stream waits for threads that need the device, and nothing runs beside it.
         self.device_lock = nullcontext() if blocking else device_lock(model.device)
         self.adapters = shared_adapters or AdapterSet(model, blocking)
+        encode, encode_negative = model.encode_prompt, model.encode_negative
         self.conditioner = Conditioner(
-            model.encode_prompt,
-            model.encode_negative,
-            self.adapters.lora.text_encoder_loras,
+            on_side_stream(model.device, encode),
+            on_side_stream(model.device, encode_negative) if encode_negative is not None else None,
+            self._apply_style,
             blocking,
             self.device_lock,
         )
@@ -69,6 +73,12 @@ class Steering:
     def close(self) -> None:
         """End the prompt thread. The adapters may belong to another stream too: they are closed by the last one."""
         self.conditioner.close()
+
+    @contextmanager
+    def _apply_style(self, style: TextStyle) -> Iterator[None]:
+        """Put the text encoders into a style, on the CUDA stream on which they encode."""
+        with side_stream(self.adapters.device), self.adapters.lora.text_encoder_loras(style):
+            yield
 
     @hold_device_lock
     def _condition(self, encode_now: bool = False) -> None:

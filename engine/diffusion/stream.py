@@ -18,6 +18,7 @@ from engine.adapters import AdapterSet
 from engine.adapters.attention import KeyValueMemory
 from engine.adapters.controlnet import ControlledRows
 from engine.diffusion import guidance
+from engine.diffusion.frame_inputs import FrameInputs
 from engine.diffusion.planner import Planner
 from engine.diffusion.schedule import advance
 from engine.diffusion.second_source import SecondSource
@@ -25,9 +26,11 @@ from engine.diffusion.similarity import SimilarityFilter
 from engine.diffusion.slots import Plan, Slot
 from engine.diffusion.smoothing import LatentSmoother
 from engine.diffusion.steering import Steering
-from engine.image.convert import cat_batch, to_alpha, to_picture, to_pixels
+from engine.image.convert import cat_batch, to_pixels
 from engine.image.effects import ImageEffects, PreparedInput
 from engine.image.hooks import Hooks
+from engine.image.ops import DeviceValues
+from engine.image.temporal import Motion
 from engine.models import Model
 from engine.runtime.cuda_streams import CudaStreams, OutputSums, PendingOutput, cuda_streams_of
 from engine.runtime.device_lock import hold_device_lock
@@ -66,15 +69,15 @@ class Stream:
         cuda_streams: CudaStreams | None = None,
     ) -> None:
         self.model, self.width, self.height = model, width, height
+        self._cuda_streams = cuda_streams or cuda_streams_of(model.device)
+        self._inputs = FrameInputs(model.device, width, height, self._cuda_streams.record)
         self.steering = Steering(model, shared_adapters, blocking)
-        self.planner = Planner(model, width, height)
+        self.planner = Planner(model, width, height, self._inputs.memo)
         self.hooks = hooks or Hooks(None)
-        self.effects, self.similarity = ImageEffects(), SimilarityFilter()
+        self.effects, self.similarity = ImageEffects(self._inputs.memo), SimilarityFilter()
         self.memory, self.smoother = KeyValueMemory(), LatentSmoother()
-        self.second = SecondSource(self._to_picture)
         self.slots: list[Slot] = []
         self.stats = StreamStats()
-        self._cuda_streams = cuda_streams or cuda_streams_of(model.device)
         self._restarted = True
         self.apply(Snapshot())
 
@@ -84,6 +87,11 @@ class Stream:
         return self.steering.adapters
 
     @property
+    def second(self) -> SecondSource:
+        """The newest frame of the second source."""
+        return self._inputs.second
+
+    @property
     def device_lock(self) -> AbstractContextManager[object]:
         """The context in which its operators run."""
         return self.steering.device_lock
@@ -91,7 +99,8 @@ class Stream:
     @property
     def plan(self) -> Plan:
         """The plan of the frames that enter next."""
-        return self.planner.plan
+        with self.device_lock:  # its noises may be uploaded now
+            return self.planner.plan
 
     @hold_device_lock
     def apply(self, snapshot: Snapshot) -> None:
@@ -106,7 +115,7 @@ class Stream:
         try:
             self.planner.update(snapshot.diffusion, snapshot.looks)
         finally:
-            self.similarity.hold(len(self.plan.steps))  # until the change reaches the output
+            self.similarity.hold(len(self.planner.steps))  # until the change reaches the output
 
     def settle(self) -> None:
         """Wait until the prompts and adapters of the snapshot are in effect, or have failed."""
@@ -151,7 +160,8 @@ class Stream:
     def begin(self, frames: Sequence[Frame]) -> PendingOutput | None:
         """Run ``step``, but on a GPU the next tick may begin while the finished frames are still decoded."""
         with self._input_stream():
-            prepared = self._prepare(frames)
+            motions = self._upload(frames)
+            prepared = self._prepare(frames, motions)
             if self._skips(prepared):
                 return None
         self.steering.follow(self.second.frame)
@@ -160,6 +170,7 @@ class Stream:
             return NO_OUTPUT
         denoised = self._denoise()
         finished = self._advance(denoised)
+        self._cuda_streams.record(*(tensor for slot, D in finished for tensor in (slot.z, D)))  # the smoother's history
         with self._cuda_streams.output_stream():
             return self._decode(finished)
 
@@ -171,17 +182,41 @@ class Stream:
         restarted, self._restarted = self._restarted, False
         return self._cuda_streams.input_stream(restarted, self.effects.feeds_back or self.hooks.is_dynamic)
 
-    def _prepare(self, frames: Sequence[Frame]) -> PreparedInput | None:
+    def _upload(self, frames: Sequence[Frame]) -> Sequence[Motion]:
+        """Upload all that this tick needs of the host, in one copy; return the motion of ``frames``.
+
+        On a CPU there is nothing to upload, and the motion is estimated where it is needed.
+        """
+        if not self._inputs.is_remote:
+            return ()
+        with on_one_thread():
+            motions = self.effects.estimate_motions(frames, self.width, self.height)
+        return self._inputs.send(frames, motions, self._values(frames))
+
+    def _values(self, frames: Sequence[Frame]) -> DeviceValues:
+        """Return the values that this tick reads on the device, apart from pictures."""
+        steps, sizes = [slot.step for slot in self.slots], [len(slot.frames) for slot in self.slots]
+        values = self.effects.values(self.width, self.height)
+        if frames:
+            values |= self.planner.values(self.snapshot.diffusion.noise_walk, frames[-1].captured_at)
+            steps, sizes = [*steps, self.planner.steps[0]], [*sizes, len(frames)]
+        if not steps:
+            return values
+        negatives = guidance.negative_rows(self.snapshot.diffusion.guidance, sizes, bool(frames))
+        return values | self.planner.coefficients.row_values(tuple(steps), tuple(sizes), negatives)
+
+    def _prepare(self, frames: Sequence[Frame], motions: Sequence[Motion] = ()) -> PreparedInput | None:
         if not frames:
             return None
-        size, device, alpha = (self.width, self.height), self.model.device, None
+        alpha = None
         with on_one_thread():
-            pictures = cat_batch([self._to_picture(frame) for frame in frames])
+            pictures = cat_batch([self._inputs.to_picture(frame) for frame in frames])
             if self.effects.uses_alpha:
-                alpha = cat_batch([to_alpha(frame.pixels, *size, device) for frame in frames])
+                alpha = cat_batch([self._inputs.to_alpha(frame) for frame in frames])
         prepared = self.effects.preprocess(pictures, alpha, self.second.picture)
+        self._inputs.clear()
         pictures = self.hooks.run("before", prepared.pictures, self.snapshot.hooks, frames[-1].captured_at)
-        return PreparedInput(pictures, prepared.mask)
+        return PreparedInput(pictures, prepared.mask, motions)
 
     def _skips(self, prepared: PreparedInput | None) -> bool:
         settings = self.snapshot.similarity
@@ -195,19 +230,22 @@ class Stream:
     def _encode(self, frames: Sequence[Frame], prepared: PreparedInput | None) -> None:
         """Let frames enter as x₁ = a·z + b·ε₁; in text mode there is no z, and x₁ = ε₁."""
         if prepared is None:
+            self._cuda_streams.sync_input()
             return
-        diffusion = self.snapshot.diffusion
-        self.planner.walk(diffusion.noise_walk, frames[-1].captured_at)
-        if diffusion.text_mode:
-            x = self.plan.noises[0].expand(len(frames), -1, -1, -1)
-            z = torch.zeros_like(x)
-        else:
+        diffusion, second, z = self.snapshot.diffusion, self.second.picture, None
+        self.effects.enter(prepared)
+        if not diffusion.text_mode:
             with self._cuda_streams.input_stream():
                 z = self.model.encode(self.effects.apply_feedback(prepared.pictures))
             self._cuda_streams.sync_input(z)
+        fields = (motion.field for motion in prepared.motions)
+        self._cuda_streams.sync_input(prepared.pictures, prepared.mask, second, *fields)
+        self.planner.walk(diffusion.noise_walk, frames[-1].captured_at)
+        if z is None:
+            x = self.plan.noises[0].expand(len(frames), -1, -1, -1)
+            z = torch.zeros_like(x)
+        else:
             x = (self.plan.steps[0].a * z).add_(self.plan.initial_noise)
-        second = self.second.picture
-        self._cuda_streams.sync_input(prepared.pictures, prepared.mask, second)
         images = self.adapters.controlnet.control_images(prepared.pictures, second)
         self.slots.append(Slot(frames, prepared, z, x, z, self.plan, self.steering.snapshot_number, images))
 
@@ -216,7 +254,7 @@ class Stream:
         settings = self.snapshot.diffusion.guidance
         sizes = tuple(len(slot.frames) for slot in self.slots)
         x = cat_batch([slot.x for slot in self.slots])
-        negatives = self._negative_rows(sizes)
+        negatives = guidance.negative_rows(settings, sizes, self.slots[-1].position == 0)
         rows = self.planner.coefficients.rows(tuple(slot.step for slot in self.slots), sizes, negatives)
         arrangement = tuple((slot.position, slot.steps, len(slot.frames)) for slot in self.slots)
         self.adapters.begin_call(self.memory, arrangement, negatives)
@@ -235,17 +273,6 @@ class Stream:
             return torch.addcmul(rows.unguided_of_x * x, rows.unguided_of_output, output)
         F = rows.of_x * x[rows.index] + rows.of_output * output
         return rows.c_out * self._guide(F[: len(x)], F[len(x) :], x, rows.a) + rows.c_skip * x
-
-    def _negative_rows(self, sizes: tuple[int, ...]) -> int:
-        """Return how many rows are denoised again under the negative prompt.
-
-        They are the last ones: the frames that have just entered, or all.
-        """
-        settings = self.snapshot.diffusion.guidance
-        extra = guidance.extra_rows(settings.mode, settings.scale)
-        if extra == "first":
-            return sizes[-1] if self.slots[-1].position == 0 else 0
-        return sum(sizes) if extra == "all" else 0
 
     def _guide(self, F: Tensor, negative: Tensor, x: Tensor, a: Tensor) -> Tensor:
         settings = self.snapshot.diffusion.guidance
@@ -285,14 +312,15 @@ class Stream:
         decoded = self.model.decode(latents)
         encoded = cat_batch([slot.z for slot, _ in finished]).sum()
         sums = OutputSums(torch.stack([encoded, latents.sum(), decoded.sum()]), self.model.dtype)
-        if self.hooks.is_dynamic:
+        if self.hooks.is_dynamic and decoded.device.type == "cpu":
             sums.check()  # now: otherwise an effect would be blamed for it
         pictures = self.hooks.run("after", decoded, hooks, now)
         pictures = pictures if pictures is decoded else pictures.clamp(0, 1)
         pixels = to_pixels(self.effects.postprocess(pictures, [slot.prepared for slot, _ in finished]))
         frames = [(frame, slot.snapshot_number) for slot, _ in finished for frame in slot.frames]
-        return PendingOutput(frames, pixels, sums, (finished, latents))
-
-    def _to_picture(self, frame: Frame) -> Tensor:
-        """Return (1, 3, H, W) in 0..1 on the device, at the working size."""
-        return to_picture(frame.pixels, self.width, self.height, self.model.device)
+        checks = self.hooks.take_checks()
+        self._cuda_streams.record(*(check.is_finite for check in checks))
+        return PendingOutput(
+            frames, pixels, sums, (finished, latents), [check.is_finite for check in checks],
+            lambda is_finite: self.hooks.judge(checks, is_finite),
+        )  # fmt: skip

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.image.ops import average_cells, luminance
+from engine.runtime.uploads import constant
 
 #: Rounds of hysteresis in ``canny``; a fixed number needs no host synchronisation.
 HYSTERESIS_ROUNDS = 8
@@ -17,9 +18,9 @@ HYSTERESIS_ROUNDS = 8
 def _gradients(pictures: Tensor) -> tuple[Tensor, Tensor]:
     """Return Sobel gradients of the smoothed brightness, (B, 1, H, W) each, about 0..1 for a hard edge."""
     grey = luminance(pictures)[:, :1]
-    taps = grey.new_tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+    taps = constant((1.0, 4.0, 6.0, 4.0, 1.0), grey.device, grey.dtype) / 16
     grey = F.conv2d(F.pad(grey, (2, 2, 2, 2), mode="replicate"), (taps[:, None] * taps).view(1, 1, 5, 5))
-    sobel = grey.new_tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 4
+    sobel = constant(((-1.0, 0, 1), (-2, 0, 2), (-1, 0, 1)), grey.device, grey.dtype) / 4
     both = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), torch.stack([sobel, sobel.T])[:, None])
     return both[:, :1], both[:, 1:]
 

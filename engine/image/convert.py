@@ -10,19 +10,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.runtime.uploads import upload
 
-def to_picture(pixels: NDArray[np.uint8], width: int, height: int, device: torch.device) -> Tensor:
+#: Pixels (H, W, 4) of the host, or uploaded already.
+Pixels = NDArray[np.uint8] | Tensor
+
+
+def to_picture(pixels: Pixels, width: int, height: int, device: torch.device) -> Tensor:
     """Return the colours of ``pixels`` as (1, 3, height, width) on ``device``, channels last."""
-    if device.type == "cpu":  # the same values as below, but faster
+    if isinstance(pixels, np.ndarray) and device.type == "cpu":  # the same values as below, but faster
         colours = torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB))
     else:
-        colours = _upload(pixels, device)[..., :3]
+        colours = _on_device(pixels, device)[..., :3]
     return _resize(colours.float().div_(255.0), width, height)
 
 
-def to_alpha(pixels: NDArray[np.uint8], width: int, height: int, device: torch.device) -> Tensor:
+def to_alpha(pixels: Pixels, width: int, height: int, device: torch.device) -> Tensor:
     """Return the alpha of ``pixels`` as (1, 1, height, width) on ``device``."""
-    return _resize(_upload(pixels, device)[..., 3:].float().div_(255.0), width, height)
+    return _resize(_on_device(pixels, device)[..., 3:].float().div_(255.0), width, height)
+
+
+def to_preview(pixels: NDArray[np.uint8], width: int, height: int) -> Tensor:
+    """Return the colours of ``pixels`` as a small picture (1, 3, height, width) on the CPU."""
+    small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    return to_picture(small, width, height, torch.device("cpu"))
 
 
 def to_pixels(pictures: Tensor) -> Tensor:
@@ -44,11 +55,8 @@ def cat_batch(batches: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(batches)) if len(batches) > 1 else batches[0]
 
 
-def _upload(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(pixels)
-    if device.type == "cuda":
-        tensor = tensor.pin_memory().to(device, non_blocking=True)  # copies while kernels run
-    return tensor.to(device)
+def _on_device(pixels: Pixels, device: torch.device) -> Tensor:
+    return pixels if isinstance(pixels, Tensor) else upload(torch.from_numpy(pixels), device)
 
 
 def _resize(rows: Tensor, width: int, height: int) -> Tensor:

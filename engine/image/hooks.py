@@ -8,6 +8,8 @@ maximum, help), and any of three functions. Each returns a tensor of its input's
     def after(pictures, values, seconds): ...    # (B, 3, H, W) in 0..1, before the output grade
 
 A hook that raises, or returns another shape, NaN or infinity, is disabled until its file changes, with one log line.
+Whether values are finite is known at once on a CPU. Elsewhere it is read with the frame's output, and until then the
+input takes the place of a result that is not.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 STAGES = ("before", "latent", "after")
 POLL_SECONDS = 0.5
 _MPS = torch.device("mps")
+NOT_FINITE = "returned NaN or infinity"
 
 
 @dataclass
@@ -47,6 +50,14 @@ class Hook:
     broken: bool = False
 
 
+class FiniteCheck(NamedTuple):
+    """Whether a hook's result was finite, a boolean () that is still on the device."""
+
+    hook: Hook
+    stage: str
+    is_finite: Tensor
+
+
 class Hooks:
     """The hooks of a folder, in the order of their names. A thread watches it; ``notes`` are lines for the user.
 
@@ -55,6 +66,7 @@ class Hooks:
 
     def __init__(self, folder: Path | None) -> None:
         self.notes: list[str] = []
+        self._checks: list[FiniteCheck] = []
         self._watcher = FolderWatcher(lambda: _list_files(folder) if folder is not None else [], self._load)
         self._stop, self._enter_thread = threading.Event(), inherit_device()
         if folder is not None:
@@ -78,14 +90,33 @@ class Hooks:
                 result = function(tensor, values.values, seconds)
                 if not isinstance(result, Tensor) or result.shape != tensor.shape:
                     raise TypeError(f"returned {_describe(result)}, expected {_describe(tensor)}")
-                if not bool(result.isfinite().all()):
-                    raise ValueError("returned NaN or infinity")
+                is_finite = result.isfinite().all()
+                if is_finite.device.type == "cpu" and not is_finite:
+                    raise ValueError(NOT_FINITE)
             except (Exception, SystemExit) as error:  # user code may raise anything
-                hook.broken = True
-                self.notes.append(f"hook {hook.name} disabled: {stage}{_line_of(error)}: {_summarize(error)}")
+                self._disable(hook, f"{stage}{_line_of(error)}: {_summarize(error)}")
                 continue
-            tensor = result.to(tensor.dtype)
+            result = result.to(tensor.dtype)
+            if is_finite.device.type != "cpu":
+                self._checks.append(FiniteCheck(hook, stage, is_finite))
+                result = torch.where(is_finite, result, tensor)
+            tensor = result
         return tensor
+
+    def take_checks(self) -> tuple[FiniteCheck, ...]:
+        """Return the checks since the last call."""
+        checks, self._checks = tuple(self._checks), []
+        return checks
+
+    def judge(self, checks: Sequence[FiniteCheck], is_finite: Sequence[bool]) -> None:
+        """Disable the hooks whose check failed; ``is_finite`` are the results, read from the device."""
+        for check, passed in zip(checks, is_finite, strict=True):
+            if not passed and not check.hook.broken:
+                self._disable(check.hook, f"{check.stage}: ValueError: {NOT_FINITE}")
+
+    def _disable(self, hook: Hook, reason: str) -> None:
+        hook.broken = True
+        self.notes.append(f"hook {hook.name} disabled: {reason}")
 
     @property
     def is_dynamic(self) -> bool:

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from engine.runtime.uploads import UploadMemo, constant, upload
+
 _LUMA = (0.299, 0.587, 0.114)
+#: Values of an operation by key, as ``UploadMemo`` takes them.
+DeviceValues = dict[Hashable, Callable[[], Tensor]]
 
 
 @dataclass(frozen=True)
@@ -25,13 +30,17 @@ class ColorGrade:
     saturation: float = 1.0
     hue: float = 0.0
 
-    def __call__(self, pictures: Tensor) -> Tensor:
+    def __call__(self, pictures: Tensor, uploads: UploadMemo | None = None) -> Tensor:
         """Return graded ``pictures``, clamped to 0..1; with the defaults ``pictures`` itself."""
         if self == ColorGrade():
             return pictures
-        matrix = self._matrix().to(pictures.device, pictures.dtype)
+        matrix = _on_device(self, self._matrix, pictures, uploads)
         graded = torch.einsum("oc,bchw->bohw", matrix, pictures)
         return ((graded - 0.5) * self.contrast + 0.5).clamp(0, 1)
+
+    def values(self) -> DeviceValues:
+        """Return what a call reads from ``uploads``."""
+        return {} if self == ColorGrade() else {self: self._matrix}
 
     def _matrix(self) -> Tensor:
         """Return gain, saturation and hue as one 3×3 matrix about the grey axis. At gain 1 grey keeps its luminance."""
@@ -55,7 +64,8 @@ class ColorGrade:
 
 def luminance(pictures: Tensor) -> Tensor:
     """Return the luminance (BT.601) of each picture, repeated in three channels, (B, 3, H, W)."""
-    return (pictures * pictures.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+    luma = constant(_LUMA, pictures.device, pictures.dtype).view(1, 3, 1, 1)
+    return (pictures * luma).sum(1, keepdim=True).expand(-1, 3, -1, -1)
 
 
 def mirror(pictures: Tensor, side: str) -> Tensor:
@@ -99,28 +109,38 @@ class Feedback:
     hue: float = 0.0
     edge: str = "mirror"
 
-    def __call__(self, pictures: Tensor, last: Tensor | None) -> Tensor:
+    def __call__(self, pictures: Tensor, last: Tensor | None, uploads: UploadMemo | None = None) -> Tensor:
         """Mix ``last`` (1, 3, H, W) into ``pictures``; at amount 0 or without ``last`` return ``pictures`` itself."""
         if self.amount <= 0.0 or last is None or last.shape[-2:] != pictures.shape[-2:]:
             return pictures
-        return torch.lerp(pictures, ColorGrade(hue=self.hue)(self.transform(last)), self.amount)
+        return torch.lerp(pictures, ColorGrade(hue=self.hue)(self.transform(last, uploads), uploads), self.amount)
 
-    def transform(self, last: Tensor) -> Tensor:
+    def values(self, width: int, height: int) -> DeviceValues:
+        """Return what a call on pictures of this size reads from ``uploads``."""
+        if self.amount <= 0.0:
+            return {}
+        return {(self, width / height): lambda: self._theta(width / height)} | ColorGrade(hue=self.hue).values()
+
+    def transform(self, last: Tensor, uploads: UploadMemo | None = None) -> Tensor:
         """Zoom ``last`` in by ``zoom``, rotate it clockwise, then shift it right and down."""
-        height, width = last.shape[-2:]
-        angle, aspect = math.radians(self.rotate), width / height
-        c, s = math.cos(angle) / self.zoom, math.sin(angle) / self.zoom
-        theta = last.new_tensor(
-            [
-                [c, s / aspect, -2 * self.x * c - 2 * self.y * s / aspect],
-                [-s * aspect, c, 2 * self.x * s * aspect - 2 * self.y * c],
-            ]
-        )
+        aspect = last.shape[-1] / last.shape[-2]
+        theta = _on_device((self, aspect), lambda: self._theta(aspect), last, uploads)
         grid = F.affine_grid(theta[None], list(last.shape), align_corners=False)
         if self.edge == "wrap":
             grid = (grid + 1).remainder(2) - 1
         padding = {"mirror": "reflection", "hold": "border", "wrap": "border", "black": "zeros"}[self.edge]
         return sample(last, grid, padding=padding)
+
+    def _theta(self, aspect: float) -> Tensor:
+        """Return the transform as an affine matrix (2, 3), from the output's to the input's coordinates."""
+        angle = math.radians(self.rotate)
+        c, s = math.cos(angle) / self.zoom, math.sin(angle) / self.zoom
+        return torch.tensor(
+            [
+                [c, s / aspect, -2 * self.x * c - 2 * self.y * s / aspect],
+                [-s * aspect, c, 2 * self.x * s * aspect - 2 * self.y * c],
+            ]
+        )
 
 
 def feather(mask: Tensor, share: float) -> Tensor:
@@ -182,3 +202,9 @@ def _cell_weights(pixels: int, cells: int, device: torch.device, dtype: torch.dt
 def _axis(count: int, like: Tensor) -> Tensor:
     """Return the centres of ``count`` pixels in -1..1."""
     return (torch.arange(count, device=like.device, dtype=like.dtype) + 0.5) / count * 2 - 1
+
+
+def _on_device(key: Hashable, compute: Callable[[], Tensor], like: Tensor, uploads: UploadMemo | None) -> Tensor:
+    """Return a value on the device of ``like``, in its dtype: from ``uploads``, or uploaded for this call."""
+    value = upload(compute(), like.device) if uploads is None else uploads.get(key, compute)
+    return value.to(like.dtype)

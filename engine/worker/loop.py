@@ -18,8 +18,10 @@ from engine.diffusion.row_counts import count_rows
 from engine.diffusion.stream import Stream
 from engine.image.hooks import Hooks
 from engine.models import pick_device
-from engine.runtime.cuda_streams import AUTOENCODER, NotFinite, PendingOutput
+from engine.runtime.cuda_streams import AUTOENCODER, NotFinite, PendingOutput, cuda_streams_of
 from engine.runtime.device import use_device
+from engine.runtime.handover import finish_work
+from engine.runtime.live import configure_live
 from engine.runtime.rocm import NewShapes
 from engine.shared.errors import first_line
 from engine.shared.frame import Frame
@@ -79,6 +81,8 @@ class Worker:
             box.skip()  # frames from before this process began
         device = pick_device(options.device)
         use_device(device)
+        configure_live(device)
+        cuda_streams_of(device).enter_main()
         self.hooks = Hooks(Path(options.hooks) if options.hooks else None)
         self.stream = open_stream(snapshot, device, options, hooks=self.hooks, max_pixels=boxes.max_pixels)
         applied = begin(self.stream, snapshot, options)
@@ -264,7 +268,7 @@ class Worker:
             self.pending = None
             self._end_crossfade()
             self.stream.restart()
-            self._free_memory()
+            self._free_memory(is_out_of_memory(error))
         if count == 1:
             self.bridge.send(EngineError(f"a frame failed: {text}"))
             self.failure_counter.was_reported = True
@@ -308,13 +312,14 @@ class Worker:
         old.close()
         if old.adapters is not self.stream.adapters:
             old.adapters.close()
+        finish_work(self.stream.model.device)
         del old
         self._free_memory()
 
-    def _free_memory(self) -> None:
+    def _free_memory(self, is_exhausted: bool = False) -> None:
         """Free unused memory; whatever that raises is no reason to end a stream that works."""
         try:
-            free_memory()
+            free_memory(is_exhausted)
         except Exception as error:
             log.warning("memory is not freed: %s", first_line(error))
 

@@ -17,6 +17,7 @@ from engine.models import ModelError, load, pick_dtype
 from engine.models.model_error import describe_error, reading
 from engine.runtime.cuda_streams import AUTOENCODER, NotFinite
 from engine.runtime.device import enter_background_thread
+from engine.runtime.handover import side_stream
 from engine.shared.errors import first_line
 from engine.shared.frame import Frame
 from engine.shared.options import EngineOptions
@@ -77,6 +78,7 @@ def open_stream(
         side = int(max_pixels**0.5)
         raise InvalidValue(f"/size {width}x{height}: the shared memory has room for frames up to {side}x{side}")
     settings = snapshot.model
+    make_room = running.model.make_room if running is not None else lambda _bytes: None
     if running is not None and not _is_same_model(running, settings):
         running = None
     report(f"reading {settings.model}")
@@ -84,7 +86,7 @@ def open_stream(
         model = running.model
     else:
         progress = _download_progress(settings.model, report)
-        model = load(settings.model, device, settings.dtype, options, progress, settings.autoencoder)
+        model = load(settings.model, device, settings.dtype, options, progress, settings.autoencoder, make_room)
     report(f"warming {settings.model} up")
     with reading(f"model {settings.model!r}", "; use another", "used"):
         if width % model.multiple or height % model.multiple:
@@ -144,7 +146,7 @@ def _is_same_model(stream: Stream, settings: ModelSettings) -> bool:
 def _transform_blank(stream: Stream) -> None:
     stream.restart()
     blank = Frame(np.zeros((stream.height, stream.width, 4), np.uint8))
-    for _ in range(len(stream.plan.steps)):
+    for _ in range(len(stream.planner.steps)):
         stream.step([blank])
     stream.restart()
 
@@ -205,15 +207,11 @@ class ModelReloader:
         enter_background_thread(self._device)
         start = time.monotonic()
         try:
-            stream = make_stream(
-                snapshot,
-                self._device,
-                self._options,
-                running,
-                self._report,
-                running.hooks,
-                max_pixels=self._max_pixels,
-            )
+            with side_stream(self._device) as hand_over:
+                stream = hand_over(make_stream(
+                    snapshot, self._device, self._options, running, self._report, running.hooks,
+                    max_pixels=self._max_pixels,
+                ))  # fmt: skip
             self._result = ReloadResult(requested, time.monotonic() - start, stream)
         except InvalidValue as error:
             self._result = ReloadResult(requested, time.monotonic() - start, error=str(error))

@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from engine.image.ops import _cell_weights
 from engine.runtime.device_lock import FairLock, device_lock
+from engine.runtime.uploads import constant
 
 MPS, CPU = torch.device("mps", 0), torch.device("cpu")
 #: Operators that take tensors of two devices, and those that read on the host.
@@ -38,7 +39,8 @@ class FakeMps:
     """One fake device. ``violations`` are what would have ended the process; ``operators`` counts what ran on it."""
 
     def __init__(self, macos: int = 14) -> None:
-        _cell_weights.cache_clear()  # on the device of the test before
+        for cached in (_cell_weights, constant):
+            cached.cache_clear()  # on the device of the test before
         self.macos = macos
         self.violations: list[str] = []
         self.operators = 0

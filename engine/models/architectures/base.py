@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from engine.runtime.memo import Memo
 
 #: Longest prompt that a tokenizer's config may ask for, in tokens: each is padded to that.
 MAX_PROMPT_TOKENS = 4096
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -23,23 +24,27 @@ class Condition:
     """A prompt as a denoiser takes it, one row or several.
 
     ``tokens`` is (B, length, width). ``pooled``, (B, width), and ``mask``, (B, length) and 1 where a token counts, are
-    None if the architecture does not use them.
+    None if the architecture does not use them. ``lengths`` is the number of tokens that count in each row, on the host;
+    empty where no architecture asks for it.
     """
 
     tokens: Tensor
     pooled: Tensor | None = None
     mask: Tensor | None = None
+    lengths: tuple[int, ...] = ()
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Condition:
         """Return the condition with ``change`` applied to each of its tensors."""
         pooled = None if self.pooled is None else change(self.pooled)
-        return Condition(change(self.tokens), pooled, None if self.mask is None else change(self.mask))
+        mask = None if self.mask is None else change(self.mask)
+        return Condition(change(self.tokens), pooled, mask, self.lengths)
 
     def rows(self, count: int) -> Condition:
         """Expand one row to ``count`` rows; return a condition of ``count`` rows as it is."""
         if len(self.tokens) == count:
             return self
-        return self.map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+        expanded = self.map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+        return replace(expanded, lengths=self.lengths * count)
 
     @staticmethod
     def concatenate(conditions: Sequence[Condition]) -> Condition:
@@ -47,7 +52,8 @@ class Condition:
         pooled = [condition.pooled for condition in conditions if condition.pooled is not None]
         masks = [condition.mask for condition in conditions if condition.mask is not None]
         tokens = torch.cat([condition.tokens for condition in conditions])
-        return Condition(tokens, torch.cat(pooled) if pooled else None, torch.cat(masks) if masks else None)
+        lengths = tuple(length for condition in conditions for length in condition.lengths)
+        return Condition(tokens, torch.cat(pooled) if pooled else None, torch.cat(masks) if masks else None, lengths)
 
 
 class Architecture(ABC):
@@ -118,9 +124,11 @@ class Architecture(ABC):
         scale = guidance or self.default_guidance_scale
         return self.memo.get(lambda: torch.full((rows,), scale, device=self.device), "scale", scale, rows)
 
-    def tokenize(self, tokenizer: str, text: str, length: int | None = None, **options: Any) -> Any:
-        """Return ids and mask of ``text`` under one of the tokenizers, on the device, (1, length) each."""
+    def tokenize(
+        self, tokenizer: str, text: str, length: int | None = None, device: torch.device | None = None, **options: Any
+    ) -> Any:
+        """Return ids and mask of ``text`` under one of the tokenizers, (1, length) each, on the model's device."""
         encode = self.components[tokenizer]
         length = length or min(encode.model_max_length, MAX_PROMPT_TOKENS)
         encoded = encode(text, padding="max_length", truncation=True, max_length=length, return_tensors="pt", **options)
-        return encoded.to(self.device)
+        return encoded.to(device or self.device)

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.models.architectures.base import Architecture, Condition
+from engine.models.architectures.base import CPU, Architecture, Condition
+from engine.models.architectures.lumina_positions import MemoisedPositions
 from engine.models.controlnet_inputs import ControlNetInputs
 
 
@@ -36,11 +37,13 @@ class LuminaNext(Architecture):
     @torch.inference_mode()
     def _encode(self, text: str) -> Condition:
         """Return the penultimate hidden layer of the text encoder, with the mask."""
-        encoded = self.tokenize("tokenizer", text, self.length)
+        encoded = self.tokenize("tokenizer", text, self.length, device=CPU)
+        lengths = tuple(encoded.attention_mask.sum(1).tolist())
+        encoded = encoded.to(self.device)
         states = self.components["text_encoder"](
             encoded.input_ids, attention_mask=encoded.attention_mask, output_hidden_states=True
         )
-        return Condition(states.hidden_states[-2], mask=encoded.attention_mask)
+        return Condition(states.hidden_states[-2], mask=encoded.attention_mask, lengths=lengths)
 
     def denoise(
         self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controlnets: ControlNetInputs | None = None
@@ -85,6 +88,9 @@ class Lumina2(LuminaNext):
         Architecture.__init__(self, components, device, dtype)
         components["tokenizer"].padding_side = "right"
         self.encode_negative = self._encode  # without the instruction
+        embedder = self.denoiser.rope_embedder
+        self._positions = embedder if isinstance(embedder, MemoisedPositions) else MemoisedPositions(embedder)
+        self.denoiser.rope_embedder = self._positions
 
     def encode_prompt(self, text: str) -> Condition:
         return self._encode(self.instruction + text)
@@ -92,6 +98,7 @@ class Lumina2(LuminaNext):
     def denoise(
         self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controlnets: ControlNetInputs | None = None
     ) -> Tensor:
+        self._positions.set_lengths(condition.lengths)
         return -self.compiled_denoiser(
             hidden_states=x,
             timestep=self.memo.get(lambda: 1 - t / 1000, "t", t),

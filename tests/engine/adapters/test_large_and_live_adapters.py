@@ -14,7 +14,7 @@ from engine.diffusion.stream import Stream
 from engine.models import Model, load
 from engine.shared.frame import Frame
 from engine.shared.snapshot import Snapshot
-from tests.engine.adapter_files import save_controlnet, save_image_adapter
+from tests.engine.adapter_files import save_controlnet, save_image_adapter, save_lora
 from tests.engine.models.pipelines import picture
 
 CPU = torch.device("cpu")
@@ -48,6 +48,22 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_read(kind: str, poc
     assert "more than is free" in note
     stream.adapters.close()
     stream.close()
+
+
+def test_a_lora_needs_room_for_the_weights_that_it_changes(
+    pocket: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = save_lora(tmp_path / "lora.safetensors", {"unet": pocket.denoiser}, rank=1)
+    changed = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "v_proj")
+    needed = sum(m.weight.nbytes for name, m in pocket.denoiser.named_modules() if name.endswith(changed))
+    for missing, notes in ((1, 1), (0, 0)):
+        monkeypatch.setattr("engine.adapters.base.free_memory_bytes", lambda _device, free=needed - missing: free)
+        stream = Stream(pocket, 64, 64)
+        stream.apply(Snapshot({"/steps": 1, "/lora/1": str(file)}))
+        stream.settle()
+        assert len(stream.adapters.take_notes()) == notes
+        stream.adapters.close()
+        stream.close()
 
 
 def test_a_broken_image_prompt_of_the_second_source_is_reported_once_and_read_once(

@@ -17,6 +17,8 @@ from engine.shared.parameter import InvalidValue
 from tests.engine.adapter_files import LORA_LAYOUTS, save_lora
 from tests.engine.checkpoints import save_sd, save_sdxl
 from tests.engine.flows import save_flux, save_flux2, save_lumina2, save_sana, save_sd3
+from tests.engine.meta import load_meta
+from tests.engine.transfers import Transfers
 
 CPU = torch.device("cpu")
 
@@ -150,3 +152,19 @@ def test_a_float8_lora_is_read(model: Model, tmp_path: Path) -> None:
     updates = read_lora(file, "StableDiffusionLoraLoaderMixin", {"unet": model.denoiser}, model.denoiser.config)
     assert updates
     assert all(update.A.dtype == update.B.dtype == torch.float32 for update in updates.values())
+
+
+def test_the_weights_of_all_layers_are_set_without_a_copy_for_each(folder: Path, model: Model, tmp_path: Path) -> None:
+    on_meta = load_meta(str(folder))
+    files = [save_lora(tmp_path / f"{rank}.safetensors", {"unet": model.denoiser}, rank=rank) for rank in (2, 3)]
+    merged = MergedLoras({"unet": on_meta.denoiser})
+    loras = [read_lora(file, "StableDiffusionLoraLoaderMixin", {"unet": on_meta.denoiser}) for file in files]
+    with Transfers() as transfers:
+        merged.install(loras)
+    assert len(loras[0]) > 8
+    assert len(transfers.uploads) == 1, "which rank belongs to which LoRA, the same in every layer"
+    with Transfers() as transfers:
+        for weight in (0.1, 0.2):
+            merged.set_weights([weight, 0.5])
+    assert not transfers.uploads
+    assert not transfers.reads

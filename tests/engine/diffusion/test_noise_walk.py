@@ -9,7 +9,7 @@ import torch
 
 from engine.diffusion.coefficients import Coefficients
 from engine.diffusion.noise_walk import NoiseWalk
-from engine.diffusion.schedule import noise
+from engine.diffusion.schedule import noise, slerp
 from engine.models import load
 from engine.shared.snapshot import Snapshot
 
@@ -44,3 +44,14 @@ def test_the_walk_reaches_the_next_seed_in_its_time(
     assert walked[-1] is not None
     assert torch.allclose(stopped_at, walked[-1], atol=1e-5), "it stays where it was stopped"
     assert walk.noises(Snapshot({"/seed": 41}).diffusion.noise_walk, 21.0, 2) is None, "another seed resets it"
+
+
+def test_the_mix_is_a_number_and_the_noise_that_of_a_tensor(coefficients: Coefficients) -> None:
+    walk = NoiseWalk(coefficients)
+    settings = Snapshot({"/seed": 40, "/seed/travel": 0.7, "/seed/travel/unit": "seconds"}).diffusion.noise_walk
+    walk.noises(settings, 0.0, 2)
+    assert list(walk.values(settings, 0.9, 2)) == [("noises", (seed, 0), 0.0, 2) for seed in (40, 41)]
+    walked = walk.noises(settings, 0.9, 2)
+    one, two = (coefficients.noises((seed, 0), 0.0, 2) for seed in (40, 41))
+    assert walked is not None
+    assert torch.equal(walked, slerp(one, two, torch.tensor(0.7 * 0.9), dims=(1, 2, 3)))

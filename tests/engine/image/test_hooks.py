@@ -10,6 +10,7 @@ import torch
 
 from engine.image.hooks import Hooks
 from engine.shared.snapshot import Snapshot
+from tests.engine.transfers import META, Transfers
 
 DIM = """
 PARAMETERS = {"amount": (0.5, 0.0, 1.0, "Brightness")}
@@ -101,4 +102,25 @@ def test_a_hook_that_cannot_be_loaded_is_reported_in_one_line(
     assert len(hooks.notes) == 1
     assert hooks.notes[0].startswith(message)
     assert hooks.run("after", picture, SETTINGS) is picture
+    hooks.close()
+
+
+def test_on_a_device_the_check_is_read_with_the_output(tmp_path: Path) -> None:
+    write_hook(tmp_path, "bad", "def after(pictures, values, seconds):\n    return pictures / 0\n")
+    write_hook(tmp_path, "dim", DIM)
+    hooks = Hooks(tmp_path)
+    with Transfers() as transfers:
+        result = hooks.run("after", torch.zeros(1, 3, 8, 8, device=META), SETTINGS)
+    assert result.is_meta
+    assert not transfers.reads
+    checks = hooks.take_checks()
+    assert [check.hook.name for check in checks] == ["bad", "dim"]
+    assert hooks.take_checks() == ()
+    hooks.judge(checks, [True, True])
+    assert not hooks.notes
+    hooks.judge(checks, [False, True])
+    hooks.judge(checks, [False, True])
+    assert hooks.notes == ["hook bad disabled: after: ValueError: returned NaN or infinity"]
+    hooks.run("after", torch.zeros(1, 3, 8, 8, device=META), SETTINGS)
+    assert [check.hook.name for check in hooks.take_checks()] == ["dim"]
     hooks.close()

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import torch
 
-from engine.image.temporal import TemporalAccumulator
+from engine.image.temporal import MotionEstimator, TemporalAccumulator
 
 
 def texture(seed: int, size: int = 192) -> np.ndarray:
@@ -76,3 +76,32 @@ def test_accumulated_paint_keeps_its_sharpness_without_gaining_any() -> None:
             ratios.append(edges(accumulator.accumulate(diffused, source, 0.9)) / edges(diffused))
         assert all(0.9 < ratio < 1.4 for ratio in ratios)
         assert np.mean(ratios[-10:]) < 1.05 * np.mean(ratios[10:20])
+
+
+def test_motion_estimated_ahead_gives_the_same_pictures() -> None:
+    """As on a GPU: when a picture enters, not when its output is there. A dropped picture is estimated again."""
+    source, paint = texture(0), texture(1)
+    on_demand, ahead, estimator = TemporalAccumulator(), TemporalAccumulator(), MotionEstimator()
+    for k in range(6):
+        inputs, diffused = window(source, k), window(paint, k)
+        motions = estimator.estimate([inputs], 128, 96)
+        assert (motions[0].field is None) == (k == 0)
+        if k == 2:
+            continue  # filtered: it never enters
+        estimator.enter(motions[0])
+        if k == 4:
+            continue  # dropped on its way, so that the next motion is that since another picture
+        expected = on_demand.accumulate(diffused, inputs, 0.8)
+        assert torch.equal(ahead.accumulate(diffused, inputs, 0.8, motions), expected), k
+
+
+def test_several_pictures_follow_each_other() -> None:
+    source = texture(0)
+    windows = [window(source, k) for k in range(3)]
+    batch = MotionEstimator().estimate(windows, 128, 96)
+    one_by_one = MotionEstimator()
+    for picture, motion in zip(windows, batch, strict=True):
+        (single,) = one_by_one.estimate([picture], 128, 96)
+        one_by_one.enter(single)
+        assert (single.field is None) == (motion.field is None)
+        assert single.field is None or torch.equal(single.field, motion.field)

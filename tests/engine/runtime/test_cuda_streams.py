@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from engine.diffusion.stream import Stream
 from engine.models import load
-from engine.runtime.cuda_streams import CudaStreams
+from engine.runtime.cuda_streams import CudaStreams, NotFinite, OutputSums, PendingOutput
 from engine.shared.frame import Frame
 from engine.shared.snapshot import Snapshot
 
@@ -113,3 +114,19 @@ def test_the_streams_wait_for_each_other_on_the_device(monkeypatch: pytest.Monke
         waits.clear()
         work()
         assert waits == expected
+
+
+def test_checks_are_reported_with_the_frames_unless_the_model_is_at_fault() -> None:
+    reported: list[Sequence[bool]] = []
+    pixels, checks = torch.zeros(1, 2, 2, 4, dtype=torch.uint8), [torch.tensor(True), torch.tensor(False)]
+
+    def output(total: float) -> PendingOutput:
+        sums = OutputSums(torch.tensor([0.0, total, 1.0]), torch.float16)
+        return PendingOutput([(FRAMES[0], 3)], pixels, sums, None, checks, reported.append)
+
+    (frame,) = output(1.5).result()
+    assert frame.snapshot == 3
+    assert reported == [[True, False]]
+    with pytest.raises(NotFinite):
+        output(float("nan")).result()
+    assert len(reported) == 1, "a user's effect is not blamed for the model"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -19,6 +20,8 @@ def engine() -> Iterator[tuple[Worker, Bridge]]:
     context = multiprocessing.get_context("spawn")
     boxes = Mailboxes(*(Mailbox(context, 64) for _ in range(3)))
     bridge_pipe, engine_pipe = context.Pipe()
+    interval = sys.getswitchinterval()
     yield Worker(engine_pipe, boxes, EngineOptions("cpu"), Snapshot(SMALL)), Bridge(bridge_pipe)
+    sys.setswitchinterval(interval)
     for box in boxes:
         box.close()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 
-from engine.runtime.cuda_streams import PendingOutput
+from engine.runtime.cuda_streams import NotFinite, PendingOutput
+from engine.runtime.live import SWITCH_SECONDS
 from engine.shared.frame import Frame
 from engine.shared.messages import EngineStatus, Note, Ready, Received, Reverted, Stop
 from engine.shared.options import EngineOptions
@@ -31,6 +34,24 @@ def test_the_first_message_says_what_runs(engine: tuple[Worker, Bridge]) -> None
     [ready] = bridge.messages_of(Ready)
     assert (ready.status.model, ready.status.size, ready.status.device) == ("pocket", "64x64", "cpu")
     assert ready.status.running["/size"] == "64x64"
+
+
+def test_the_process_is_set_up_for_short_ticks(engine: tuple[Worker, Bridge]) -> None:
+    assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS)
+
+
+def test_memory_goes_back_to_the_device_only_where_it_ran_out(
+    engine: tuple[Worker, Bridge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, _ = engine
+    emptied: list[None] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (20 << 30, 24 << 30))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(None))
+    for error, expected in ((ValueError("no such kernel"), 0), (NotFinite(), 0), (OUT_OF_MEMORY, 1)):
+        monkeypatch.setattr(worker.stream, "begin", failing(error))
+        tick(worker)
+        assert len(emptied) == expected, error
 
 
 def test_a_failed_frame_is_reported_once_and_the_next_one_is_published(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
 from engine.diffusion.stream import Stream
+from engine.runtime.handover import side_stream
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue
 from engine.shared.snapshot import Snapshot
@@ -103,3 +106,22 @@ def test_a_real_shortage_of_memory_is_survived(running: Stream) -> None:
 def test_a_size_that_does_not_fit_the_model_is_rejected() -> None:
     with pytest.raises(InvalidValue, match="multiples"):
         make_stream(Snapshot({"/size": "100x64", "/dtype": "float32"}), CPU, EngineOptions())
+
+
+def test_another_stream_is_prepared_on_the_side_stream_and_handed_over(
+    running: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed: list[object] = []
+    within: list[torch.device] = []
+
+    @contextmanager
+    def recorded(device: torch.device) -> Iterator[Callable[[object], object]]:
+        within.append(device)
+        with side_stream(device) as hand_over:
+            yield lambda value: handed.append(value) or hand_over(value)
+
+    monkeypatch.setattr("engine.worker.reload.side_stream", recorded)
+    current, requested = (Snapshot({"/size": size, "/dtype": "float32"}) for size in ("64x64", "96x64"))
+    result = wait(ModelReloader(CPU, EngineOptions()), running, current, requested)
+    assert within == [CPU]
+    assert handed == [result.stream]

@@ -27,7 +27,7 @@ def place(module: M, device: torch.device, memory_format: torch.memory_format = 
     """
     module.requires_grad_(False).eval()
     parts: list[Any] = [part for part in module.modules() if not any(True for _ in part.children())]
-    for group in split_into_chunks([*parts, module], _own_bytes):  # the module last, for what lies outside the layers
+    for group in split_into_chunks([*parts, module], _byte_count):  # the module last, for what lies outside the layers
         with device_lock(device):
             for part in group:
                 part.to(device=device)
@@ -36,6 +36,6 @@ def place(module: M, device: torch.device, memory_format: torch.memory_format = 
     return module
 
 
-def _own_bytes(module: nn.Module) -> int:
+def _byte_count(module: nn.Module) -> int:
     """Return the size of the weights that a module holds itself."""
     return sum(parameter.nbytes for parameter in module.parameters(recurse=False))

@@ -39,8 +39,8 @@ def must_pump() -> bool:
 
 def pump(seconds: float, is_over: Callable[[], bool] = lambda: False) -> None:
     """Run this thread's run loop for ``seconds`` or until ``is_over``."""
-    end = time.monotonic() + seconds
-    while (remaining := end - time.monotonic()) > 0 and not is_over():
+    end = time.perf_counter() + seconds
+    while (remaining := end - time.perf_counter()) > 0 and not is_over():
         if not _run_once(min(remaining, PASS_SECONDS)):
             time.sleep(min(remaining, IDLE_SECONDS))
 

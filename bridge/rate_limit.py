@@ -17,7 +17,7 @@ class RateLimit:
 
     def passes(self) -> tuple[bool, int]:
         """Return whether this event may be logged, and how many were suppressed before it."""
-        now = time.monotonic()
+        now = time.perf_counter()
         if now - self._window_start > self._seconds:
             self._window_start, self._passed = now, 0
         if self._passed >= self._burst:

@@ -91,7 +91,7 @@ def main(options: argparse.Namespace) -> int:
     quick, name = options.quick, options.architecture or options.model or "pocket"
     with report_failed_writes(folder):
         folder.mkdir(exist_ok=True)
-    start = time.monotonic()
+    start = time.perf_counter()
     model = Bench(name, engine_options(options), 12 if quick else 40, options.side, options.dtype or "auto")
     clips = {Path(path).stem: read_clip(Path(path), model.side, 40 if quick else 200) for path in options.clip or ()}
     clips["still passages"] = draw_still_passages(model.side, 60 if quick else 240)
@@ -120,7 +120,7 @@ def main(options: argparse.Namespace) -> int:
     with report_failed_writes(folder):
         write_atomically(folder / "bench.json", json.dumps(tables, indent=1) + "\n")
         files = [folder / "bench.json", *plot_comparisons(tables, folder)]
-    print(f"\n{time.monotonic() - start:.0f} s → {files[0]}{''.join(f', {path.name}' for path in files[1:])}")
+    print(f"\n{time.perf_counter() - start:.0f} s → {files[0]}{''.join(f', {path.name}' for path in files[1:])}")
     return 0
 
 
@@ -242,7 +242,7 @@ def time_start(arguments: Sequence[str], environment: Mapping[str, str], compile
     options = ["--osc-port", "0", "--http-port", "0", "--sink", "null:", "--steps", "1"]
     command = [sys.executable, "-m", "bridge", "run", *options, *arguments]
     row: Row = {}
-    start = time.monotonic()
+    start = time.perf_counter()
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment}
     )
@@ -254,7 +254,7 @@ def time_start(arguments: Sequence[str], environment: Mapping[str, str], compile
                 if not compiled:
                     break
             if re.search(r"^(compiled|graphs|eager), \d+ s|not accelerated", line):
-                row["compiled_s"] = round(time.monotonic() - start, 1) if line.startswith("compiled") else None
+                row["compiled_s"] = round(time.perf_counter() - start, 1) if line.startswith("compiled") else None
                 compiled = False
                 if "first_frame_s" in row:
                     break

@@ -48,7 +48,7 @@ def main(options: argparse.Namespace) -> int:
     path = check_output(expand_user(options.output), is_folder, inputs, options.overwrite)
     clip = ClipReader(inputs["IN"])
     second = ClipReader(inputs["--control"]) if options.control else None
-    start = time.monotonic()
+    start = time.perf_counter()
     with Interrupts() as interrupts, open_output(path, is_folder, clip.rate, interrupts) as output:
         count = 0
         for pixels in render_clip(options, snapshot, clip, second):
@@ -58,7 +58,7 @@ def main(options: argparse.Namespace) -> int:
             raise UserError(f"{options.input}: no frame can be decoded")
         interrupts.hold()
         written = output.publish(options.overwrite)
-    seconds = time.monotonic() - start
+    seconds = time.perf_counter() - start
     where = options.output if written == path else written
     print(f"{count} frames in {seconds:.1f} s ({count / seconds:.1f} fps) → {where}")
     return 0

@@ -116,7 +116,7 @@ def main(options: argparse.Namespace) -> int:
 
     Raises UserError, also where the engine refuses to start.
     """
-    started = time.monotonic()
+    started = time.perf_counter()
     values = parameter_values(options)
     tune_for_latency()
     limits = share_descriptors(raise_descriptor_limit())
@@ -192,13 +192,13 @@ def _loop(
             if show.first_frame_at is not None and not status_line.first_frame_shown:
                 status_line.show_first_frame(show.first_frame_at - started)
             status_line.update(show)
-            if time.monotonic() >= next_entry:
+            if time.perf_counter() >= next_entry:
                 next_entry += LOG_STATUS_SECONDS
                 log.info("running", extra={"facts": status_facts(show)})
         except Exception as error:  # no descriptor or no memory left: the show does not depend on its status
             if limit.passes()[0]:
                 log.error("the status could not be reported: %s", first_line(error))
-        if options.seconds is not None and time.monotonic() - started >= options.seconds:
+        if options.seconds is not None and time.perf_counter() - started >= options.seconds:
             return
 
 

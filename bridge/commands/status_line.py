@@ -41,7 +41,7 @@ class StatusLine:
 
     def update(self, show: Show) -> None:
         """Print the status when it is due."""
-        now = time.monotonic()
+        now = time.perf_counter()
         if now >= self._next:
             self._next = now + (TERMINAL_SECONDS if self._terminal else PIPE_SECONDS)
             self._print(format_status(show.status()), "" if self._terminal else "\n")

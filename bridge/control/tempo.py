@@ -30,7 +30,7 @@ class Tempo:
     ``clock`` returns monotonic seconds.
     """
 
-    def __init__(self, state: State, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, state: State, clock: Callable[[], float] = time.perf_counter) -> None:
         self._state, self._clock = state, clock
         self._lock = threading.RLock()
         self._since, self._beats = clock(), 0.0

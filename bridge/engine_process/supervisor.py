@@ -99,7 +99,7 @@ class Supervisor:
     @property
     def silence(self) -> float:
         """Seconds since the last message of a running engine; infinite before the first one."""
-        return time.monotonic() - self._last_message if self._last_message else math.inf
+        return time.perf_counter() - self._last_message if self._last_message else math.inf
 
     def close(self) -> None:
         """Stop the engine, by force after 3 s, and free the shared memory."""
@@ -158,7 +158,7 @@ class Supervisor:
         Nothing here waits for the engine: one that hangs reads nothing, and values move on all the same.
         """
         snapshot = self._state.effective()
-        sent, last_look = snapshot.number, time.monotonic()
+        sent, last_look = snapshot.number, time.perf_counter()
         self._frames = 0
         self._begun = self._state.snapshot()
         self._send(process.begin, snapshot)
@@ -168,14 +168,14 @@ class Supervisor:
             messages, alive = process.messages()
             for message in messages:
                 self._guard(self._handle, message)
-                self._last_message = time.monotonic() if self.ready.is_set() else self._last_message
+                self._last_message = time.perf_counter() if self.ready.is_set() else self._last_message
             if not alive:
                 break
             if self.ready.is_set() and self._state.number != sent and process.can_send:
                 snapshot = self._state.effective()
                 self._send(process.send, snapshot)
                 sent = snapshot.number
-            now = time.monotonic()
+            now = time.perf_counter()
             if now - last_look > HELD_UP_SECONDS:  # this process was held up, or the machine slept: not the engine
                 self._last_message = min(now, self._last_message + now - last_look)
             last_look = now
@@ -231,7 +231,7 @@ class Supervisor:
             self.value_fallback.record_death()
 
     def _is_early(self) -> bool:
-        age = time.monotonic() - self._ready_since if self.ready.is_set() else 0.0
+        age = time.perf_counter() - self._ready_since if self.ready.is_set() else 0.0
         return not self._frames and age < EARLY_SECONDS
 
     def _maintain(self, now: float) -> None:
@@ -269,7 +269,7 @@ class Supervisor:
     def _handle(self, message: FromEngine) -> None:
         match message:
             case Ready(status):
-                self.status, self._ready_since, self._frames = status, time.monotonic(), status.frames
+                self.status, self._ready_since, self._frames = status, time.perf_counter(), status.frames
                 self.ready.set()
                 log.info("engine ready: %s on %s, %s, %s", status.model, status.device, status.dtype, status.size)
             case EngineStatus(frames=frames):
@@ -290,7 +290,7 @@ class Supervisor:
                 log.info("%s", text)
             case Reloaded(text):
                 log.info("engine now runs %s", text)
-                self._ready_since = time.monotonic()
+                self._ready_since = time.perf_counter()
             case Reverted(reason, running, rejected):
                 self._log_error(reason)
                 # Take back what was requested, unless something else has been requested since.

@@ -30,7 +30,7 @@ class BundleScheduler:
         with self._condition:
             if len(self._heap) >= MAX_PENDING_BUNDLES:
                 return False
-            heapq.heappush(self._heap, (time.monotonic() + delay, next(self._count), callback))
+            heapq.heappush(self._heap, (time.perf_counter() + delay, next(self._count), callback))
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="osc-bundles", daemon=True)
                 thread.start()  # raises where the system has no thread left: the next bundle tries again
@@ -49,8 +49,8 @@ class BundleScheduler:
         limit = RateLimit()
         while True:
             with self._condition:
-                while not self._closed and (not self._heap or self._heap[0][0] > time.monotonic()):
-                    self._condition.wait(self._heap[0][0] - time.monotonic() if self._heap else None)
+                while not self._closed and (not self._heap or self._heap[0][0] > time.perf_counter()):
+                    self._condition.wait(self._heap[0][0] - time.perf_counter() if self._heap else None)
                 if self._closed:
                     return
                 _, _, callback = heapq.heappop(self._heap)

@@ -87,7 +87,7 @@ class Subscriptions:
         with self._lock:
             if key not in self._subscribers and not self._quota().admits(address):
                 return False
-            self._subscribers[key] = _Subscriber(send, time.monotonic() + SUBSCRIPTION_SECONDS, address)
+            self._subscribers[key] = _Subscriber(send, time.perf_counter() + SUBSCRIPTION_SECONDS, address)
         name_lists = {name: value for name, value in self._status().items() if isinstance(value, tuple)}
         values = [encode_message(ROOT + name, value) for name, value in self._state.snapshot().items()]
         self._send([*values, *_encode_status(name_lists)], key)
@@ -117,7 +117,7 @@ class Subscriptions:
     def _run(self) -> None:
         last_heartbeat, sent_lists = 0.0, dict[str, object]()
         while not self._stop.wait(1 / UPDATES_PER_SECOND):
-            now = time.monotonic()
+            now = time.perf_counter()
             with self._lock:
                 changed, self._changed = self._changed, set()
                 self._subscribers = {key: one for key, one in self._subscribers.items() if one.expires_at > now}

@@ -84,7 +84,7 @@ class TcpServer:
 
     def _serve(self) -> None:
         """Handle what the sockets are ready for."""
-        if self._listen_at is not None and time.monotonic() >= self._listen_at:
+        if self._listen_at is not None and time.perf_counter() >= self._listen_at:
             self._listen_at = None
             self._selector.register(self._listener, selectors.EVENT_READ, None)
         for key, events in self._selector.select(0.5 if self._listen_at is None else RETRY_SECONDS):
@@ -114,7 +114,7 @@ class TcpServer:
             if self._limit.passes()[0]:
                 log.error("OSC over TCP: a connection could not be accepted (%s)", error.strerror)
             self._selector.unregister(self._listener)  # it would be reported again at once
-            self._listen_at = time.monotonic() + RETRY_SECONDS
+            self._listen_at = time.perf_counter() + RETRY_SECONDS
             return
         host, name = str(address[0]), f"OSC over TCP from {address[0]}"
         if not self._access.admits(host):

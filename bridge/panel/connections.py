@@ -46,9 +46,9 @@ class _Connection:
     link: asyncio.WriteTransport | None = None  # the library forgets its own while it still sends
     requests: int = 0
     has_request: bool = False
-    since: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=time.perf_counter)
     unsent: int = 0
-    read_at: float = field(default_factory=time.monotonic)
+    read_at: float = field(default_factory=time.perf_counter)
 
     def is_overdue(self, now: float) -> bool:
         """Return whether no request came in time, or nothing of an answer was read for long."""
@@ -135,7 +135,7 @@ class Connections:
         try:
             return await handler(request)
         finally:
-            connection.requests, connection.since = connection.requests - 1, time.monotonic()
+            connection.requests, connection.since = connection.requests - 1, time.perf_counter()
 
     async def _admit(self, server: web.Server, connection: socket.socket, host: str) -> None:
         if not self._quota.admits(host):
@@ -178,6 +178,6 @@ class Connections:
         """Close what is overdue, again and again."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            now = time.monotonic()
+            now = time.perf_counter()
             for connection in [one for one in self._open.values() if one.is_overdue(now)]:
                 self._close(connection)

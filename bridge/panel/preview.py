@@ -42,7 +42,7 @@ class Preview:
     async def _run(self) -> None:
         """Encode new frames, at most MAX_FPS per second, until the last viewer leaves."""
         while self.viewers:
-            start, frame = time.monotonic(), self.frame()
+            start, frame = time.perf_counter(), self.frame()
             if frame is not None and frame is not self._frame:
                 self._frame = frame
                 try:
@@ -50,7 +50,7 @@ class Preview:
                 except Exception:  # the next frame may work, and the viewers wait for it
                     if self._limit.passes()[0]:
                         log.exception("the preview could not be encoded")
-            await asyncio.sleep(max(0.005, 1 / MAX_FPS - (time.monotonic() - start)))
+            await asyncio.sleep(max(0.005, 1 / MAX_FPS - (time.perf_counter() - start)))
 
     async def _encode(self, frame: Frame) -> None:
         data = await asyncio.to_thread(encode_jpeg, frame)

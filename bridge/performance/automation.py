@@ -68,14 +68,14 @@ class Automation:
         }
 
     def _run(self) -> None:
-        limit, polled_at = RateLimit(), time.monotonic()
+        limit, polled_at = RateLimit(), time.perf_counter()
         while not self._stop.wait(TICK_SECONDS):
             try:
                 self.cues.tick()
                 self.crossfader.tick()
                 self.modulators.tick()
-                if time.monotonic() - polled_at > POLL_SECONDS:
-                    polled_at = time.monotonic()
+                if time.perf_counter() - polled_at > POLL_SECONDS:
+                    polled_at = time.perf_counter()
                     self.presets.poll()
                     self.cues.lists.poll()
             except Exception:  # an error in one of them must not stop the others

@@ -79,7 +79,7 @@ class Crossfader:
     for every frame. A fade in beats that starts off the beat still ends on one.
     """
 
-    def __init__(self, state: State, tempo: Tempo, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, state: State, tempo: Tempo, clock: Callable[[], float] = time.perf_counter) -> None:
         self._state, self._tempo, self._clock = state, tempo, clock
         self._lock = threading.RLock()
         self._fade: _Fade | None = None

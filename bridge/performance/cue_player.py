@@ -53,7 +53,7 @@ class CuePlayer:
         tempo: Tempo,
         presets: PresetLibrary,
         folders: Sequence[Path] = (),
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.perf_counter,
         capture: Callable[[], bytes | None] = lambda: None,
     ) -> None:
         self._state, self._crossfader, self._tempo, self._presets = state, crossfader, tempo, presets

@@ -66,14 +66,14 @@ class SessionLock:
             return True
         if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
             return True
-        deadline = time.monotonic() + LOCK_SECONDS
+        deadline = time.perf_counter() + LOCK_SECONDS
         while True:
             try:
                 _lock(self._descriptor)
             except OSError as error:
                 if error.errno in NO_LOCKS:
                     return True
-                if time.monotonic() > deadline:
+                if time.perf_counter() > deadline:
                     self.release()
                     return False
                 time.sleep(RETRY_SECONDS)

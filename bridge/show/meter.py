@@ -40,13 +40,13 @@ class FrameRateMeter:
 
     def record(self, frame: Frame) -> None:
         """Count a transformed frame that came out of the engine now."""
-        now = time.monotonic()
+        now = time.perf_counter()
         self._events.append((now, now - frame.captured_at))
         self.frames += 1
 
     def record_sent(self) -> None:
         """Note that a picture, new or repeated, was sent to the sinks now."""
-        now = time.monotonic()
+        now = time.perf_counter()
         gap = now - self._sent_at if self._sent_at else 0.0
         self._sent_at = now
         self._sent.append((now, gap))
@@ -54,7 +54,7 @@ class FrameRateMeter:
 
     def rates(self) -> OutputRates:
         """Return the rates at this moment."""
-        now = time.monotonic()
+        now = time.perf_counter()
         gaps = [gap for moment, gap in list(self._sent) if now - moment < WINDOW_SECONDS]
         recent = [event for event in list(self._events) if now - event[0] < WINDOW_SECONDS]
         latencies = sorted(event[1] for event in recent)

@@ -91,18 +91,18 @@ class Presenter(threading.Thread):
 
     def _step_fallback(self, snapshot: Snapshot) -> bool:
         """Move the fallback's fade on; return whether it is visible."""
-        now, newest = time.monotonic(), self._newest_input()
+        now, newest = time.perf_counter(), self._newest_input()
         source_silence = now - newest.captured_at if newest is not None else 0.0
         return self._fallback.step(now, choose_fallback(snapshot, self._engine_silence(), source_silence))
 
     def _receive(self, snapshot: Snapshot, often: bool) -> None:
         """Wait for a transformed frame, no longer than until the next picture is to be sent."""
         rate = snapshot.output.rate
-        wait = max(0.0, self._due - time.monotonic()) if rate else PASS_SECONDS if often else REPEAT_SECONDS
+        wait = max(0.0, self._due - time.perf_counter()) if rate else PASS_SECONDS if often else REPEAT_SECONDS
         frame = self._outbox.read(wait)
         if frame is None:
             return
-        now = time.monotonic()
+        now = time.perf_counter()
         self.first_frame_at = self.first_frame_at or now
         self.meter.record(frame)
         if not snapshot.output.freeze or self._newest is None:
@@ -114,7 +114,7 @@ class Presenter(threading.Thread):
         if not rate:
             self._due = 0.0
             return True
-        now = time.monotonic()
+        now = time.perf_counter()
         if now < self._due:
             return False
         self._due = max(self._due + 1 / rate, now - 1 / rate)
@@ -124,7 +124,7 @@ class Presenter(threading.Thread):
         if passing:
             return self._newest_input()
         if snapshot.output.rate:
-            return self._interpolator.at(time.monotonic(), snapshot.output.interpolation)
+            return self._interpolator.at(time.perf_counter(), snapshot.output.interpolation)
         return self._newest
 
     def _finish(self, frame: Frame, snapshot: Snapshot, passing: bool) -> Frame:

@@ -140,8 +140,8 @@ def try_abuse(target: Target, abuse: Abuse) -> Outcome:
 
 def _settle(show: RealShow, memory: float) -> list[str]:
     """Wait until the show is healthy and its memory back; return what is not."""
-    end = time.monotonic() + SETTLE_SECONDS
-    while time.monotonic() < end:
+    end = time.perf_counter() + SETTLE_SECONDS
+    while time.perf_counter() < end:
         if show.is_healthy() and show.bridge_memory_mib() - memory < MAX_GROWTH_MIB:
             return []
         time.sleep(0.1)

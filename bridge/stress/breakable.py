@@ -40,7 +40,7 @@ class BreakableCamera:
         if self.unplugged:
             return False, None
         self._rate.wait(1.0)
-        return True, draw("plasma", SIDE, SIDE, time.monotonic())[..., :3]
+        return True, draw("plasma", SIDE, SIDE, time.perf_counter())[..., :3]
 
     def release(self) -> None:
         pass
@@ -72,7 +72,7 @@ class BreakableSource(Source):
         width, height = SIDE, SIDE
         if self.fault == "resize":
             width, height = random.randrange(1, 900), random.randrange(1, 900)
-        image = draw("plasma", max(8, width), max(8, height), time.monotonic())[:height, :width]
+        image = draw("plasma", max(8, width), max(8, height), time.perf_counter())[:height, :width]
         if self.fault == "format":
             return random.choice(_wrong_formats(image))
         return image
@@ -106,13 +106,13 @@ class AudienceSink(Sink):
         self.shown: deque[ShownFrame] = deque(maxlen=100_000)
 
     def _write(self, frame: Frame) -> None:
-        now = time.monotonic()
+        now = time.perf_counter()
         self.shown.append(ShownFrame(now, frame.sequence, frame.snapshot, now - frame.captured_at))
 
     def longest_gap(self, since: float) -> float:
         """Return the longest time between two frames from ``since`` until now, in seconds."""
         moments = [frame.moment for frame in list(self.shown) if frame.moment >= since]
-        return float(np.diff([*moments, time.monotonic()]).max()) if moments else time.monotonic() - since
+        return float(np.diff([*moments, time.perf_counter()]).max()) if moments else time.perf_counter() - since
 
     def count_transformed(self, since: float) -> int:
         """Return the number of inputs whose transformed frame was shown after ``since``."""

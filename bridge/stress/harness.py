@@ -58,9 +58,9 @@ class StressShow:
 
     def wait_until(self, condition: Callable[[], object], what: str, timeout: float = TIMEOUT_SECONDS) -> None:
         """Wait for ``condition``. Raises UserError after ``timeout`` seconds."""
-        end = time.monotonic() + timeout
+        end = time.perf_counter() + timeout
         while not condition():
-            if time.monotonic() > end:
+            if time.perf_counter() > end:
                 last_error = self.show.supervisor.last_error
                 raise UserError(f"no {what} within {timeout:.0f} s; last error of the engine: {last_error}")
             main_loop.sleep(0.005)

@@ -73,10 +73,10 @@ class LatencyProbe:
         while not self._stop.wait(PROBE_SECONDS):
             count += 1
             self._set.clear()
-            start = time.monotonic()
+            start = time.perf_counter()
             self._socket.sendto(message(PROBED_PARAMETER, float(count % 170)), self._address)
             if self._set.wait(LOST_SECONDS):
-                self.seconds.append(time.monotonic() - start)
+                self.seconds.append(time.perf_counter() - start)
             else:
                 self.lost += 1
 
@@ -108,10 +108,10 @@ def _run_sender(test: StressShow, ports: Ports, name: str, seconds: float) -> bo
     command = [sys.executable, "-m", "bridge.stress.senders", name, *map(str, astuple(ports)), str(seconds)]
     sender = subprocess.Popen(command)
     time.sleep(1.0)  # until it sends
-    start, probe = time.monotonic(), LatencyProbe(test)
+    start, probe = time.perf_counter(), LatencyProbe(test)
     sender.wait(seconds + 60)
     probe.close()
-    end = time.monotonic()
+    end = time.perf_counter()
     _wait_for_backlog(test)
     gap = test.audience.longest_gap(start) * 1000
     fps = test.audience.count_transformed(start) / (end - start)
@@ -144,7 +144,7 @@ def _set_final_value(test: StressShow) -> bool:
     """Set the loaded parameter once more, and return whether that counts in the end."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.sendto(message(LOADED_PARAMETER, FINAL_VALUE), (LOCALHOST, test.osc.port))
-    end = time.monotonic() + 1.0
-    while test.state.snapshot().real(LOADED_PARAMETER) != FINAL_VALUE and time.monotonic() < end:
+    end = time.perf_counter() + 1.0
+    while test.state.snapshot().real(LOADED_PARAMETER) != FINAL_VALUE and time.perf_counter() < end:
         time.sleep(0.005)
     return test.state.snapshot().real(LOADED_PARAMETER) == FINAL_VALUE

@@ -80,7 +80,7 @@ class RealShow:
 
     def end(self) -> float:
         """Ask the show to end; return how many seconds it took, infinity where it had to be killed."""
-        start = time.monotonic()
+        start = time.perf_counter()
         self.process.terminate()
         try:
             self.process.wait(END_SECONDS)
@@ -88,7 +88,7 @@ class RealShow:
             self.process.kill()
             self.process.wait()
             return float("inf")
-        return time.monotonic() - start
+        return time.perf_counter() - start
 
     def _find(self, pattern: str) -> str:
         match = re.search(pattern, "\n".join(self.lines))
@@ -96,7 +96,7 @@ class RealShow:
 
     def wait_until(self, condition: Callable[[], object], what: str, timeout: float = TIMEOUT_SECONDS) -> None:
         """Wait for ``condition``, also past answers that fail. Raises UserError after ``timeout`` seconds."""
-        end = time.monotonic() + timeout
+        end = time.perf_counter() + timeout
         while True:
             try:
                 if condition():
@@ -105,7 +105,7 @@ class RealShow:
                 pass
             if self.process.poll() is not None:
                 raise UserError(f"the show ended with exit code {self.process.returncode}: {self.lines[-3:]}")
-            if time.monotonic() > end:
+            if time.perf_counter() > end:
                 raise UserError(f"no {what} within {timeout:.0f} s; last line: {self.lines[-1:]}")
             time.sleep(0.02)
 
@@ -138,12 +138,12 @@ class RealShow:
         """Ask for a value over UDP and return the seconds until the answer, infinity without one."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
             udp.settimeout(ANSWER_SECONDS)
-            start = time.monotonic()
+            start = time.perf_counter()
             udp.sendto(encode_message(ROOT + ASKED_PARAMETER, "?"), (LOCALHOST, self.ports.udp))
             try:
                 for _ in range(MAX_ANSWERS):
                     if OscMessage(udp.recv(65536)).address == ROOT + ASKED_PARAMETER:
-                        return time.monotonic() - start
+                        return time.perf_counter() - start
             except OSError:
                 pass
         return float("inf")

@@ -58,8 +58,8 @@ def send_messages(rate: float) -> Sender:
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         udp.connect((LOCALHOST, ports.udp))
         packets = [message(LOADED_PARAMETER, 0.5 + i / 2048) for i in range(1024)]
-        start, sent = time.monotonic(), 0
-        while (elapsed := time.monotonic() - start) < seconds:
+        start, sent = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - start) < seconds:
             while sent < elapsed * rate:
                 with contextlib.suppress(OSError):
                     udp.send(packets[sent % 1024])
@@ -73,10 +73,10 @@ def send_bundles(ports: Ports, seconds: float) -> None:
     """Send bundles of 10,000 messages over TCP, and the largest that fit into a datagram over UDP."""
     large = bundle([message(LOADED_PARAMETER, 0.5 + i / 20000) for i in range(10_000)])
     small = bundle([message(LOADED_PARAMETER, 0.25)] * 1400)
-    end = time.monotonic() + seconds
+    end = time.perf_counter() + seconds
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with socket.create_connection((LOCALHOST, ports.tcp)) as tcp:
-        while time.monotonic() < end:
+        while time.perf_counter() < end:
             tcp.sendall(add_length(large))
             udp.sendto(small, (LOCALHOST, ports.udp))
             time.sleep(0.5)
@@ -86,8 +86,8 @@ def send_from_many_clients(ports: Ports, seconds: float) -> None:
     """Connect 100 clients over TCP; each sends 100 messages a second."""
     clients = [socket.create_connection((LOCALHOST, ports.tcp)) for _ in range(100)]
     packets = [add_length(message(LOADED_PARAMETER, i / 1024)) for i in range(1024)]
-    end, turn = time.monotonic() + seconds, 0
-    while time.monotonic() < end:
+    end, turn = time.perf_counter() + seconds, 0
+    while time.perf_counter() < end:
         for client in clients:
             client.sendall(packets[turn % 1024])
         turn += 1
@@ -97,9 +97,9 @@ def send_from_many_clients(ports: Ports, seconds: float) -> None:
 def send_slow_requests(ports: Ports, seconds: float) -> None:
     """Hold 200 HTTP connections that send a request one byte at a time, without an end."""
     clients: list[socket.socket] = []
-    end, position = time.monotonic() + seconds, 0
+    end, position = time.perf_counter() + seconds, 0
     request = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"X: " + b"y" * 4000
-    while time.monotonic() < end:
+    while time.perf_counter() < end:
         while len(clients) < 200:
             with contextlib.suppress(OSError):
                 clients.append(socket.create_connection((LOCALHOST, ports.http), 1.0))
@@ -129,8 +129,8 @@ def send_malformed_requests(ports: Ports, seconds: float) -> None:
         lambda: upgrade + b"\x81\xff" + struct.pack(">Q", 2**62) + b"\0" * 4,
         lambda: upgrade + b"\x81\xfe" + struct.pack(">H", 60000) + b"\0" * 4 + b"{" * 60000,
     ]
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
         with contextlib.suppress(OSError), socket.create_connection((LOCALHOST, ports.http), 1.0) as client:
             client.settimeout(0.05)
             client.sendall(rng.choice(requests)())

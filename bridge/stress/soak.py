@@ -97,7 +97,7 @@ def run_soak(
 
     ``max_memory`` is in MiB per hour, ``max_latency`` the fraction by which the latency may grow.
     """
-    end = time.monotonic() + hours * 3600
+    end = time.perf_counter() + hours * 3600
     samples: list[Sample] = []
     with StressShow(engine, values, recording=False) as test:
         supervisor = test.show.supervisor
@@ -107,9 +107,9 @@ def run_soak(
             COMPILE_TIMEOUT_SECONDS,
         )
         test.wait_until(lambda: supervisor.standby.pid is not None, "standby engine")
-        start, changes = time.monotonic(), draw_changes()
+        start, changes = time.perf_counter(), draw_changes()
         print(HEADER, flush=True)
-        while not samples or time.monotonic() + CYCLE_SECONDS < end:
+        while not samples or time.perf_counter() + CYCLE_SECONDS < end:
             if len(samples) % CYCLES_PER_KILL == CYCLES_BEFORE_KILL and supervisor.pid is not None:
                 os.kill(supervisor.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
                 test.wait_until(lambda: supervisor.ready.is_set() and supervisor.standby.pid is not None, "new engine")
@@ -120,7 +120,7 @@ def run_soak(
 
 def _run_cycle(test: StressShow, changes: Sequence[Mapping[str, Value]], test_start: float) -> Sample:
     """Run one cycle and return its sample."""
-    start, defaults = time.monotonic(), dict(test.state.snapshot())
+    start, defaults = time.perf_counter(), dict(test.state.snapshot())
     test.audience.shown.clear()
     for number, change in enumerate(changes):
         _sleep_until(start + BURST_SECONDS * number / len(changes))
@@ -132,7 +132,7 @@ def _run_cycle(test: StressShow, changes: Sequence[Mapping[str, Value]], test_st
     supervisor = test.show.supervisor
     bridge, engine = psutil.Process(), psutil.Process(supervisor.pid or os.getpid())
     sample = Sample(
-        hours=(time.monotonic() - test_start) / 3600,
+        hours=(time.perf_counter() - test_start) / 3600,
         engine_number=supervisor.starts,
         bridge_memory=bridge.memory_info().rss / 2**20,
         engine_memory=engine.memory_info().rss / 2**20,
@@ -147,7 +147,7 @@ def _run_cycle(test: StressShow, changes: Sequence[Mapping[str, Value]], test_st
 
 
 def _sleep_until(moment: float) -> None:
-    main_loop.sleep(max(0.0, moment - time.monotonic()))
+    main_loop.sleep(max(0.0, moment - time.perf_counter()))
 
 
 def _count_handles(process: psutil.Process) -> int:

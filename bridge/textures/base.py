@@ -123,10 +123,10 @@ class Source(Endpoint):
             raise TextureError(f"{self.url}: unsupported image format: {shape}, {pixels.dtype}")
         self.frames += 1
         self._is_waiting, self._open_error = False, ""
-        return Frame(pixels, self.frames, time.monotonic())
+        return Frame(pixels, self.frames, time.perf_counter())
 
     def _reopen(self, timeout: float) -> bool:
-        wait = self._retry_at - time.monotonic()
+        wait = self._retry_at - time.perf_counter()
         if wait > 0:
             time.sleep(min(wait, timeout))
             return False
@@ -136,7 +136,7 @@ class Source(Endpoint):
             self._wait_for_sender(f"{error}; waiting for it")
             return False
         except TextureError as error:
-            self._retry_at = time.monotonic() + RETRY_SECONDS
+            self._retry_at = time.perf_counter() + RETRY_SECONDS
             if str(error) == self._open_error:
                 return False
             self._open_error = str(error)
@@ -146,7 +146,7 @@ class Source(Endpoint):
 
     def _wait_for_sender(self, reason: str) -> None:
         """Schedule the next attempt to open, and log the reason if the last frame came before it."""
-        self._retry_at = time.monotonic() + RETRY_SECONDS
+        self._retry_at = time.perf_counter() + RETRY_SECONDS
         if not self._is_waiting and not self.waits_silently:
             log.warning("%s: %s", self.url, reason)
         self._is_waiting = True
@@ -292,14 +292,14 @@ class FramePacer:
 
     def __init__(self, fps: float) -> None:
         self.period = 1.0 / fps
-        self._next = time.monotonic()
+        self._next = time.perf_counter()
 
     def wait(self, timeout: float) -> bool:
         """Return True when the next frame is due, or False after ``timeout`` seconds.
 
         A late caller gets one frame and a new schedule, not the missed frames.
         """
-        now = time.monotonic()
+        now = time.perf_counter()
         if self._next - now > timeout:
             time.sleep(timeout)
             return False

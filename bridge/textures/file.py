@@ -61,7 +61,7 @@ class FileSource(Source):
             raise TextureError(f"{self.url}: {error.strerror}") from None
         stream.thread_type = "AUTO"
         self._frames = self._decode(stream)
-        self._start, self._next = time.monotonic(), None
+        self._start, self._next = time.perf_counter(), None
 
     def _decode(self, stream: Any) -> Iterator[tuple[float, Any]]:
         """Yield (seconds since the start, frame) in an endless loop. Raises SourceLost if no frame can be decoded."""
@@ -83,7 +83,7 @@ class FileSource(Source):
     def _read(self, timeout: float) -> Pixels | None:
         try:
             due, frame = self._next or next(self._frames)
-            now = time.monotonic() - self._start
+            now = time.perf_counter() - self._start
             while now - due > MAX_DELAY_SECONDS:  # but show at least one frame of each loop
                 later = next(self._frames)
                 if later[0] > now:
@@ -236,7 +236,7 @@ class FileSink(Sink):
         self._last_pixels: Pixels | None = None
 
     def _write(self, frame: Frame) -> None:
-        now = time.monotonic()
+        now = time.perf_counter()
         self._start = now if self._start is None else self._start
         if frame.pixels is not self._last_pixels:
             try:

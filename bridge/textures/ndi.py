@@ -27,8 +27,8 @@ def list_senders(seconds: float = 3.0) -> list[str]:
     for _ in range(3):
         finder = Finder()
         finder.open()
-        limit = time.monotonic() + seconds / 3
-        while time.monotonic() < limit:
+        limit = time.perf_counter() + seconds / 3
+        while time.perf_counter() < limit:
             finder.wait_for_sources(0.2)
             names |= set(finder.get_source_names())
         finder.close()
@@ -52,11 +52,11 @@ class NdiSource(Source):
         from cyndilib.wrapper.ndi_recv import RecvBandwidth, RecvColorFormat
 
         # Without mDNS a finder asks one sender process of a machine, whichever answers: a new one may reach another.
-        if self._finder is not None and time.monotonic() - self._search_start > SEARCH_SECONDS:
+        if self._finder is not None and time.perf_counter() - self._search_start > SEARCH_SECONDS:
             self._finder.close()
             self._finder = None
         if self._finder is None:
-            self._finder, self._search_start = Finder(), time.monotonic()
+            self._finder, self._search_start = Finder(), time.perf_counter()
             self._finder.open()
             self._finder.wait_for_sources(0.25)
         sender_name = match_sender(self.name, list(self._finder.get_source_names()))
@@ -67,10 +67,10 @@ class NdiSource(Source):
         self._video = VideoFrameSync()
         self._receiver.frame_sync.set_video_frame(self._video)
         self._receiver.set_source(sender)
-        self._disconnected_since: float | None = time.monotonic()
+        self._disconnected_since: float | None = time.perf_counter()
 
     def _read(self, timeout: float) -> Pixels | None:
-        limit = time.monotonic() + timeout
+        limit = time.perf_counter() + timeout
         while True:
             self._check_connection()
             self._receiver.frame_sync.capture_video()
@@ -79,7 +79,7 @@ class NdiSource(Source):
             if width and height and timestamp != self._timestamp:
                 self._timestamp = timestamp
                 return self._copy_pixels(width, height)
-            if time.monotonic() >= limit:
+            if time.perf_counter() >= limit:
                 return None
             time.sleep(0.002)
 
@@ -97,8 +97,8 @@ class NdiSource(Source):
         if self._receiver.is_connected():
             self._disconnected_since = None
         elif self._disconnected_since is None:
-            self._disconnected_since = time.monotonic()
-        elif time.monotonic() - self._disconnected_since > DISCONNECT_SECONDS:
+            self._disconnected_since = time.perf_counter()
+        elif time.perf_counter() - self._disconnected_since > DISCONNECT_SECONDS:
             raise SourceLost("the sender is gone")
 
     def _close(self) -> None:
@@ -125,7 +125,7 @@ class NdiSink(Sink):
 
     def _write(self, frame: Frame) -> None:
         if frame.size != self._size:
-            if time.monotonic() < self._retry_at:
+            if time.perf_counter() < self._retry_at:
                 raise self._name_error()
             self._close()
             self._open_sender(*frame.size)
@@ -147,7 +147,7 @@ class NdiSink(Sink):
         try:
             sender.open()
         except MemoryError:
-            self._retry_at = time.monotonic() + NAME_RETRY_SECONDS
+            self._retry_at = time.perf_counter() + NAME_RETRY_SECONDS
             raise self._name_error() from None
         self._sender, self._size = sender, (width, height)
 

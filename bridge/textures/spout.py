@@ -57,25 +57,25 @@ class SpoutSource(Source):
         self._has_context = True
         if self.name:
             self._receiver.setReceiverName(name)
-        self._buffer, self._received_at, self._empty_frames = None, time.monotonic(), 0
+        self._buffer, self._received_at, self._empty_frames = None, time.perf_counter(), 0
 
     def _read(self, timeout: float) -> Pixels | None:
         from SpoutGL.enums import GL_RGBA
 
-        limit = time.monotonic() + timeout
+        limit = time.perf_counter() + timeout
         while True:
             received = self._receiver.receiveImage(self._buffer, GL_RGBA, False, 0)
             if received:
-                self._received_at = time.monotonic()
+                self._received_at = time.perf_counter()
             if received and self._receiver.isUpdated():
                 width, height = self._receiver.getSenderWidth(), self._receiver.getSenderHeight()
                 self._buffer = np.zeros((height, width, 4), np.uint8) if width and height else None
                 self._empty_frames = 0
             elif received and self._buffer is not None and self._receiver.isFrameNew() and self._is_filled():
                 return self._buffer.copy()
-            if time.monotonic() - self._received_at > SENDER_TIMEOUT_SECONDS:
+            if time.perf_counter() - self._received_at > SENDER_TIMEOUT_SECONDS:
                 raise SourceLost("the sender is gone")
-            if time.monotonic() >= limit:
+            if time.perf_counter() >= limit:
                 return None
             time.sleep(0.002)
 

@@ -86,11 +86,11 @@ class SyphonSource(Source):
     def _read(self, timeout: float) -> Pixels | None:
         from syphon.utils.numpy import copy_mtl_texture_to_image
 
-        limit = time.monotonic() + timeout
+        limit = time.perf_counter() + timeout
         while not self._client.has_new_frame:
             if not self._client.is_valid:
                 raise SourceLost("the server is gone")
-            if time.monotonic() >= limit:
+            if time.perf_counter() >= limit:
                 return None
             main_loop.sleep(0.002)
         texture = self._client.new_frame_image

@@ -166,7 +166,7 @@ class TouchSource(Source):
         except (OSError, SourceLost) as error:
             self._close()
             raise SourceLost(str(error)) from None
-        self._changed_at = time.monotonic()
+        self._changed_at = time.perf_counter()
 
     def _follow_writer(self) -> str:
         """Say that this reader follows, and return the postfix. Raises SourceLost where the writer has ended."""
@@ -181,7 +181,7 @@ class TouchSource(Source):
 
     def _is_outdated(self) -> bool:
         """Return whether to open anew: the writer has another memory, or may have ended without a word."""
-        if time.monotonic() - self._changed_at > STILL_SECONDS:
+        if time.perf_counter() - self._changed_at > STILL_SECONDS:
             return True
         try:
             return self._follow_writer() != self._postfix
@@ -189,15 +189,15 @@ class TouchSource(Source):
             return False
 
     def _read(self, timeout: float) -> Pixels | None:
-        limit = time.monotonic() + timeout
-        while time.monotonic() < limit:
+        limit = time.perf_counter() + timeout
+        while time.perf_counter() < limit:
             if self._is_outdated():
                 self._close()  # memory that nobody else has open is gone with this
                 self._open()
             content = self._copy_image(timeout)
             if content is not None and content[1] != self._last_image:
                 header, self._last_image = content
-                self._changed_at = time.monotonic()
+                self._changed_at = time.perf_counter()
                 return decode(header, self._last_image)
             time.sleep(0.004)
         return None

@@ -55,12 +55,12 @@ class Deadline:
     """The end of a check's time, ``seconds`` from now."""
 
     def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
+        self._end = time.perf_counter() + seconds
 
     @property
     def left(self) -> float:
         """Seconds that are left, negative after the end."""
-        return self._end - time.monotonic()
+        return self._end - time.perf_counter()
 
     @property
     def has_passed(self) -> bool:

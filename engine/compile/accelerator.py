@@ -77,7 +77,7 @@ class Accelerator:
         self._thread: threading.Thread | None = None
         self._builder: subprocess.Popen[bytes] | None = None
         self._is_working = False
-        self._started_at, self._keep_builder_until = time.monotonic(), 0.0
+        self._started_at, self._keep_builder_until = time.perf_counter(), 0.0
         self._threads = torch.get_num_threads()
         self._retry_at: dict[tuple[int, CallSignature], float] = {}  # by component, in monotonic seconds
         self.state, self.notes, self.restart_reason = "eager", list[str](), ""
@@ -96,7 +96,7 @@ class Accelerator:
             self._ensure_builder()
         except OSError as error:
             log.warning("cannot start the builder process: %s", error)
-        self._keep_builder_until = time.monotonic() + IDLE_BUILDER_SECONDS
+        self._keep_builder_until = time.perf_counter() + IDLE_BUILDER_SECONDS
 
     def poll(self, components: Iterable[CompiledModule], rows: Mapping[str, RowCounts] = MappingProxyType({})) -> None:
         """Start the next piece of work if a component needs one and none is in progress.
@@ -114,7 +114,7 @@ class Accelerator:
             self._rest(components)
             return
         if not self._is_working:
-            self._is_working, self._started_at = True, time.monotonic()
+            self._is_working, self._started_at = True, time.perf_counter()
         self.state, work = job
         self._thread = threading.Thread(target=self._run_job, args=(work,), name="accelerate", daemon=True)
         self._thread.start()
@@ -126,12 +126,12 @@ class Accelerator:
         seconds: float = 1e9,
     ) -> None:
         """Serve everything that the components request now, and wait for it, but no longer than ``seconds``."""
-        end = time.monotonic() + seconds
-        while self.enabled and time.monotonic() < end:
+        end = time.perf_counter() + seconds
+        while self.enabled and time.perf_counter() < end:
             self.poll(components(), rows)
             if self._thread is None or not self._is_working:
                 return
-            self._thread.join(min(end - time.monotonic(), threading.TIMEOUT_MAX))
+            self._thread.join(min(end - time.perf_counter(), threading.TIMEOUT_MAX))
 
     def close(self) -> None:
         """Cancel a build in progress."""
@@ -164,14 +164,14 @@ class Accelerator:
         """End the builder process where nothing is to be done, and report what was."""
         backends = [backend for component in components for backend in component.backends.values()]
         was_served = bool(backends) or any(component.rejected for component in components)
-        if was_served or time.monotonic() > self._keep_builder_until:
+        if was_served or time.perf_counter() > self._keep_builder_until:
             self._stop_builder()
             self._share_cores()
         if self._is_working:
             self._is_working = False
             is_compiled = any(not backend.is_provisional for backend in backends)
             self.state = "compiled" if is_compiled else "graphs" if backends else "eager"
-            now = time.monotonic()
+            now = time.perf_counter()
             if not any(now < time_of_retry for time_of_retry in self._retry_at.values()):
                 self.notes.append(f"{self.state}, {now - self._started_at:.0f} s after the first request")
 
@@ -184,7 +184,7 @@ class Accelerator:
 
     def _is_deferred(self, component: CompiledModule, signature: CallSignature) -> bool:
         """Return whether the signature waits for another try."""
-        return time.monotonic() < self._retry_at.get((id(component), signature), 0.0)
+        return time.perf_counter() < self._retry_at.get((id(component), signature), 0.0)
 
     def _run_job(self, work: Callable[[], None]) -> None:
         """Run the work on the thread."""
@@ -248,7 +248,7 @@ class Accelerator:
         was_deferred, is_memory_short = key in self._retry_at, is_out_of_memory(error) and not is_failed_capture
         if isinstance(error, WeightsChanged) or is_memory_short:
             wait = MEMORY_RETRY_SECONDS if is_memory_short else CHANGED_RETRY_SECONDS
-            self._retry_at[key] = time.monotonic() + wait
+            self._retry_at[key] = time.perf_counter() + wait
         if self.enabled and not isinstance(error, WeightsChanged) and not (was_deferred and is_memory_short):
             self.notes.append(f"{what}: {first_line(error)}")
         if is_failed_capture and self._graphs is not None and not self._graphs.survives_failure:

@@ -149,7 +149,7 @@ class FolderWatcher(Generic[T]):
 
         Files that are left after ``seconds`` keep their entries; the next scan loads them.
         """
-        start = time.monotonic()
+        start = time.perf_counter()
         if start < self._rest_until:
             return None
         before, entries = self._stamps, self.entries
@@ -161,7 +161,7 @@ class FolderWatcher(Generic[T]):
             if error.errno in SHORTAGES:  # the files are still there
                 return None
             raise
-        listed = time.monotonic()
+        listed = time.perf_counter()
         if listed - start > LONG_LISTING_SECONDS:
             self._rest_until = listed + REST_SHARE * (listed - start)
         for path in paths:
@@ -172,7 +172,7 @@ class FolderWatcher(Generic[T]):
             stamp = (stat.st_mtime_ns, stat.st_size)
             if before.get(path) == stamp:
                 stamps[path], loaded[path] = stamp, entries[path]
-            elif time.monotonic() - start < self._seconds:
+            elif time.perf_counter() - start < self._seconds:
                 stamps[path], loaded[path] = stamp, self._load(path, entries.get(path))
             elif path in entries:
                 stamps[path], loaded[path] = before[path], entries[path]

@@ -23,7 +23,7 @@ class Frame:
 
     pixels: Pixels
     sequence: int = 0
-    captured_at: float = field(default_factory=time.monotonic)
+    captured_at: float = field(default_factory=time.perf_counter)
     snapshot: int = 0
 
     @property

@@ -145,9 +145,9 @@ class Mailbox:
 
     def read(self, timeout: float | None = 0.0) -> Frame | None:
         """Return a copy of the newest unread frame, or None after ``timeout`` seconds (None: wait forever)."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.perf_counter() + timeout
         while (frame := self._read_latest()) is None:
-            remaining = None if deadline is None else deadline - time.monotonic()
+            remaining = None if deadline is None else deadline - time.perf_counter()
             if remaining is not None and remaining <= 0:
                 return None
             self._wake.acquire(timeout=remaining)

@@ -123,8 +123,8 @@ class TrainingLoop:
     def run(self, limit: Limit, compute_loss: LossFunction) -> int:
         """Train until ``limit``, log the mean metrics every ``log_every`` steps, and return the number of steps."""
         means: dict[str, Tensor] = {}
-        start, step = time.monotonic(), 0
-        while (progress := limit.progress(step, time.monotonic() - start)) < 1:
+        start, step = time.perf_counter(), 0
+        while (progress := limit.progress(step, time.perf_counter() - start)) < 1:
             for group in self.optimiser.param_groups:
                 group["lr"] = self.learning_rate(step, progress)
             loss, metrics = compute_loss()

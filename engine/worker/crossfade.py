@@ -17,14 +17,14 @@ class StreamCrossfade:
 
     def __init__(self, old: Stream, seconds: float) -> None:
         self.old, self._seconds = old, seconds
-        self._start = time.monotonic()
+        self._start = time.perf_counter()
         self._last_old: Frame | None = None
         self._new_has_output = False
 
     @property
     def share(self) -> float:
         """The share of the new stream, 0 to 1."""
-        return min((time.monotonic() - self._start) / self._seconds, 1.0) if self._seconds > 0 else 1.0
+        return min((time.perf_counter() - self._start) / self._seconds, 1.0) if self._seconds > 0 else 1.0
 
     def mix(self, frames: Sequence[Frame], finished: list[Frame] | None) -> list[Frame] | None:
         """Return the new stream's ``finished`` frames mixed with the old stream's output for ``frames``.

@@ -36,7 +36,7 @@ class FailureCounter:
     ``was_reported`` is whether the failures since the last good frame were reported to the user.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._not_finite: deque[float] = deque(maxlen=MAX_FAILURES)
         self.in_a_row = 0

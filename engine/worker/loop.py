@@ -97,7 +97,7 @@ class Worker:
         self.waiting: list[Frame] = []
         self.crossfade: StreamCrossfade | None = None
         self.pending: PendingTick | None = None
-        self.last_input = time.monotonic()
+        self.last_input = time.perf_counter()
         self.failure_counter = FailureCounter()
         self._new_shapes = NewShapes()
         self.last_good = self.snapshot
@@ -192,14 +192,14 @@ class Worker:
         wait = TEXT_FRAME_SECONDS if text_mode else 0.0 if self.pending is not None else INPUT_WAIT_SECONDS
         frame = self.inbox.read(wait)
         if frame is not None:
-            self.last_input = time.monotonic()
+            self.last_input = time.perf_counter()
             self.waiting.append(frame)
-        elif text_mode and time.monotonic() - self.last_input > TEXT_IDLE_SECONDS:
+        elif text_mode and time.perf_counter() - self.last_input > TEXT_IDLE_SECONDS:
             self.waiting.append(Frame(np.zeros((self.stream.height, self.stream.width, 4), np.uint8)))
 
     def _tick(self, frames: list[Frame]) -> None:
         """Begin a tick and publish the one before, which a GPU decoded meanwhile; this one too if it is done."""
-        start = time.monotonic()
+        start = time.perf_counter()
         self.stream.second.show(self.second.read())
         if self._new_shapes.add(self._shape_of_call(frames)):
             self.bridge.send(replace(self.status(), loading=True))

@@ -28,13 +28,13 @@ class Metrics:
     """Counts ticks and frames. ``report_seconds`` is the time between two reports."""
 
     def __init__(self, report_seconds: float = 0.5) -> None:
-        self._report_seconds, self._next_report = report_seconds, time.monotonic() + report_seconds
+        self._report_seconds, self._next_report = report_seconds, time.perf_counter() + report_seconds
         self._ticks: deque[tuple[float, float, int]] = deque(maxlen=MAX_TICKS)
         self.frames = self.ticks = 0
 
     def tick(self, start: float, finished: list[Frame] | None) -> None:
         """Count a tick that began at ``start`` and returned ``finished`` (None: skipped)."""
-        now, count = time.monotonic(), len(finished or ())
+        now, count = time.perf_counter(), len(finished or ())
         self.ticks += 1
         self.frames += count
         if finished is not None:
@@ -42,7 +42,7 @@ class Metrics:
 
     def due(self) -> bool:
         """Return True when it is time for the next report."""
-        now = time.monotonic()
+        now = time.perf_counter()
         if now < self._next_report:
             return False
         self._next_report = now + self._report_seconds
@@ -50,7 +50,7 @@ class Metrics:
 
     def rates(self) -> Rates:
         """Return the rates at this moment."""
-        now = time.monotonic()
+        now = time.perf_counter()
         recent = [entry for entry in self._ticks if now - entry[0] < WINDOW_SECONDS]
         times = sorted(entry[1] for entry in recent)
         return Rates(

@@ -205,20 +205,20 @@ class ModelReloader:
 
     def _load(self, snapshot: Snapshot, requested: dict[str, Value], running: Stream) -> None:
         enter_background_thread(self._device)
-        start = time.monotonic()
+        start = time.perf_counter()
         try:
             with side_stream(self._device) as hand_over:
                 stream = hand_over(make_stream(
                     snapshot, self._device, self._options, running, self._report, running.hooks,
                     max_pixels=self._max_pixels,
                 ))  # fmt: skip
-            self._result = ReloadResult(requested, time.monotonic() - start, stream)
+            self._result = ReloadResult(requested, time.perf_counter() - start, stream)
         except InvalidValue as error:
-            self._result = ReloadResult(requested, time.monotonic() - start, error=str(error))
+            self._result = ReloadResult(requested, time.perf_counter() - start, error=str(error))
         except BaseException as error:  # the running stream stays; also after a panic of a library written in Rust
             what = describe(requested)
             text = f"out of memory for {what}" if is_out_of_memory(error) else f"{what}: {first_line(error)}"
-            self._result = ReloadResult(requested, time.monotonic() - start, error=text)
+            self._result = ReloadResult(requested, time.perf_counter() - start, error=text)
         finally:
             self.progress = ""
             free_memory()

@@ -63,11 +63,11 @@ def finish(reader: FileReader) -> None:
 
 def test_results_come_in_order_and_the_caller_does_not_wait(reader: FileReader, disk: Disk) -> None:
     results: list[str] = []
-    start = time.monotonic()
+    start = time.perf_counter()
     reader.submit("a", disk.read, results.append)
     for i in range(20):
         reader.submit("b", lambda i=i: str(i), results.append)
-    assert time.monotonic() - start < LIMIT_SECONDS
+    assert time.perf_counter() - start < LIMIT_SECONDS
     disk.answer.set()
     finish(reader)
     assert results == ["late", *map(str, range(20))]
@@ -140,9 +140,9 @@ def test_the_end_waits_for_writes_alone(disk: Disk, tmp_path: Path) -> None:
     for i in range(50):
         reader.submit("a", lambda i=i: write(tmp_path / f"{i}.toml", "a = 1"), is_write=True)
     reader.submit("a", disk.read)
-    start = time.monotonic()
+    start = time.perf_counter()
     reader.close()
-    assert time.monotonic() - start < 1.5
+    assert time.perf_counter() - start < 1.5
     assert len(list(tmp_path.iterdir())) == 50
     assert disk.reads == 0
 
@@ -167,9 +167,9 @@ class Desk:
         self.maps = ControllerMap(self.state, (), folder / "desks", reader)
 
     def press(self, name: str, *arguments: object) -> None:
-        start = time.monotonic()
+        start = time.perf_counter()
         self.state.set(name, arguments, "a desk")
-        assert time.monotonic() - start < LIMIT_SECONDS / 2, f"{name} waited"
+        assert time.perf_counter() - start < LIMIT_SECONDS / 2, f"{name} waited"
 
 
 @pytest.fixture
@@ -226,9 +226,9 @@ def test_a_save_that_fails_is_rejected_and_the_preset_stays_for_the_show(tmp_pat
 
 def test_learning_does_not_wait_and_the_binding_is_saved(desk: Desk, tmp_path: Path) -> None:
     desk.press("/learn", "strength")
-    start = time.monotonic()
+    start = time.perf_counter()
     assert desk.maps.handle("/midi/cc/1/20", [64], "a controller")
-    assert time.monotonic() - start < LIMIT_SECONDS / 2
+    assert time.perf_counter() - start < LIMIT_SECONDS / 2
     desk.disk.answer.set()
     finish(desk.reader)
     assert "/midi/cc/1/20" in (tmp_path / "desks" / "learned.toml").read_text(encoding="utf-8")

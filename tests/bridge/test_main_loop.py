@@ -23,14 +23,14 @@ def test_a_wait_lasts_as_long_as_asked_and_ends_early_for_its_event(
         monkeypatch.setitem(sys.modules, "Foundation", None)
     monkeypatch.setattr(sys, "platform", system.partition(" ")[0])
     event = threading.Event()
-    start = time.monotonic()
+    start = time.perf_counter()
     assert main_loop.wait(event, 0.15) is False
     main_loop.sleep(0.1)
-    assert 0.25 <= time.monotonic() - start < 1.0
+    assert 0.25 <= time.perf_counter() - start < 1.0
     threading.Timer(0.05, event.set).start()
-    start = time.monotonic()
+    start = time.perf_counter()
     assert main_loop.wait(event, 30.0) is True
-    assert time.monotonic() - start < 5.0
+    assert time.perf_counter() - start < 5.0
     assert main_loop.wait(event, 30.0) is True
 
 

@@ -46,9 +46,9 @@ def receive(name: str, seconds: float) -> None:
     from cyndilib.video_frame import VideoFrameSync
     from cyndilib.wrapper.ndi_recv import RecvBandwidth, RecvColorFormat
 
-    limit, names = time.monotonic() + 30, []
+    limit, names = time.perf_counter() + 30, []
     while not names:
-        if time.monotonic() > limit:
+        if time.perf_counter() > limit:
             sys.exit(f"no NDI sender named {name} within 30 s")
         # Without mDNS any one sender process of the machine answers: search again until it is the right one.
         finder = Finder()
@@ -59,10 +59,10 @@ def receive(name: str, seconds: float) -> None:
     video = VideoFrameSync()
     receiver.frame_sync.set_video_frame(video)
     receiver.set_source(finder.get_source(names[0]))
-    end, report = time.monotonic() + seconds, time.monotonic() + 1
+    end, report = time.perf_counter() + seconds, time.perf_counter() + 1
     stamps: set[float] = set()
     colour, size, hashes, last = [0.0, 0.0, 0.0], [0, 0], set(), 0.0
-    while time.monotonic() < end:
+    while time.perf_counter() < end:
         receiver.frame_sync.capture_video()
         stamp = video.get_timestamp_posix()
         if video.xres and stamp != last:
@@ -72,7 +72,7 @@ def receive(name: str, seconds: float) -> None:
             hashes.add(hash(view.tobytes()))
             stamps.add(stamp)
             del view
-        if time.monotonic() >= report:
+        if time.perf_counter() >= report:
             print(
                 json.dumps({"frames": len(stamps), "pictures": len(hashes), "colour": colour, "size": size}), flush=True
             )

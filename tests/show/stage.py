@@ -50,7 +50,7 @@ class Audience(Sink):
         self.picture: Frame | None = None
 
     def _write(self, frame: Frame) -> None:
-        self.shown.append(ShownFrame(time.monotonic(), frame.sequence, frame.snapshot))
+        self.shown.append(ShownFrame(time.perf_counter(), frame.sequence, frame.snapshot))
         self.picture = frame
 
     def gaps(self, start: float, end: float | None = None) -> np.ndarray:
@@ -148,7 +148,7 @@ class Command:
     def __init__(
         self, *arguments: str, environment: Mapping[str, str] | None = None, descriptors: int | None = None
     ) -> None:
-        self.started = time.monotonic()
+        self.started = time.perf_counter()
         self.process = subprocess.Popen(
             [*RUN, "--log", "none", *arguments],
             stdout=subprocess.PIPE,

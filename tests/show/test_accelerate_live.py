@@ -24,10 +24,10 @@ def test_a_show_is_compiled_while_it_runs_and_from_the_cache_after_a_restart(
         stage.wait_until_live()
         until(lambda: stage.engine.compiling, 20, "the start of the compilation")
         time.sleep(1.0)
-        start = time.monotonic()
+        start = time.perf_counter()
         assert stage.audience.picture is not None
         seconds = until(lambda: stage.engine.accelerator == "compiled", 400, "the compiled model")
-        end = time.monotonic()
+        end = time.perf_counter()
         gaps = stage.audience.gaps(start, end)
         rate = stage.audience.count_transformed(start) / (end - start)
         print(
@@ -46,7 +46,7 @@ def test_a_show_is_compiled_while_it_runs_and_from_the_cache_after_a_restart(
         seconds = until(lambda: stage.engine.accelerator == "compiled", 30, "the compiled model again")
         print(f"compiled again {seconds:.1f} s after the restart")
         assert seconds < 15
-        restarted = time.monotonic()
+        restarted = time.perf_counter()
         until(lambda: stage.audience.count_transformed(restarted) > 10, 30, "new frames")
         mean = stage.audience.picture.pixels[..., :3].reshape(-1, 3).mean(0)
         assert np.argmax(mean) == 0, "red plasma, as before the restart"

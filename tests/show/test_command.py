@@ -32,7 +32,7 @@ def test_the_first_command_shows_processed_frames_within_10_seconds() -> None:
     with Command("--seconds", "12") as command:
         seconds = float(command.wait_for(r"first transformed frame ([\d.]+) s", 30)[1])
         print(f"first transformed frame after {seconds} s")
-        assert time.monotonic() - command.started < 10
+        assert time.perf_counter() - command.started < 10
         assert seconds < 10
         for path, kind in (("", b"<!doctype html>"), ("input.jpg", b"\xff\xd8"), ("output.jpg", b"\xff\xd8")):
             asked = urllib.request.Request(command.page() + path, headers={"Accept": "text/html,image/*"})

@@ -60,8 +60,8 @@ class Wire:
 
     def advance(self, seconds: float = 0.0, until: Callable[[], bool] = lambda: False, timeout: float = 6.0) -> None:
         """Advance frames and exchange messages for ``seconds``, or until ``until`` is true."""
-        end = time.monotonic() + (seconds or timeout)
-        while time.monotonic() < end and not until():
+        end = time.perf_counter() + (seconds or timeout)
+        while time.perf_counter() < end and not until():
             self.touch.frame(self.component)
             out = self.component.op("osc_out")
             assert out is not None

@@ -57,7 +57,7 @@ class PhospheneExt:
 
     def Tick(self):
         """Show received values, and check connection and process every CHECK_SECONDS. Called every frame."""
-        now = time.monotonic()
+        now = time.perf_counter()
         for name in [n for n in self.received if now - self.changedAt.get(n, -1e9) > HOLD_SECONDS]:
             self._show(name, self.received.pop(name))
         if now < self.nextCheck:
@@ -94,7 +94,7 @@ class PhospheneExt:
             return
         if _equal(self.synced.get(par.name), value):
             return
-        self.synced[par.name], self.changedAt[par.name] = value, time.monotonic()
+        self.synced[par.name], self.changedAt[par.name] = value, time.perf_counter()
         self._sendOSC(row["address"], value)
 
     def Pulse(self, par):
@@ -111,7 +111,7 @@ class PhospheneExt:
 
     def Receive(self, address, args):
         """Handle an OSC message from the engine."""
-        self.lastMessage = time.monotonic()
+        self.lastMessage = time.perf_counter()
         if address.startswith(f"{self.root}/status/"):
             self._updateStatus(address[len(self.root) + len("/status/") :], list(args))
         elif address in self.nameByAddress and args:
@@ -121,7 +121,7 @@ class PhospheneExt:
 
     def Reconnect(self):
         """Subscribe to the engine: it sends all values now, and every change afterwards."""
-        self.lastAttempt = time.monotonic()
+        self.lastAttempt = time.perf_counter()
         self._sendOSC(f"{self.root}/subscribe", int(self.ownerComp.par.Feedbackport.eval()))
 
     def Sendall(self):

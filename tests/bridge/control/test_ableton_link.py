@@ -87,9 +87,9 @@ def test_without_peers_the_show_keeps_its_tempo() -> None:
     tempo = Tempo(state)
     clock = LinkClock(state, tempo)
     before = tempo.beats()
-    started = time.monotonic()
+    started = time.perf_counter()
     time.sleep(0.5)
-    assert tempo.beats() - before == pytest.approx(2 * (time.monotonic() - started), abs=0.02)
+    assert tempo.beats() - before == pytest.approx(2 * (time.perf_counter() - started), abs=0.02)
     assert state.snapshot().real("/tempo") == 120.0
     clock.close()
 

@@ -121,9 +121,9 @@ def test_a_modulator_follows_the_input_device(monkeypatch: pytest.MonkeyPatch) -
     audio = AudioInput(state)
     for block in tone(60.0, 0.5):
         device.callback(block, len(block), None, None)
-    end = time.monotonic() + 5
+    end = time.perf_counter() + 5
     while state.snapshot().real("/audio/bass") < 0.9:
-        assert time.monotonic() < end
+        assert time.perf_counter() < end
         time.sleep(0.01)
     modulation.tick()
     assert state.effective().real("/strength") == pytest.approx(

@@ -48,7 +48,7 @@ class Engine:
         return self.link.can_send
 
     def begin(self, snapshot: Snapshot) -> None:
-        Engine.begun.append((time.monotonic(), snapshot.model.model))
+        Engine.begun.append((time.perf_counter(), snapshot.model.model))
         behaviour = Engine.behaviour(snapshot)
         if behaviour == "reject":
             self.report(ModelRejected(f"{snapshot.model.model} cannot be read"))

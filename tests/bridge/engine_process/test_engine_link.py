@@ -36,10 +36,10 @@ def link() -> Iterator[tuple[EngineLink, Connection, threading.Event]]:
 
 def test_a_message_larger_than_the_pipe_holds_up_nobody(link: tuple[EngineLink, Connection, threading.Event]) -> None:
     engine_link, engine_pipe, notified = link
-    start = time.monotonic()
+    start = time.perf_counter()
     engine_link.send(LARGE)
     engine_link.send(Stop())
-    assert time.monotonic() - start < 0.5
+    assert time.perf_counter() - start < 0.5
     assert not engine_link.can_send
     assert engine_pipe.recv().number == 1, "it arrives when the engine reads"
     assert engine_pipe.recv() == Stop()
@@ -52,9 +52,9 @@ def test_a_message_larger_than_the_pipe_holds_up_nobody(link: tuple[EngineLink, 
 def test_closing_waits_for_no_engine(link: tuple[EngineLink, Connection, threading.Event]) -> None:
     engine_link, engine_pipe, _ = link
     engine_link.send(LARGE)
-    start = time.monotonic()
+    start = time.perf_counter()
     engine_link.close()  # the engine's end is open, as that of a process that cannot be killed
-    assert time.monotonic() - start < 5
+    assert time.perf_counter() - start < 5
     engine_link.send(LARGE)
     engine_pipe.close()
     until(lambda: engine_link.ended, 5, "the end")
@@ -80,11 +80,11 @@ def test_messages_arrive_in_order_and_the_last_ones_after_the_end(
 def test_half_a_message_holds_up_nobody(link: tuple[EngineLink, Connection, threading.Event]) -> None:
     engine_link, engine_pipe, _ = link
     os.write(engine_pipe.fileno(), struct.pack("!i", 1000) + b"half")
-    start = time.monotonic()
+    start = time.perf_counter()
     assert engine_link.messages() == []
     assert not engine_link.ended
     engine_link.close()
-    assert time.monotonic() - start < 5
+    assert time.perf_counter() - start < 5
 
 
 def test_what_is_no_message_ends_the_link(

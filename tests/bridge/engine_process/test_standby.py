@@ -31,7 +31,7 @@ class StandbyEngine(Engine):
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)
         if arguments[-1]:
-            StandbyEngine.started.append(time.monotonic())
+            StandbyEngine.started.append(time.perf_counter())
             self.alive = self.is_waiting = not StandbyEngine.dies
 
 

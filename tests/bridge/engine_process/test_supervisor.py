@@ -29,10 +29,10 @@ def test_a_change_is_sent_at_once(supervised: tuple[State, Supervisor]) -> None:
     until(started.ready.is_set, 5, "a running engine")
     engine = engine_of(started)
     for strength in (0.1, 0.2, 0.3):
-        begun = time.monotonic()
+        begun = time.perf_counter()
         state.put({"/strength": strength})
         until(lambda s=strength: any(snapshot["/strength"] == s for snapshot in engine.snapshots()), 5, "the change")
-        assert time.monotonic() - begun < supervisor.WATCH_SECONDS, "it does not wait for the next poll"
+        assert time.perf_counter() - begun < supervisor.WATCH_SECONDS, "it does not wait for the next poll"
 
 
 def test_a_model_that_ends_every_engine_is_replaced_by_the_last_good_one(

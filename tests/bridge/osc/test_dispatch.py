@@ -90,13 +90,13 @@ def test_bundles_nest_and_wait_for_their_time_tag(desk: Desk) -> None:
     desk.raw(bundle(IMMEDIATELY, message("/phosphene/strength", 0.125), inner))
     until(lambda: desk.state.snapshot().whole("/seed") == 77)
     assert desk.state.snapshot().real("/strength") == 0.125
-    start = time.monotonic()
+    start = time.perf_counter()
     desk.raw(bundle(time.time() + 0.4, message("/phosphene/seed", 78)))
     desk.raw(message("/phosphene/steps", 4))
     until(lambda: desk.state.snapshot().whole("/steps") == 4)
     assert desk.state.snapshot().whole("/seed") == 77, "a waiting bundle delays no other message"
     until(lambda: desk.state.snapshot().whole("/seed") == 78)
-    assert 0.3 < time.monotonic() - start < 2.0
+    assert 0.3 < time.perf_counter() - start < 2.0
     desk.raw(bundle(time.time() - 100, message("/phosphene/seed", 79)))
     until(lambda: desk.state.snapshot().whole("/seed") == 79)
 

@@ -212,9 +212,9 @@ def test_udp_subscribers_get_changes_at_a_limited_rate_and_always_the_last_value
     until(lambda: desk.control.subscriptions.count == 1)
 
     def listen(seconds: float) -> list[tuple[str, object]]:
-        messages, end = [], time.monotonic() + seconds
-        while time.monotonic() < end:
-            subscriber.settimeout(max(0.001, end - time.monotonic()))
+        messages, end = [], time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            subscriber.settimeout(max(0.001, end - time.perf_counter()))
             try:
                 received = OscMessage(subscriber.recv(65536))
             except TimeoutError:
@@ -224,11 +224,11 @@ def test_udp_subscribers_get_changes_at_a_limited_rate_and_always_the_last_value
 
     first = listen(0.5)
     assert {f"{ROOT}{name}" for name in desk.state.snapshot()} <= {address for address, _ in first}
-    start = time.monotonic()
+    start = time.perf_counter()
     for i in range(2000):
         desk.state.set("/strength", [i / 2000], "fader")
         time.sleep(0.0004)
-    passed = time.monotonic() - start
+    passed = time.perf_counter() - start
     values = [value for address, value in listen(0.5) if address == "/phosphene/strength"]
     assert values[-1] == pytest.approx(1999 / 2000)
     assert len(values) <= passed * 30 + 3

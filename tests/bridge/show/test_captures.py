@@ -81,10 +81,10 @@ def test_a_request_returns_at_once_and_a_flood_saves_the_newest(folder: Path) ->
     captures = Captures(state)
     frames = [Frame(np.random.default_rng(i).integers(0, 256, (1024, 1024, 4), np.uint8), i) for i in range(3)]
     threads = threading.active_count()
-    start = time.monotonic()
+    start = time.perf_counter()
     for i in range(300):
         captures.request(frames[i % 3])
-    assert time.monotonic() - start < 1.0, "300 PNGs of this size take many seconds"
+    assert time.perf_counter() - start < 1.0, "300 PNGs of this size take many seconds"
     assert threading.active_count() <= threads + 1
     until(lambda: captures._thread is None, 20, "the end of the thread")
     saved = cv2.imread(state.snapshot().text("/reference"))

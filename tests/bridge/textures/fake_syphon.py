@@ -97,11 +97,11 @@ class FakeSyphon:
         self._notify(lambda: self.elsewhere.update(self.published))
 
     def _notify(self, notification: Callable[[], None]) -> None:
-        self._notifications.append((time.monotonic() + TRAVEL_SECONDS, notification))
+        self._notifications.append((time.perf_counter() + TRAVEL_SECONDS, notification))
 
     def deliver(self) -> int:
         """Deliver what has arrived for the main run loop."""
-        arrived = [entry for entry in self._notifications if entry[0] <= time.monotonic()]
+        arrived = [entry for entry in self._notifications if entry[0] <= time.perf_counter()]
         for entry in arrived:
             self._notifications.remove(entry)
             entry[1]()
@@ -123,14 +123,14 @@ class FakeSyphon:
                 assert mode == "kCFRunLoopDefaultMode"
                 if not self._is_main:
                     return False  # it has no sources
-                while not world.deliver() and time.monotonic() < date:
+                while not world.deliver() and time.perf_counter() < date:
                     time.sleep(0.001)
                 return True
 
         class NSDate:
             @staticmethod
             def dateWithTimeIntervalSinceNow_(seconds: float, /) -> float:  # noqa: N802
-                return time.monotonic() + seconds
+                return time.perf_counter() + seconds
 
         class SyphonServerDirectory:
             def __init__(self) -> None:

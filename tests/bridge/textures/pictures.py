@@ -21,8 +21,8 @@ def upright(width: int = 32, height: int = 24, shift: int = 0) -> Pixels:
 
 def read_frame(source: Source, seconds: float = 5.0) -> Frame:
     """Return the next frame of ``source``, which must come within ``seconds``."""
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
+    limit = time.perf_counter() + seconds
+    while time.perf_counter() < limit:
         frame = source.read(0.05)
         if frame is not None:
             return frame

@@ -88,9 +88,9 @@ def test_listing_on_windows_asks_directshow_alone_and_ends_in_time(monkeypatch: 
     assert cameras.still_open == 0
     monkeypatch.setattr(camera, "LIST_SECONDS", 0.1)
     cameras.slow_backends = {cv2.CAP_DSHOW}
-    start = time.monotonic()
+    start = time.perf_counter()
     assert list_cameras() == []
-    assert time.monotonic() - start < 5
+    assert time.perf_counter() - start < 5
     cameras.released.set()
     until(lambda: cameras.still_open == 0 and len(cameras.opened) == 6)
 
@@ -138,7 +138,7 @@ def test_a_camera_that_was_unplugged_comes_back() -> None:
         plugged = False
         assert camera.read(0.1) is None
         assert camera.losses == 1
-        until(lambda: camera._retry_at < time.monotonic(), 5)
+        until(lambda: camera._retry_at < time.perf_counter(), 5)
         assert camera.read(0.1) is None, "still unplugged"
         plugged = True
         until(lambda: camera.read(0.1) is not None, 5, "the camera")

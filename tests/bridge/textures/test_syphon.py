@@ -80,9 +80,9 @@ def test_sources_lists_servers_as_touchdesigner_does(
     monkeypatch.setattr(sources, "transports", lambda: [syphon.TRANSPORT])
     mac.start_server("TouchDesigner", "phosphene-in")
     mac.start_server("Simple Server", "")
-    start = time.monotonic()
+    start = time.perf_counter()
     assert sources.main() == 0
-    assert time.monotonic() - start < 0.5, "no second wait for servers"
+    assert time.perf_counter() - start < 0.5, "no second wait for servers"
     assert capsys.readouterr().out.splitlines() == ["syphon:TouchDesigner:phosphene-in", "syphon:Simple Server"]
 
 
@@ -96,8 +96,8 @@ def test_a_server_that_starts_later_is_found_while_the_main_thread_waits(
 
     def wait_until(condition: object, seconds: float = 5.0) -> None:
         assert callable(condition)
-        end = time.monotonic() + seconds
-        while not condition() and time.monotonic() < end:
+        end = time.perf_counter() + seconds
+        while not condition() and time.perf_counter() < end:
             main_loop.wait(stop, 0.1)
         assert condition()
 
@@ -130,9 +130,9 @@ def test_other_threads_only_read_the_directory(mac: FakeSyphon) -> None:
     listed: list[list[str]] = []
 
     def look() -> None:
-        start = time.monotonic()
+        start = time.perf_counter()
         listed.append(syphon.list_servers())
-        assert time.monotonic() - start < 0.5
+        assert time.perf_counter() - start < 0.5
         listed.append(["in time"])
 
     for _ in range(2):

@@ -22,8 +22,8 @@ from engine.shared.frame import Frame, Pixels
 
 
 def read(source: Source, seconds: float = 5.0) -> Frame:
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
+    limit = time.perf_counter() + seconds
+    while time.perf_counter() < limit:
         frame = source.read(0.1)
         if frame is not None:
             return frame
@@ -62,10 +62,10 @@ def test_patterns_are_frames_and_move(name: str) -> None:
 def test_a_pattern_keeps_its_rate() -> None:
     with open_source("pattern:ball?size=64x64&fps=50") as source:
         read(source)
-        start = time.monotonic()
+        start = time.perf_counter()
         for _ in range(25):
             read(source)
-    assert 0.4 < time.monotonic() - start < 1.0
+    assert 0.4 < time.perf_counter() - start < 1.0
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,9 @@ def test_a_transport_of_another_platform_says_so(scheme: str) -> None:
 def test_a_file_is_looped_at_its_own_rate(tmp_path: Path) -> None:
     write_video(tmp_path / "ten.mp4", 10, rate=20)
     with open_source(f"file:{tmp_path / 'ten.mp4'}") as source:
-        start = time.monotonic()
+        start = time.perf_counter()
         values = [int(read(source).pixels[..., 0].mean()) for _ in range(25)]
-        seconds = time.monotonic() - start
+        seconds = time.perf_counter() - start
     assert 1.0 < seconds < 2.0, "25 frames at 20 a second"
     expected = [(i % 10) * 20 for i in range(25)]
     assert np.abs(np.array(values) - expected).max() < 6

@@ -61,8 +61,8 @@ def test_a_still_picture_is_one_frame_and_no_loss(windows: Windows) -> None:
     top.show(upright())
     with open_source("touchshm:stage") as source:
         read_frame(source)
-        end = time.monotonic() + 0.4
-        while time.monotonic() < end:
+        end = time.perf_counter() + 0.4
+        while time.perf_counter() < end:
             assert source.read(0.02) is None
         assert source.losses == 0
         top.show(upright(shift=5))

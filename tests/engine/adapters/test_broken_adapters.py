@@ -125,7 +125,7 @@ def test_a_broken_adapter_is_one_line_and_the_others_stay(
     stream.apply(Snapshot(base, 1))
     stream.settle()
     assert stream.adapters.take_notes() == []
-    start = time.monotonic()
+    start = time.perf_counter()
     for number, (name, damage) in enumerate(damages.items(), 2):
         copy = Path(shutil.copytree(good, tmp_path / name))
         path = copy / PARAMETERS[parameter]
@@ -140,6 +140,6 @@ def test_a_broken_adapter_is_one_line_and_the_others_stay(
         assert outputs, name
         assert plain
         assert not np.array_equal(outputs[0].pixels, plain[0].pixels), "the LoRA of the other slot is in effect"
-    assert time.monotonic() - start < MAX_SECONDS
+    assert time.perf_counter() - start < MAX_SECONDS
     stream.adapters.close()
     stream.close()

@@ -26,7 +26,7 @@ class Bench:
         torch.manual_seed(0)
         monkeypatch.setattr("engine.compile.accelerator.missing_requirement", lambda *_: "")
         self.now, self.loads = 1000.0, 0
-        monkeypatch.setattr("engine.compile.accelerator.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("engine.compile.accelerator.time.perf_counter", lambda: self.now)
         self.component = CompiledModule("decoder", nn.Linear(8, 8).requires_grad_(False))
         self.accelerator = Accelerator("compile", CPU, tmp_path)
         self.call: Callable[[Sequence[Tensor]], Any] = self.run

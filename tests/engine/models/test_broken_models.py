@@ -46,10 +46,10 @@ def peak_mib() -> float:
 
 def refuse(folder: Path) -> str:
     """Load a model that must be refused; return the line."""
-    start = time.monotonic()
+    start = time.perf_counter()
     with pytest.raises(InvalidValue) as caught:
         load(str(folder), CPU, torch.float32)
-    assert time.monotonic() - start < MAX_SECONDS
+    assert time.perf_counter() - start < MAX_SECONDS
     text = str(caught.value)
     assert "\n" not in text
     assert len(text) < 2000
@@ -80,14 +80,14 @@ def test_a_mutated_config_is_loaded_or_refused_in_one_line(copy: Path) -> None:
         else:
             target[last] = choice.choice(ODD_VALUES)
         file.write_text(json.dumps(content), encoding="utf-8")
-        start = time.monotonic()
+        start = time.perf_counter()
         line = ""
         try:
             load(str(copy), CPU, torch.float32)
         except InvalidValue as error:
             line = str(error)
         assert "\n" not in line, (file, parents, last)
-        assert time.monotonic() - start < MAX_SECONDS, (file, parents, last, target)
+        assert time.perf_counter() - start < MAX_SECONDS, (file, parents, last, target)
         file.write_text(text, encoding="utf-8")
     assert peak_mib() - before < MAX_MIB
 

@@ -47,9 +47,9 @@ def test_a_frame_that_is_too_large_is_rejected() -> None:
 
 def test_read_waits_no_longer_than_its_timeout() -> None:
     mailbox = Mailbox(CONTEXT, 64)
-    start = time.monotonic()
+    start = time.perf_counter()
     assert mailbox.read(0.1) is None
-    assert 0.09 < time.monotonic() - start < 1.0
+    assert 0.09 < time.perf_counter() - start < 1.0
     mailbox.close()
 
 
@@ -97,8 +97,8 @@ def test_frames_are_whole_and_the_reader_survives_a_killed_writer() -> None:
     for _ in range(2):  # the second writer takes over where the first was killed
         writer = CONTEXT.Process(target=_write_forever, args=(mailbox,), daemon=True)
         writer.start()
-        last, count, deadline = -1, 0, time.monotonic() + 30
-        while count < 200 and time.monotonic() < deadline:
+        last, count, deadline = -1, 0, time.perf_counter() + 30
+        while count < 200 and time.perf_counter() < deadline:
             frame = mailbox.read(5.0)
             assert frame is not None
             assert (frame.pixels == frame.sequence % 256).all(), "a torn frame"
@@ -125,9 +125,9 @@ def test_a_frame_crosses_to_another_process_and_back() -> None:
     inbox, outbox = Mailbox(CONTEXT, 64), Mailbox(CONTEXT, 64)
     process = CONTEXT.Process(target=_echo, args=(inbox, outbox), daemon=True)
     process.start()
-    deadline = time.monotonic() + 30
+    deadline = time.perf_counter() + 30
     frame = None
-    while frame is None and time.monotonic() < deadline:
+    while frame is None and time.perf_counter() < deadline:
         inbox.write(uniform_frame(99))
         frame = outbox.read(0.2)
     assert frame is not None

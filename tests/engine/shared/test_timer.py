@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from engine.shared import timer
+from tests.house.sources import parse, python_files
 
 
 class Library:
@@ -68,3 +70,13 @@ def test_the_clock_is_the_systems_monotonic_one() -> None:
     names = {time.get_clock_info(clock).implementation for clock in ("perf_counter", "monotonic")}
     assert len(names) == 1, "so that moments can be compared between processes"
     assert abs(time.perf_counter() - time.monotonic()) < 0.1
+
+
+def test_no_coarse_clock_is_read() -> None:
+    reads = [
+        f"{path}:{node.lineno}"
+        for path in python_files("bridge", "engine", "touchdesigner")
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Attribute) and node.attr.startswith("monotonic")
+    ]
+    assert not reads, "time.monotonic steps by 15.6 ms on Windows before Python 3.13: use time.perf_counter"

@@ -103,7 +103,7 @@ def test_a_limit_in_steps_runs_exactly_those() -> None:
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the clock by one that advances by six seconds at each reading."""
     seconds = count(1000, 6)
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
 
 
 @pytest.mark.usefixtures("clock")

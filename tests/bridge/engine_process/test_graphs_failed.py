@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any, ClassVar
 
 import pytest
 
@@ -14,69 +14,59 @@ from bridge.engine_process.supervisor import Supervisor
 from engine.shared.messages import EngineStatus, GraphsFailed, Ready
 from engine.shared.options import EngineOptions
 from engine.shared.snapshot import Snapshot
+from tests.bridge.engine_process.fake_engine import Engine
 from tests.waiting import until
 
 STATUS = EngineStatus("pocket", "cuda:0", "float16", "512x512", {"/model": "pocket"}, frames=9)
 
 
-class Engine:
-    """An engine process as far as the supervisor knows it: its options, its pipe, and how it ends."""
+class GraphEngine(Engine):
+    """An engine that knows its options, and whether it was started as a standby."""
 
-    started: list[Engine]
-    pid = 1
+    started: ClassVar[list[GraphEngine]] = []
 
-    def __init__(self, _context: object, _boxes: object, options: EngineOptions, standby: bool = False) -> None:
-        self.options, self.is_standby, self.begun = options, standby, False
-        self.pipe, self.engine_pipe = multiprocessing.Pipe()
-        self.sentinel, self._alive_pipe = multiprocessing.Pipe(duplex=False)
-        self.alive = self.is_waiting = True
-        self.process = type("Process", (), {"exitcode": 0})()
-        Engine.started.append(self)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.options, self.is_standby, self.has_begun = arguments[2], arguments[4], False
+        GraphEngine.started.append(self)
 
     def begin(self, _snapshot: Snapshot) -> None:
-        self.begun = True
-        self.engine_pipe.send(Ready(STATUS))
-
-    def end(self, _grace_seconds: float) -> None:
-        self.alive = False
-
-    def die(self) -> None:
-        self.alive = False
-        self._alive_pipe.close()
+        self.has_begun = True
+        self.report(Ready(STATUS))
 
 
 @pytest.fixture
 def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
     """Return a supervisor that starts a standby at once."""
-    monkeypatch.setattr(supervisor, "EngineProcess", Engine)
+    monkeypatch.setattr(supervisor, "EngineProcess", GraphEngine)
     monkeypatch.setattr(standby, "DELAY_SECONDS", 0.0)
-    monkeypatch.setattr(Engine, "started", [], raising=False)
+    monkeypatch.setattr(GraphEngine, "started", [])
     result = Supervisor(State({"/model": "pocket"}), EngineOptions("cuda", accelerate="auto"))
     result.start()
     yield result
     result.close()
 
 
-def begin(number: int, accelerator: str) -> Engine:
+def begin(number: int, accelerator: str) -> GraphEngine:
     """Wait until engines with graphs have begun ``number`` times and report the state of the last one."""
-    until(lambda: sum(engine.begun for engine in Engine.started) == number, 10, f"engine {number}")
-    engine = [engine for engine in Engine.started if engine.begun][-1]
-    engine.engine_pipe.send(replace(STATUS, accelerator=accelerator))
+    until(lambda: sum(engine.has_begun for engine in GraphEngine.started) == number, 10, f"engine {number}")
+    engine = [engine for engine in GraphEngine.started if engine.has_begun][-1]
+    engine.report(replace(STATUS, accelerator=accelerator))
     return engine
 
 
 def test_the_next_engine_and_its_standby_record_no_graphs(running: Supervisor) -> None:
-    until(lambda: len(Engine.started) == 2, 5, "an engine and its standby")
-    first, waiting = Engine.started
+    until(lambda: len(GraphEngine.started) == 2, 5, "an engine and its standby")
+    first, waiting = GraphEngine.started
     assert first.options.cuda_graphs
     assert waiting.is_standby
-    first.engine_pipe.send(GraphsFailed("no CUDA graphs of the denoiser"))
+    first.report(GraphsFailed("no CUDA graphs of the denoiser"))
     until(lambda: not waiting.alive, 5, "the standby to end: it has the options before")
     first.die()
-    until(lambda: any(engine.begun for engine in Engine.started[2:]), 10, "the next engine")
-    later = Engine.started[2:]
+    until(lambda: any(engine.has_begun for engine in GraphEngine.started[2:]), 10, "the next engine")
+    later = GraphEngine.started[2:]
     assert not any(engine.options.cuda_graphs for engine in later)
-    assert not waiting.begun
+    assert not waiting.has_begun
     assert {engine.options.accelerate for engine in later} == {"auto"}, "all else stays"
 
 

@@ -18,8 +18,8 @@ S = TypeVar("S", bound="_HasDeviceLock")
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-#: Bytes that are moved to a device in one go: some milliseconds, for which the picture stands still. For each go the
-#: loader waits for a tick, so that single layers would take minutes.
+#: Bytes that are moved to a device in one go: some milliseconds, for which the picture stands still. The loader waits
+#: for a tick before each go, so that one layer at a time would take long.
 CHUNK_BYTES = 64 << 20
 #: Types of devices on which only one thread at a time may run operators.
 SINGLE_THREADED_DEVICES = frozenset({"mps"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,9 @@ def engine() -> Iterator[tuple[Worker, Bridge]]:
     boxes = Mailboxes(*(Mailbox(context, 64) for _ in range(3)))
     bridge_pipe, engine_pipe = context.Pipe()
     interval = sys.getswitchinterval()
+    gc.freeze()  # as the engine process does
     yield Worker(engine_pipe, boxes, EngineOptions("cpu"), Snapshot(SMALL)), Bridge(bridge_pipe)
+    gc.unfreeze()
     sys.setswitchinterval(interval)
     for box in boxes:
         box.close()

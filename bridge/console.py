@@ -60,7 +60,8 @@ def _open_closed_descriptors() -> None:
 def enable_escape_codes() -> bool:
     """Return whether standard output is a terminal that follows escape codes. On Windows, switch them on.
 
-    The console of Windows 10 prints them as text otherwise; older ones cannot do anything else.
+    The console of Windows 10 prints them as text otherwise; older ones cannot do anything else. Not run on
+    Windows yet.
     """
     if not sys.stdout.isatty():
         return False

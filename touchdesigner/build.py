@@ -4,6 +4,8 @@ r"""Builds the Phosphene component inside TouchDesigner and saves it as Phosphen
 
 It reads the file anew each time, and no package named ``build`` can be taken for it. Only TouchDesigner itself can
 write a .tox file, so Phosphene ships this script instead.
+
+It was run in a simulator with TouchDesigner's names, never in TouchDesigner.
 """
 
 import json

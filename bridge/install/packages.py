@@ -1,4 +1,7 @@
-"""Phosphene and its packages in a virtual environment: torch for the graphics card first, then the rest."""
+"""Phosphene and its packages in a virtual environment: torch for the graphics card first, then the rest.
+
+The builds for graphics cards were tested with stand-ins for pip and the drivers; none was installed yet.
+"""
 
 from __future__ import annotations
 

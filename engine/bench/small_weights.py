@@ -26,26 +26,28 @@ _LANGUAGE: dict[str, Any] = {
 _FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
 
 
-def _clip_tokenizer() -> Any:
+def clip_tokenizer() -> Any:
+    """Return the built-in model's tokenizer."""
     from transformers import CLIPTokenizer
 
     return CLIPTokenizer.from_pretrained(POCKET / "tokenizer")
 
 
-def _language_tokenizer(length: int) -> Any:
+def language_tokenizer(length: int) -> Any:
     """Return a byte-level tokenizer with a padding token and a chat template, as language models have."""
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=_clip_tokenizer().backend_tokenizer, model_max_length=length)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=clip_tokenizer().backend_tokenizer, model_max_length=length)
     tokenizer.add_special_tokens({"pad_token": "<pad>", "eos_token": "<eos>"})
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     return tokenizer
 
 
-def _clip(with_projection: bool = False, width: int = WIDTH) -> Any:
+def clip_encoder(with_projection: bool = False, width: int = WIDTH) -> Any:
+    """Return CLIP's text encoder with two layers."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    tokenizer = _clip_tokenizer()
+    tokenizer = clip_tokenizer()
     config = CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
         max_position_embeddings=tokenizer.model_max_length, projection_dim=width, pad_token_id=tokenizer.pad_token_id,
@@ -54,14 +56,16 @@ def _clip(with_projection: bool = False, width: int = WIDTH) -> Any:
     return (CLIPTextModelWithProjection if with_projection else CLIPTextModel)(config)
 
 
-def _t5(tokenizer: Any, width: int) -> Any:
+def t5_encoder(tokenizer: Any, width: int) -> Any:
+    """Return T5's encoder with one layer."""
     from transformers import T5Config, T5EncoderModel
 
     config = T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=16, d_ff=64, num_layers=1, num_heads=2)
     return T5EncoderModel(config)
 
 
-def _kl_autoencoder(kind: str = "AutoencoderKL", channels: int = 4, **settings: Any) -> Any:
+def kl_autoencoder(channels: int = 4, kind: str = "AutoencoderKL", **settings: Any) -> Any:
+    """Return a KL autoencoder of the latent's size."""
     import diffusers
 
     return getattr(diffusers, kind)(
@@ -70,23 +74,31 @@ def _kl_autoencoder(kind: str = "AutoencoderKL", channels: int = 4, **settings: 
     )  # fmt: skip
 
 
-def _unet(cross: int, **settings: Any) -> Any:
+def flow_autoencoder(channels: int, shift_factor: float | None = 0.06) -> Any:
+    """Return a KL autoencoder as flow models have: without the convolutions around the latent."""
+    return kl_autoencoder(
+        channels, scaling_factor=1.3, shift_factor=shift_factor, use_quant_conv=False, use_post_quant_conv=False
+    )
+
+
+def unet(channels: int = 4, cross: int = WIDTH, **settings: Any) -> Any:
+    """Return a U-Net of two levels."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        sample_size=16, layers_per_block=1, block_out_channels=(32, 64), attention_head_dim=2, norm_num_groups=8,
+        sample_size=16, in_channels=channels, out_channels=channels, layers_per_block=1, block_out_channels=(32, 64),
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=cross, **settings,
+        attention_head_dim=2, norm_num_groups=8, cross_attention_dim=cross, **settings,
     )  # fmt: skip
 
 
 def stable_diffusion() -> Components:
     """Build Stable Diffusion with a KL autoencoder."""
     return {
-        "unet": _unet(WIDTH),
-        "vae": _kl_autoencoder(),
-        "text_encoder": _clip(),
-        "tokenizer": _clip_tokenizer(),
+        "unet": unet(),
+        "vae": kl_autoencoder(),
+        "text_encoder": clip_encoder(),
+        "tokenizer": clip_tokenizer(),
         "scheduler": {"_class_name": "EulerDiscreteScheduler", **NOISE_SCHEDULE},
         "index": {"_class_name": "StableDiffusionPipeline"},
     }
@@ -94,55 +106,55 @@ def stable_diffusion() -> Components:
 
 def sdxl() -> Components:
     """Build SDXL with a KL autoencoder."""
-    conditions = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
-    unet = _unet(WIDTH + 48, projection_class_embeddings_input_dim=48 + 6 * 8, **conditions)
+    conditions: dict[str, Any] = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
+    denoiser = unet(cross=WIDTH + 48, projection_class_embeddings_input_dim=48 + 6 * 8, **conditions)
     return stable_diffusion() | {
-        "unet": unet,
-        "text_encoder_2": _clip(True, 48),
-        "tokenizer_2": _clip_tokenizer(),
+        "unet": denoiser,
+        "text_encoder_2": clip_encoder(True, 48),
+        "tokenizer_2": clip_tokenizer(),
         "index": {"_class_name": "StableDiffusionXLPipeline"},
     }
 
 
-def sd3() -> Components:
+def sd3(channels: int = 8) -> Components:
     """Build Stable Diffusion 3 with all three text encoders."""
     from diffusers import SD3Transformer2DModel
 
     transformer = SD3Transformer2DModel(
-        sample_size=16, patch_size=2, in_channels=8, out_channels=8, num_layers=2, attention_head_dim=16,
+        sample_size=16, patch_size=2, in_channels=channels, out_channels=channels, num_layers=2, attention_head_dim=16,
         num_attention_heads=2, joint_attention_dim=96, caption_projection_dim=32, pooled_projection_dim=WIDTH + 48,
         pos_embed_max_size=16, qk_norm="rms_norm", dual_attention_layers=(0,),
     )  # fmt: skip
-    tokenizer = _language_tokenizer(64)
+    tokenizer = language_tokenizer(64)
     return {
         "transformer": transformer,
-        "vae": _kl_autoencoder(channels=8, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False),
-        "text_encoder": _clip(True),
-        "text_encoder_2": _clip(True, 48),
-        "text_encoder_3": _t5(tokenizer, 96),
-        "tokenizer": _clip_tokenizer(),
-        "tokenizer_2": _clip_tokenizer(),
+        "vae": flow_autoencoder(channels),
+        "text_encoder": clip_encoder(True),
+        "text_encoder_2": clip_encoder(True, 48),
+        "text_encoder_3": t5_encoder(tokenizer, 96),
+        "tokenizer": clip_tokenizer(),
+        "tokenizer_2": clip_tokenizer(),
         "tokenizer_3": tokenizer,
         "scheduler": _FLOW,
         "index": {"_class_name": "StableDiffusion3Pipeline"},
     }
 
 
-def flux() -> Components:
-    """Build FLUX.1."""
+def flux(is_guided: bool = True) -> Components:
+    """Build FLUX.1: dev, or schnell, which has no guidance embedding."""
     from diffusers import FluxTransformer2DModel
 
     transformer = FluxTransformer2DModel(
         in_channels=32, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=40, pooled_projection_dim=WIDTH, guidance_embeds=True, axes_dims_rope=(4, 6, 6),
+        joint_attention_dim=40, pooled_projection_dim=WIDTH, guidance_embeds=is_guided, axes_dims_rope=(4, 6, 6),
     )  # fmt: skip
-    tokenizer = _language_tokenizer(512)
+    tokenizer = language_tokenizer(512)
     return {
         "transformer": transformer,
-        "vae": _kl_autoencoder(channels=8, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False),
-        "text_encoder": _clip(),
-        "text_encoder_2": _t5(tokenizer, 40),
-        "tokenizer": _clip_tokenizer(),
+        "vae": flow_autoencoder(8),
+        "text_encoder": clip_encoder(),
+        "text_encoder_2": t5_encoder(tokenizer, 40),
+        "tokenizer": clip_tokenizer(),
         "tokenizer_2": tokenizer,
         "scheduler": _FLOW,
         "index": {"_class_name": "FluxPipeline"},
@@ -158,10 +170,13 @@ def flux2() -> Components:
         in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=3 * WIDTH, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
     )  # fmt: skip
-    tokenizer = _language_tokenizer(512)
+    vae = kl_autoencoder(kind="AutoencoderKLFlux2")
+    vae.bn.running_mean.normal_()
+    vae.bn.running_var.uniform_(0.5, 2.0)
+    tokenizer = language_tokenizer(512)
     return {
         "transformer": transformer,
-        "vae": _kl_autoencoder("AutoencoderKLFlux2"),
+        "vae": vae,
         "text_encoder": Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), num_hidden_layers=28, **_LANGUAGE)),
         "tokenizer": tokenizer,
         "scheduler": _FLOW | {"use_dynamic_shifting": True},
@@ -178,10 +193,10 @@ def lumina() -> Components:
         sample_size=16, in_channels=4, hidden_size=32, num_layers=2, num_attention_heads=2, num_kv_heads=1,
         multiple_of=16, cross_attention_dim=WIDTH, learn_sigma=True,
     )  # fmt: skip
-    tokenizer = _language_tokenizer(256)
+    tokenizer = language_tokenizer(256)
     return {
         "transformer": transformer,
-        "vae": _kl_autoencoder(),
+        "vae": flow_autoencoder(4, None),
         "text_encoder": GemmaModel(GemmaConfig(vocab_size=len(tokenizer), num_hidden_layers=2, **_LANGUAGE)),
         "tokenizer": tokenizer,
         "scheduler": _FLOW,
@@ -198,10 +213,10 @@ def lumina2() -> Components:
         sample_size=16, in_channels=8, hidden_size=48, num_layers=2, num_refiner_layers=1, num_attention_heads=2,
         num_kv_heads=1, multiple_of=16, axes_dim_rope=(8, 8, 8), axes_lens=(300, 64, 64), cap_feat_dim=WIDTH,
     )  # fmt: skip
-    tokenizer = _language_tokenizer(256)
+    tokenizer = language_tokenizer(256)
     return {
         "transformer": transformer,
-        "vae": _kl_autoencoder(channels=8, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False),
+        "vae": flow_autoencoder(8),
         "text_encoder": Gemma2Model(Gemma2Config(vocab_size=len(tokenizer), num_hidden_layers=2, **_LANGUAGE)),
         "tokenizer": tokenizer,
         "scheduler": _FLOW | {"use_dynamic_shifting": True},
@@ -225,7 +240,7 @@ def sana() -> Components:
         decoder_layers_per_block=(1,) * 6, encoder_qkv_multiscales=((),) * 6, decoder_qkv_multiscales=((),) * 6,
         upsample_block_type="interpolate", downsample_block_type="Conv", scaling_factor=0.41407,
     )  # fmt: skip
-    tokenizer = _language_tokenizer(300)
+    tokenizer = language_tokenizer(300)
     return {
         "transformer": transformer,
         "vae": vae,
@@ -255,11 +270,11 @@ def build_small(family: str, dtype: torch.dtype) -> Components:
     components = FAMILIES[family]()
     for name in ("unet", "transformer", "vae"):
         if name in components:
-            _randomize(components[name])
+            randomize(components[name])
     return {key: part.to(dtype) if isinstance(part, torch.nn.Module) else part for key, part in components.items()}
 
 
-def _randomize(module: torch.nn.Module) -> None:
+def randomize(module: torch.nn.Module) -> None:
     """Draw all weights at random: layers that training starts at zero would hide what passes through them."""
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.05 if parameter.dim() > 1 else 0.2)

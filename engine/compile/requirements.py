@@ -1,4 +1,7 @@
-"""Requirements of compilation: what is missing on this machine, and how to get it."""
+"""Requirements of compilation: what is missing on this machine, and how to get it.
+
+Those of GPUs, Windows and macOS are from the sources of torch; they were tested with stand-ins alone.
+"""
 
 from __future__ import annotations
 

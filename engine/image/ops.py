@@ -1,6 +1,6 @@
 """Picture operations on a device: grade, mirror, kaleidoscope, feedback, feather. Pictures: (B, 3, H, W) in 0..1.
 
-``sample`` and ``average_cells`` stand in for operators of torch that MPS has in part only.
+``sample`` and ``average_cells`` stand in for operators of torch that MPS has in part only; not run on a Mac yet.
 """
 
 from __future__ import annotations

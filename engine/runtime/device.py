@@ -1,4 +1,7 @@
-"""The device of a thread: CUDA has a current one for each thread, and a new thread begins on the first."""
+"""The device of a thread: CUDA has a current one for each thread, and a new thread begins on the first.
+
+Not run on a GPU yet.
+"""
 
 from __future__ import annotations
 

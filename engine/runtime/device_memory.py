@@ -1,7 +1,7 @@
 """Memory of a device: what is free, and when the allocator's cache is returned to it.
 
 The cache holds freed memory for the next tensors of the running stream. Returning it costs that stream hundreds of
-allocations by the driver, each of which waits for the device.
+allocations by the driver, each of which waits for the device. Not run on a GPU yet.
 """
 
 from __future__ import annotations

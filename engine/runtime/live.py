@@ -1,4 +1,7 @@
-"""Settings of a process that streams live. Offline rendering has none of them: there, results must be repeatable."""
+"""Settings of a process that streams live. Offline rendering has none of them: there, results must be repeatable.
+
+What it sets for CUDA was not run on a GPU yet.
+"""
 
 from __future__ import annotations
 

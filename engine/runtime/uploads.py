@@ -1,7 +1,7 @@
 """Uploads: values of the host on the device, without a wait, and those of a tick in one copy.
 
 A copy from pageable memory waits until everything that its CUDA stream has queued is done. A copy from pinned memory
-waits for nothing. The frame loop uploads through this module alone.
+waits for nothing. The frame loop uploads through this module alone. Not run on a GPU yet.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A graphics card that is there and unused: one line for ``phosphene doctor``, and one at the start of the engine."""
+"""A graphics card that is there and unused: one line for ``phosphene doctor``, and one at the start of the engine.
+
+Tested with stand-ins for cards and drivers; not run with a card yet.
+"""
 
 from __future__ import annotations
 

@@ -7,49 +7,13 @@ from pathlib import Path
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     AutoencoderTiny,
     DDIMScheduler,
     EulerDiscreteScheduler,
     LCMScheduler,
-    UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from engine.models import POCKET
-
-WIDTH = 32
-
-
-def text_config(tokenizer: CLIPTokenizer, width: int = WIDTH) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-        projection_dim=width,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-
-
-def unet(channels: int = 4, cross: int = WIDTH, **options: object) -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=16,
-        in_channels=channels,
-        out_channels=channels,
-        layers_per_block=1,
-        block_out_channels=(32, 64),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=cross,
-        attention_head_dim=2,
-        norm_num_groups=8,
-        **options,
-    )
+from engine.bench.small_weights import WIDTH, clip_encoder, clip_tokenizer, kl_autoencoder, unet
 
 
 def save_sd(
@@ -61,9 +25,9 @@ def save_sd(
 ) -> Path:
     """Save a Stable Diffusion folder: one text encoder, a KL autoencoder (or a tiny one), ε- or v-prediction."""
     torch.manual_seed(0)
-    tokenizer = CLIPTokenizer.from_pretrained(POCKET / "tokenizer")
+    tokenizer = clip_tokenizer()
     tokenizer.save_pretrained(folder / "tokenizer")
-    CLIPTextModel(text_config(tokenizer)).save_pretrained(folder / "text_encoder")
+    clip_encoder().save_pretrained(folder / "text_encoder")
     unet(time_cond_proj_dim=16 if scheduler == "LCMScheduler" and embedded else None).save_pretrained(folder / "unet")
     _autoencoder(tiny).save_pretrained(folder / "vae")
     scheduler_class = {
@@ -89,9 +53,9 @@ def save_sd(
 def save_sdxl(folder: Path) -> Path:
     """Save an SDXL folder: two text encoders, pooled embeddings and time ids."""
     save_sd(folder, "EulerDiscreteScheduler")
-    tokenizer = CLIPTokenizer.from_pretrained(POCKET / "tokenizer")
+    tokenizer = clip_tokenizer()
     tokenizer.save_pretrained(folder / "tokenizer_2")
-    CLIPTextModelWithProjection(text_config(tokenizer, 48)).save_pretrained(folder / "text_encoder_2")
+    clip_encoder(True, 48).save_pretrained(folder / "text_encoder_2")
     unet(
         cross=WIDTH + 48,
         addition_embed_type="text_time",
@@ -113,14 +77,7 @@ def _autoencoder(tiny: bool) -> torch.nn.Module:
         return AutoencoderTiny(
             encoder_block_out_channels=(16,) * 4, decoder_block_out_channels=(16,) * 4, latent_channels=4
         )
-    blocks = 4
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * blocks,
-        up_block_types=("UpDecoderBlock2D",) * blocks,
-        block_out_channels=(16,) * blocks,
-        norm_num_groups=8,
-        latent_channels=4,
-    )
+    return kl_autoencoder()
 
 
 def edit_json(path: Path, **entries: object) -> None:

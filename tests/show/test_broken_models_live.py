@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from engine.models import POCKET
-from tests.engine.checkpoints import save_sd, text_config
+from engine.bench.small_weights import clip_encoder
+from tests.engine.checkpoints import save_sd
 
 #: The engine's start takes most of it.
 TIMEOUT_SECONDS = 60.0
@@ -25,8 +24,7 @@ SHOW = (
 
 def widen_text(model: Path) -> None:
     """Replace the text encoder by a wider one: everything loads, and the first frame fails."""
-    tokenizer = CLIPTokenizer.from_pretrained(POCKET / "tokenizer")
-    CLIPTextModel(text_config(tokenizer, 48)).save_pretrained(model / "text_encoder")
+    clip_encoder(width=48).save_pretrained(model / "text_encoder")
 
 
 def declare_too_much(model: Path) -> None:

@@ -96,17 +96,19 @@ def test_listing_on_windows_asks_directshow_alone_and_ends_in_time(monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("system", "given", "expected"), [("win32", None, "0"), ("win32", "1", "1"), ("linux", None, "")]
+    ("system", "user_value", "expected"), [("win32", None, "0"), ("win32", "1", "1"), ("linux", None, "")]
 )
 def test_media_foundation_is_set_to_open_fast_before_opencv_is_loaded(
-    system: str, given: str | None, expected: str
+    system: str, user_value: str | None, expected: str
 ) -> None:
     script = (
         f"import sys, os; sys.platform = {system!r}; import bridge; assert 'cv2' not in sys.modules;"
         "print(os.environ.get('OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS', ''))"
     )
     name = "OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS"
-    environment = {key: value for key, value in os.environ.items() if key != name} | ({name: given} if given else {})
+    environment = {key: value for key, value in os.environ.items() if key != name} | (
+        {name: user_value} if user_value else {}
+    )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
     assert result.stdout.strip() == expected
 

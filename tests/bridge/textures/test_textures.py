@@ -19,15 +19,7 @@ from bridge.textures.file import VideoWriter
 from bridge.textures.ndi import match_sender
 from bridge.textures.pattern import PATTERNS, draw
 from engine.shared.frame import Frame, Pixels
-
-
-def read(source: Source, seconds: float = 5.0) -> Frame:
-    limit = time.perf_counter() + seconds
-    while time.perf_counter() < limit:
-        frame = source.read(0.1)
-        if frame is not None:
-            return frame
-    raise AssertionError(f"{source.url} gave no frame")
+from tests.bridge.textures.pictures import read_frame
 
 
 def ramp(width: int = 64, height: int = 48) -> Pixels:
@@ -50,7 +42,7 @@ def write_video(path: Path, count: int, rate: int = 25) -> None:
 @pytest.mark.parametrize("name", PATTERNS)
 def test_patterns_are_frames_and_move(name: str) -> None:
     with open_source(f"pattern:{name}?size=96x64&fps=200") as source:
-        first, later = read(source), [read(source) for _ in range(20)][-1]
+        first, later = read_frame(source), [read_frame(source) for _ in range(20)][-1]
     assert first.pixels.shape == (64, 96, 4)
     assert first.pixels.dtype == np.uint8
     assert later.sequence == first.sequence + 20
@@ -61,10 +53,10 @@ def test_patterns_are_frames_and_move(name: str) -> None:
 
 def test_a_pattern_keeps_its_rate() -> None:
     with open_source("pattern:ball?size=64x64&fps=50") as source:
-        read(source)
+        read_frame(source)
         start = time.perf_counter()
         for _ in range(25):
-            read(source)
+            read_frame(source)
     assert 0.4 < time.perf_counter() - start < 1.0
 
 
@@ -104,7 +96,7 @@ def test_a_file_is_looped_at_its_own_rate(tmp_path: Path) -> None:
     write_video(tmp_path / "ten.mp4", 10, rate=20)
     with open_source(f"file:{tmp_path / 'ten.mp4'}") as source:
         start = time.perf_counter()
-        values = [int(read(source).pixels[..., 0].mean()) for _ in range(25)]
+        values = [int(read_frame(source).pixels[..., 0].mean()) for _ in range(25)]
         seconds = time.perf_counter() - start
     assert 1.0 < seconds < 2.0, "25 frames at 20 a second"
     expected = [(i % 10) * 20 for i in range(25)]
@@ -114,9 +106,9 @@ def test_a_file_is_looped_at_its_own_rate(tmp_path: Path) -> None:
 def test_a_late_reader_gets_the_present_frame(tmp_path: Path) -> None:
     write_video(tmp_path / "ten.mp4", 10, rate=20)
     with open_source(f"file:{tmp_path / 'ten.mp4'}") as source:
-        read(source)
+        read_frame(source)
         time.sleep(0.32)
-        assert read(source).pixels[..., 0].mean() / 20 == pytest.approx(6, abs=1.5)
+        assert read_frame(source).pixels[..., 0].mean() / 20 == pytest.approx(6, abs=1.5)
 
 
 def test_an_image_file_is_a_source(tmp_path: Path) -> None:
@@ -124,7 +116,7 @@ def test_an_image_file_is_a_source(tmp_path: Path) -> None:
 
     cv2.imwrite(str(tmp_path / "one.png"), ramp()[..., 2::-1])
     with open_source(f"file:{tmp_path / 'one.png'}") as source:
-        frames = [read(source) for _ in range(3)]
+        frames = [read_frame(source) for _ in range(3)]
     assert all(np.array_equal(frame.pixels, ramp()) for frame in frames)
 
 
@@ -236,13 +228,13 @@ def test_a_source_that_is_opened_and_entered_is_opened_once() -> None:
             opened.append(self)
 
     with Counted("counted:").open() as source:
-        read(source)
+        read_frame(source)
     assert len(opened) == 1
 
 
 def test_a_source_waits_for_a_sender_that_vanished() -> None:
     with Flaky("flaky:") as source:
-        frames = [read(source) for _ in range(3)]
+        frames = [read_frame(source) for _ in range(3)]
     assert [frame.sequence for frame in frames] == [1, 2, 3]
     assert source.losses == 2
 

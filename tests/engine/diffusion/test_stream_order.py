@@ -12,20 +12,10 @@ from engine.diffusion.stream import Stream
 from engine.image.hooks import Hooks
 from engine.models import Model
 from engine.runtime.cuda_streams import CudaStreams
-from tests.engine.meta import ADAPTERS, FAMILIES, FEATURES, Feature, load_meta, save_adapters, ticks
+from tests.engine.meta import ADAPTERS, FEATURES, Feature, ticks
 from tests.engine.stream_checker import CUDA, ClockedStream, StreamChecker
 
 TICKS = 7
-
-
-@pytest.fixture(scope="module")
-def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_adapters(tmp_path_factory.mktemp("adapters"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load_meta(str(FAMILIES["tiny"](tmp_path_factory.mktemp("model"))))
 
 
 def play(
@@ -46,37 +36,39 @@ def play(
 
 
 @pytest.mark.parametrize("name", FEATURES)
-def test_each_feature_is_ordered(name: str, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_feature_is_ordered(name: str, meta_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     checker = StreamChecker()
     cuda_streams = checker.install(monkeypatch)
-    assert not play(checker, cuda_streams, Stream(model, 64, 64, cuda_streams=cuda_streams), FEATURES[name])
+    assert not play(checker, cuda_streams, Stream(meta_model, 64, 64, cuda_streams=cuda_streams), FEATURES[name])
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_each_adapter_is_ordered(name: str, adapters: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_adapter_is_ordered(
+    name: str, meta_adapters: Path, meta_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checker = StreamChecker()
     cuda_streams = checker.install(monkeypatch)
-    stream = Stream(model, 64, 64, cuda_streams=cuda_streams)
-    assert not play(checker, cuda_streams, stream, ADAPTERS[name], adapters)
+    stream = Stream(meta_model, 64, 64, cuda_streams=cuda_streams)
+    assert not play(checker, cuda_streams, stream, ADAPTERS[name], meta_adapters)
 
 
-def test_users_effects_are_ordered(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_users_effects_are_ordered(meta_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for stage in ("before", "latent", "after"):
         (tmp_path / f"{stage}.py").write_text(f"def {stage}(x, values, seconds):\n    return x * 0.5\n")
     hooks = Hooks(tmp_path)
     checker = StreamChecker()
     cuda_streams = checker.install(monkeypatch)
     assert not play(
-        checker, cuda_streams, Stream(model, 64, 64, hooks=hooks, cuda_streams=cuda_streams), FEATURES["strength"]
+        checker, cuda_streams, Stream(meta_model, 64, 64, hooks=hooks, cuda_streams=cuda_streams), FEATURES["strength"]
     )
     assert not hooks.notes
     hooks.close()
 
 
-def test_two_streams_that_share_a_device_are_ordered(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_streams_that_share_a_device_are_ordered(meta_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     checker = StreamChecker()
     cuda_streams = checker.install(monkeypatch)
-    old, new = (Stream(model, 64, 64, cuda_streams=cuda_streams) for _ in range(2))
+    old, new = (Stream(meta_model, 64, 64, cuda_streams=cuda_streams) for _ in range(2))
     with checker:
         for one, other in zip(
             ticks(old, FEATURES["all at once"], TICKS), ticks(new, FEATURES["smoothing"], TICKS), strict=True
@@ -88,18 +80,18 @@ def test_two_streams_that_share_a_device_are_ordered(model: Model, monkeypatch: 
     assert not checker.faults
 
 
-def test_a_tick_that_fails_leaves_no_disorder(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tick_that_fails_leaves_no_disorder(meta_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     checker = StreamChecker()
     cuda_streams = checker.install(monkeypatch)
-    stream = Stream(model, 64, 64, cuda_streams=cuda_streams)
-    decode = model.decode
+    stream = Stream(meta_model, 64, 64, cuda_streams=cuda_streams)
+    decode = meta_model.decode
     with checker:
         for number, tick in enumerate(ticks(stream, FEATURES["all at once"], TICKS)):
             if number in (2, 4):
-                monkeypatch.setattr(model, "decode", lambda _latents: torch.zeros(1, device="cpu") / 0 + "x")
+                monkeypatch.setattr(meta_model, "decode", lambda _latents: torch.zeros(1, device="cpu") / 0 + "x")
                 with pytest.raises(TypeError):
                     tick()
-                monkeypatch.setattr(model, "decode", decode)
+                monkeypatch.setattr(meta_model, "decode", decode)
                 stream.restart()
             else:
                 tick()
@@ -144,7 +136,7 @@ class FaultyStreams(CudaStreams):
     ],
 )
 def test_the_checker_finds_a_fault(
-    fault: str, feature: str, message: str, model: Model, monkeypatch: pytest.MonkeyPatch
+    fault: str, feature: str, message: str, meta_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checker = StreamChecker()
     checker.install(monkeypatch)
@@ -152,5 +144,5 @@ def test_the_checker_finds_a_fault(
     names = iter(("in", "out"))
     cuda_streams = FaultyStreams(CUDA)
     cuda_streams.fault = fault
-    faults = play(checker, cuda_streams, Stream(model, 64, 64, cuda_streams=cuda_streams), FEATURES[feature])
+    faults = play(checker, cuda_streams, Stream(meta_model, 64, 64, cuda_streams=cuda_streams), FEATURES[feature])
     assert any(message in line for line in faults) == bool(message), faults[:3]

@@ -11,7 +11,7 @@ import torch
 from engine.diffusion.stream import Stream
 from engine.image.hooks import Hooks
 from engine.models import Model, load
-from tests.engine.meta import ADAPTERS, FAMILIES, FEATURES, META, Feature, load_meta, save_adapters, ticks
+from tests.engine.meta import ADAPTERS, FAMILIES, FEATURES, META, Feature, load_meta, ticks
 from tests.engine.transfers import Transfers
 
 #: Ticks until constants are uploaded and the batch is full.
@@ -38,27 +38,17 @@ def count_transfers(stream: Stream, feature: Feature, folder: Path | None = None
     return total
 
 
-@pytest.fixture(scope="module")
-def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_adapters(tmp_path_factory.mktemp("adapters"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load_meta(str(FAMILIES["tiny"](tmp_path_factory.mktemp("model"))))
-
-
 @pytest.mark.parametrize("name", FEATURES)
-def test_a_tick_with_each_feature(name: str, model: Model) -> None:
-    transfers = count_transfers(Stream(model, 64, 64), FEATURES[name])
+def test_a_tick_with_each_feature(name: str, meta_model: Model) -> None:
+    transfers = count_transfers(Stream(meta_model, 64, 64), FEATURES[name])
     assert len(transfers.uploads) == TICKS, "one for each tick: the picture"
     assert len(transfers.reads) == TICKS * READS.get(name, 0), transfers.reads
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_a_tick_with_each_adapter(name: str, adapters: Path, model: Model) -> None:
-    stream = Stream(model, 64, 64)
-    transfers = count_transfers(stream, ADAPTERS[name], adapters)
+def test_a_tick_with_each_adapter(name: str, meta_adapters: Path, meta_model: Model) -> None:
+    stream = Stream(meta_model, 64, 64)
+    transfers = count_transfers(stream, ADAPTERS[name], meta_adapters)
     assert not stream.adapters.take_notes()
     assert len(transfers.uploads) == TICKS
     assert not transfers.reads
@@ -73,12 +63,12 @@ def test_a_tick_of_each_family(family: str, tmp_path: Path) -> None:
         assert not transfers.reads
 
 
-def test_a_users_effect_is_checked_without_a_read(model: Model, tmp_path: Path) -> None:
+def test_a_users_effect_is_checked_without_a_read(meta_model: Model, tmp_path: Path) -> None:
     (tmp_path / "dim.py").write_text(
         "".join(f"def {stage}(x, values, seconds):\n    return x * 0.5\n" for stage in ("before", "latent", "after"))
     )
     hooks = Hooks(tmp_path)
-    transfers = count_transfers(Stream(model, 64, 64, hooks=hooks), FEATURES["strength"])
+    transfers = count_transfers(Stream(meta_model, 64, 64, hooks=hooks), FEATURES["strength"])
     hooks.close()
     assert len(transfers.uploads) == TICKS
     assert not transfers.reads

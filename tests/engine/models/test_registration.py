@@ -10,13 +10,14 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, PixArtTransformer2DModel
 
+from engine.bench.small_weights import flow_autoencoder, language_tokenizer, t5_encoder
 from engine.diffusion.stream import Stream
 from engine.models import ModelError, architectures, load
 from engine.models.architectures import Architecture, discover, find_architecture, find_single_file_architecture
 from engine.models.architectures.unet import StableDiffusion, StableDiffusionXL
 from engine.shared.frame import Frame
 from tests.engine.checkpoints import save_sd
-from tests.engine.flows import kl_autoencoder, language_tokenizer, save_checkpoint, t5_encoder
+from tests.engine.flows import save_checkpoint
 
 MODULE = '''"""PixArt-α: a diffusion transformer with a T5 text encoder."""
 
@@ -56,7 +57,7 @@ def save_pixart(folder: Path) -> Path:
     )  # fmt: skip
     components = {
         "tokenizer": tokenizer, "text_encoder": t5_encoder(tokenizer, 40), "transformer": transformer,
-        "vae": kl_autoencoder(4), "scheduler": DDIMScheduler(beta_schedule="scaled_linear"),
+        "vae": flow_autoencoder(4), "scheduler": DDIMScheduler(beta_schedule="scaled_linear"),
     }  # fmt: skip
     return save_checkpoint(folder, "PixArtAlphaPipeline", components)
 

@@ -1,8 +1,8 @@
 """Precision: the data type of each component of a checkpoint, by its architecture, its class and the device.
 
 float16 ends at 65,504. U-Nets stay below that. Flow transformers and language models as text encoders exceed it now and
-then, and the result is NaN: they run in bfloat16, with the range of float32, or in float32 where a device lacks that. What
-is chosen on GPUs and Macs is from documentation, and was run on a CPU alone.
+then, and the result is NaN: they run in bfloat16, with the range of float32, or in float32 where a device lacks that.
+What is chosen on GPUs and Macs is from documentation, and was run on a CPU alone.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from engine.compile.dispatch import TreeSpec, tree_flatten, tree_unflatten
 from engine.compile.host_reads import check_host_reads
-from engine.runtime.device import CAPTURE_LOCK, empty_cache
+from engine.runtime.device import CAPTURE_LOCK
+from engine.runtime.device_memory import release_cache
 
 #: Runs before a capture, in which libraries do their one-time set-up and choose their algorithms.
 WARMUP_RUNS = 2
@@ -30,8 +31,6 @@ GRAPH_PRIORITY = -2
 STREAM_ATTEMPTS = 33
 #: The first release of torch in which a capture that fails leaves the allocator usable (pytorch/pytorch#180395).
 FIRST_RELEASE_SURVIVING_FAILURE = (2, 13)
-#: Free memory under which cached blocks are returned before a capture, which cannot do that itself, in bytes.
-LOW_MEMORY_BYTES = 2 << 30
 
 Function = Callable[[Sequence[Tensor]], list[Tensor]]
 
@@ -83,7 +82,7 @@ class GraphRuntime(Protocol):
         """Let the memory of ``tensors``, once freed, be reused only after the work of ``stream``."""
 
     def make_room(self) -> None:
-        """Return cached memory to the device where little is free."""
+        """Return cached memory to the device where little is free: a capture cannot do that itself."""
 
 
 class CudaGraph:
@@ -161,9 +160,8 @@ class CudaGraphRuntime:
             tensor.record_stream(stream)
 
     def make_room(self) -> None:
-        """Return cached memory to the device where little is free."""
-        if torch.cuda.mem_get_info(self._device)[0] < LOW_MEMORY_BYTES:
-            empty_cache()
+        """Return cached memory to the device where little is free: a capture cannot do that itself."""
+        release_cache(self._device)
 
 
 def open_graph_runtime(device: torch.device) -> GraphRuntime | None:

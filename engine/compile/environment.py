@@ -12,6 +12,7 @@ from platformdirs import user_cache_path
 from torch import nn
 
 from engine.compile.requirements import toolkit_environment
+from engine.runtime.device_memory import free_memory_bytes
 
 #: Memory that a build needs on a GPU: a second process with the weights, its context and its working memory.
 BUILD_MEMORY_FACTOR, BUILD_MEMORY_BYTES = 1.3, 3 << 29
@@ -46,7 +47,7 @@ def check_build_memory(module: nn.Module, device: torch.device) -> None:
     if device.type != "cuda":
         return
     weights = sum(tensor.numel() * tensor.element_size() for tensor in module.parameters())
-    needed, free = BUILD_MEMORY_FACTOR * weights + BUILD_MEMORY_BYTES, torch.cuda.mem_get_info(device)[0]
+    needed, free = BUILD_MEMORY_FACTOR * weights + BUILD_MEMORY_BYTES, free_memory_bytes(device)
     if free < needed:
         gib = 1 << 30
         raise MemoryError(f"compiling it needs {needed / gib:.1f} GiB, {free / gib:.1f} are free on {device}")

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from engine.compile.cuda_graphs import (
-    LOW_MEMORY_BYTES,
     CaptureFailed,
     CudaGraphRuntime,
     GraphedFunction,
     open_graph_runtime,
 )
 from engine.runtime.device import CAPTURE_LOCK, empty_cache
+from engine.runtime.device_memory import RESERVE_BYTES
 
 SECOND = torch.device("cuda", 1)
 
@@ -137,7 +137,7 @@ def test_the_cache_is_emptied_only_where_memory_is_short_and_never_inside_a_capt
     runtime = CudaGraphRuntime(SECOND)
     runtime.make_room()
     assert not cuda.calls
-    cuda.free = LOW_MEMORY_BYTES - 1
+    cuda.free = RESERVE_BYTES - 1
     runtime.make_room()
     assert cuda.calls == [("empty cache",)]
     with CAPTURE_LOCK:

@@ -110,7 +110,7 @@ class LoraAdapter(Adapter):
         modules = {name: part for name, part in architecture.components.items() if isinstance(part, nn.Module)}
         self._denoiser = {architecture.denoiser_component: modules[architecture.denoiser_component]}
         self._text_encoders = {name: part for name, part in modules.items() if name.startswith("text_encoder")}
-        self.merged = MergedLoras(self._denoiser, architecture.compiled_denoiser.mark_weights_changed)
+        self.merged = MergedLoras(self._denoiser, architecture.mark_weights_changed)
         self._cache: dict[tuple[str, float], LoraUpdates] = {}
         self.loader = AsyncLoader(on_side_stream(model.device, self._load), ("",) * SLOTS, blocking)
         self._files: tuple[str, ...] = ("",) * SLOTS

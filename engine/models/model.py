@@ -13,6 +13,7 @@ from engine.models.architectures import Architecture, Condition
 from engine.models.autoencoders import make_codec
 from engine.models.controlnet_inputs import ControlNetInputs
 from engine.models.noise_schedule import NoiseSchedule
+from engine.models.regional.base import TokenChoice
 from engine.models.text_encoder_placement import PlacedEncoder
 
 
@@ -56,7 +57,9 @@ class Model:
     @property
     def compiled_modules(self) -> list[CompiledModule]:
         """The modules that can be compiled, the slowest first."""
-        return [self.architecture.compiled_denoiser, self.codec.decoder, self.codec.encoder]
+        regions = self.architecture.compiled_regions
+        denoisers = [self.architecture.compiled_denoiser, *([regions] if regions is not None else [])]
+        return [*denoisers, self.codec.decoder, self.codec.encoder]
 
     def make_room(self, needed_bytes: float) -> None:
         """Move large text encoders to the CPU where the device has less than ``needed_bytes`` free."""
@@ -90,3 +93,14 @@ class Model:
         """
         x = x.to(self.dtype, memory_format=torch.channels_last)
         return self.architecture.denoise(x, t, condition.rows(len(x)), guidance, controlnets).float()
+
+    def denoise_tokens(
+        self, x: Tensor, t: Tensor, condition: Condition, guidance: float, choice: TokenChoice
+    ) -> tuple[Tensor, Tensor]:
+        """Call the denoiser for some tokens of x (rows, C, h, w), see ``Architecture.denoise_tokens``.
+
+        Return their outputs in float32, and the keys and values of what was computed.
+        """
+        x = x.to(self.dtype, memory_format=torch.channels_last)
+        tokens, fresh = self.architecture.denoise_tokens(x, t, condition.rows(len(x)), guidance, choice)
+        return tokens.float(), fresh

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.compile.dispatch import CompiledModule
 from engine.models.controlnet_inputs import ControlNetInputs
+from engine.models.regional.base import RegionalTransformer, TokenChoice
 from engine.runtime.memo import Memo
 
 #: Longest prompt that a tokenizer's config may ask for, in tokens: each is padded to that.
@@ -73,6 +74,8 @@ class Architecture(ABC):
     - ``half_dtype``: 16-bit type whose range its activations fit: float16 is faster on old GPUs, but ends at 65,504.
     - ``dynamic_shift``: a flow's shift by the number of tokens and of steps, if the scheduler's config lacks it.
     - ``encode_negative``: encoder of a negative prompt, None where ``encode_prompt`` serves.
+    - ``regional_transformer``: the denoiser's counterpart that computes some of its tokens, for ``denoise_tokens``; None
+      where it has none.
 
     ``compiled_denoiser`` is the denoiser as ``denoise`` calls it. ``memo`` holds its inputs apart from the latents: the
     same tensors at each tick, so that compiled backends reuse what they computed from them.
@@ -92,11 +95,15 @@ class Architecture(ABC):
     half_dtype = torch.bfloat16
     dynamic_shift: Callable[[int, int], float] | None = None
     encode_negative: Callable[[str], Condition] | None = None
+    regional_transformer: type[RegionalTransformer] | None = None
 
     def __init__(self, components: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> None:
         self.components, self.device, self.dtype = components, device, dtype
         self.denoiser = components[self.denoiser_component]
         self.compiled_denoiser = CompiledModule("denoiser", self.denoiser)
+        self.compiled_regions: CompiledModule | None = None
+        if self.regional_transformer is not None:
+            self.compiled_regions = CompiledModule("regions", self.regional_transformer(self.denoiser))
         self.memo: Memo[Tensor] = Memo()
 
     @classmethod
@@ -116,6 +123,23 @@ class Architecture(ABC):
 
         ``controlnets`` is None unless the class ``supports_controlnet``.
         """
+
+    def denoise_tokens(
+        self, x: Tensor, t: Tensor, condition: Condition, guidance: float, choice: TokenChoice
+    ) -> tuple[Tensor, Tensor]:
+        """Call the denoiser for some of its tokens, or for all of them to fill the cache.
+
+        Return their raw outputs, (rows, A or N, C · patch²), as ``pixel_unshuffle`` orders a patch, and the keys and
+        values of what was computed, see ``RegionalTransformer``. Raises NotImplementedError without a
+        ``regional_transformer``.
+        """
+        raise NotImplementedError(f"{self.title} computes all of its tokens")
+
+    def mark_weights_changed(self) -> None:
+        """Invalidate what was computed from the denoiser's weights."""
+        self.compiled_denoiser.mark_weights_changed()
+        if self.compiled_regions is not None:
+            self.compiled_regions.mark_weights_changed()
 
     def guidance_input(self, guidance: float, rows: int) -> Tensor | None:
         """Return the scale for a guidance-distilled model, (rows,) float32, or None for any other model."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from engine.models.architectures.base import Architecture, Condition
 from engine.models.controlnet_inputs import ControlNetInputs
+from engine.models.regional.base import TokenChoice
+from engine.models.regional.sd3 import RegionalSD3
 
 #: Length of a prompt in T5 tokens.
 T5_TOKENS = 256
@@ -19,6 +24,7 @@ class StableDiffusion3(Architecture):
     patch, lora_mixin, tiny_autoencoder = 2, "SD3LoraLoaderMixin", "madebyollin/taesd3"
     single_file_pipeline, single_file_key = "StableDiffusion3Pipeline", "model.diffusion_model.joint_blocks."
     required_components = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+    regional_transformer = RegionalSD3
 
     @torch.inference_mode()
     def encode_prompt(self, text: str) -> Condition:
@@ -48,3 +54,31 @@ class StableDiffusion3(Architecture):
             pooled_projections=condition.pooled,
             return_dict=False,
         )[0]
+
+    def denoise_tokens(
+        self, x: Tensor, t: Tensor, condition: Condition, guidance: float, choice: TokenChoice
+    ) -> tuple[Tensor, Tensor]:
+        assert self.compiled_regions is not None
+        return self.compiled_regions(
+            x, t, condition.tokens, condition.pooled, choice.active, choice.cache, choice.with_text
+        )
+
+
+class PocketTransformer(StableDiffusion3):
+    """The pocket transformer: one CLIP encoder, whose last layer is attended to and whose pooled text modulates."""
+
+    title = "Phosphene pocket transformer"
+    tiny_autoencoder = ""
+    required_components = ("text_encoder", "tokenizer")
+
+    @classmethod
+    def matches(cls, components: Mapping[str, Any]) -> bool:
+        if not super().matches(components) or "text_encoder_2" in components or "text_encoder" not in components:
+            return False
+        width = getattr(components["text_encoder"].config, "hidden_size", 0)
+        return bool(width == components[cls.denoiser_component].config["joint_attention_dim"])
+
+    @torch.inference_mode()
+    def encode_prompt(self, text: str) -> Condition:
+        output = self.components["text_encoder"](self.tokenize("tokenizer", text).input_ids)
+        return Condition(output.last_hidden_state, output.pooler_output)

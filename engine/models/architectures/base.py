@@ -74,8 +74,7 @@ class Architecture(ABC):
     - ``half_dtype``: 16-bit type whose range its activations fit: float16 is faster on old GPUs, but ends at 65,504.
     - ``dynamic_shift``: a flow's shift by the number of tokens and of steps, if the scheduler's config lacks it.
     - ``encode_negative``: encoder of a negative prompt, None where ``encode_prompt`` serves.
-    - ``regional_transformer``: the denoiser's counterpart that computes some of its tokens, for ``denoise_tokens``; None
-      where it has none.
+    - ``regional_transformer``: counterpart of the denoiser that computes some of its tokens; None where it has none.
 
     ``compiled_denoiser`` is the denoiser as ``denoise`` calls it. ``memo`` holds its inputs apart from the latents: the
     same tensors at each tick, so that compiled backends reuse what they computed from them.

@@ -19,4 +19,4 @@ def count_rows(settings: DiffusionSettings, steps: int) -> dict[str, RowCounts]:
         rows = [n + more for n in in_flight for more in negatives]
     denoiser = RowCounts(tuple(sorted(set(rows))), 2 * steps * frames)
     codec = RowCounts((frames,), 2 * frames)
-    return {"denoiser": denoiser, "control": denoiser, "encoder": codec, "decoder": codec}
+    return {"denoiser": denoiser, "regions": denoiser, "control": denoiser, "encoder": codec, "decoder": codec}

@@ -26,7 +26,7 @@ class Plan:
         return self.steps[0].b * self.noises[0]
 
 
-@dataclass
+@dataclass(eq=False)
 class Slot:
     """Frames in flight together (one, or the frame buffer's B) with everything that is stateful about them.
 

@@ -18,8 +18,10 @@ from engine.adapters import AdapterSet
 from engine.adapters.attention import KeyValueMemory
 from engine.adapters.controlnet import ControlledRows
 from engine.diffusion import guidance
+from engine.diffusion.denoiser_call import DenoiserCall
 from engine.diffusion.frame_inputs import FrameInputs
 from engine.diffusion.planner import Planner
+from engine.diffusion.regional_denoiser import RegionalDenoiser
 from engine.diffusion.schedule import advance
 from engine.diffusion.second_source import SecondSource
 from engine.diffusion.similarity import SimilarityFilter
@@ -73,6 +75,7 @@ class Stream:
         self._inputs = FrameInputs(model.device, width, height, self._cuda_streams.record)
         self.steering = Steering(model, shared_adapters, blocking)
         self.planner = Planner(model, width, height, self._inputs.memo)
+        self.regions = RegionalDenoiser(model, width, height)
         self.hooks = hooks or Hooks(None)
         self.effects, self.similarity = ImageEffects(self._inputs.memo), SimilarityFilter()
         self.memory, self.smoother = KeyValueMemory(), LatentSmoother()
@@ -111,6 +114,7 @@ class Stream:
         self.snapshot = snapshot
         self.effects.apply(snapshot.effects)
         self.memory.configure(snapshot.diffusion.memory)
+        self.regions.apply(snapshot.diffusion.regions)
         self.steering.apply(snapshot, self.second.frame)
         try:
             self.planner.update(snapshot.diffusion, snapshot.looks)
@@ -139,6 +143,7 @@ class Stream:
         self.smoother.reset()
         self.effects.reset()
         self.memory.reset()
+        self.regions.reset()
         self._restarted = True
 
     def close(self) -> None:
@@ -168,6 +173,9 @@ class Stream:
         self._encode(frames, prepared)
         if not self.slots:
             return NO_OUTPUT
+        if frames and self._is_still():
+            self.slots.pop()
+            return None
         denoised = self._denoise()
         finished = self._advance(denoised)
         self._cuda_streams.record(*(tensor for slot, D in finished for tensor in (slot.z, D)))  # the smoother's history
@@ -218,11 +226,20 @@ class Stream:
         pictures = self.hooks.run("before", prepared.pictures, self.snapshot.hooks, frames[-1].captured_at)
         return PreparedInput(pictures, prepared.mask, motions)
 
+    @property
+    def _changes_by_itself(self) -> bool:
+        """Whether the output changes also where the input does not."""
+        return self.effects.feeds_back or self.snapshot.diffusion.noise_walk.rate > 0.0 or self.hooks.is_dynamic
+
+    def _is_still(self) -> bool:
+        """Return whether the frame that has entered would leave the output as it is."""
+        if self._changes_by_itself or self.snapshot.diffusion.smoothing > 0.0:
+            return False
+        return self.regions.is_still(self.slots[-1], self.steering.conditioner, self.snapshot.diffusion.guidance)
+
     def _skips(self, prepared: PreparedInput | None) -> bool:
         settings = self.snapshot.similarity
-        if prepared is None or not settings.enabled:
-            return False
-        if self.effects.feeds_back or self.snapshot.diffusion.noise_walk.rate > 0.0 or self.hooks.is_dynamic:
+        if prepared is None or not settings.enabled or self._changes_by_itself:
             return False
         with on_one_thread():
             return self.similarity.skips(prepared.pictures[-1], settings)
@@ -261,18 +278,22 @@ class Stream:
         controls = self.adapters.controlnet.controls(
             [ControlledRows(slot.control_images, slot.position, slot.steps, len(slot.frames)) for slot in self.slots]
         )
-        output = self.model.denoise(
-            x[rows.index],
-            rows.t,
-            self.steering.conditioner.rows(len(x), negatives),
-            settings.embedded,
-            controls and controls.rows(rows.index),
-        )
+        of_call, conditioner = x[rows.index], self.steering.conditioner
+        condition = conditioner.rows(len(x), negatives)
+        if self.regions.is_active:
+            call = DenoiserCall(of_call, rows.t, rows.a, condition, settings, self.slots, negatives)
+            output = self.regions.denoise(call, conditioner)
+        else:
+            controls = controls and controls.rows(rows.index)
+            output = self.model.denoise(of_call, rows.t, condition, settings.embedded, controls)
         self.stats.rows = len(output)
-        if not settings.active:
-            return torch.addcmul(rows.unguided_of_x * x, rows.unguided_of_output, output)
-        F = rows.of_x * x[rows.index] + rows.of_output * output
-        return rows.c_out * self._guide(F[: len(x)], F[len(x) :], x, rows.a) + rows.c_skip * x
+        if settings.active:
+            F = rows.of_x * of_call + rows.of_output * output
+            D = rows.c_out * self._guide(F[: len(x)], F[len(x) :], x, rows.a) + rows.c_skip * x
+        else:
+            D = torch.addcmul(rows.unguided_of_x * x, rows.unguided_of_output, output)
+        self.regions.observe(x, D)
+        return D
 
     def _guide(self, F: Tensor, negative: Tensor, x: Tensor, a: Tensor) -> Tensor:
         settings = self.snapshot.diffusion.guidance

@@ -14,6 +14,8 @@ from engine.shared.text import is_valid_unicode
 Value = float | int | bool | str
 #: Longest text of a parameter, in characters.
 MAX_TEXT_LENGTH = 4096
+#: Most denoising steps of a frame.
+MAX_STEPS = 50
 _SIZE = re.compile(r"\s*(\d{1,5})\s*(?:[x×*,]\s*(\d{1,5}))?\s*", re.IGNORECASE)
 _TRUE, _FALSE = {"1", "on", "true", "yes"}, {"0", "off", "false", "no"}
 
@@ -26,7 +28,8 @@ class InvalidValue(ValueError):
 class Parameter:
     """One row of the parameter table. ``name`` is the OSC address without the root.
 
-    ``kind`` is float, int, bool, string, choice, size, schedule, trigger, or command (a trigger with an argument).
+    ``kind`` is float, int, bool, string, choice, size, schedule, steps, trigger, or command (a trigger with an
+    argument).
     A ``live`` parameter applies at the next frame. Any other is loaded while the stream runs and swapped in at a frame
     boundary. ``where`` is the process that applies it, engine or bridge. ``in_look`` is False for live parameters of
     the engine that presets do not store.
@@ -75,6 +78,7 @@ class Parameter:
             "bool": "on, off",
             "size": "WxH",
             "schedule": "falling timesteps",
+            "steps": "rising step numbers",
             "trigger": "no argument",
             "command": "text or a number",
         }
@@ -157,18 +161,32 @@ def _size(p: Parameter, value: object) -> str:
 
 
 def _schedule(p: Parameter, value: object) -> str:
-    """Parse up to eight strictly falling training timesteps; an empty text is accepted."""
+    """Parse up to MAX_STEPS strictly falling training timesteps; an empty text is accepted."""
     text = _text(p, str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value)
     try:
         steps = [float(part) for part in text.replace(",", " ").split()]
     except ValueError:
         steps = [math.nan]
     falling = all(a > b for a, b in itertools.pairwise(steps))
-    if len(steps) > 8 or not falling or not all(0 <= s <= 1000 for s in steps):
+    if len(steps) > MAX_STEPS or not falling or not all(0 <= s <= 1000 for s in steps):
         raise InvalidValue(
-            f"{p.name} takes up to 8 falling timesteps from 1000 to 0, such as 699 399, got {abbreviate(value)}"
+            f"{p.name} takes up to {MAX_STEPS} falling timesteps from 1000 to 0, such as 699 399, "
+            f"got {abbreviate(value)}"
         )
     return " ".join(f"{s:g}" for s in steps)
+
+
+def _steps(p: Parameter, value: object) -> str:
+    """Parse step numbers from 0, in any order, to ``12 22``; an empty text is accepted."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = _text(p, str(value) if isinstance(value, int) and not isinstance(value, bool) else value)
+    numbers = text.replace(",", " ").split()
+    if not all(number.isascii() and number.isdecimal() and int(number) < MAX_STEPS for number in numbers):
+        raise InvalidValue(
+            f"{p.name} takes step numbers from 0 to {MAX_STEPS - 1}, such as 12 22, got {abbreviate(value)}"
+        )
+    return " ".join(map(str, sorted(set(map(int, numbers)))))
 
 
 def abbreviate(value: object) -> str:
@@ -187,6 +205,7 @@ _COERCE: Mapping[str, Any] = {
     "choice": _choice,
     "size": _size,
     "schedule": _schedule,
+    "steps": _steps,
 }
 
 

@@ -40,7 +40,7 @@ _DIFFUSION = [
     Parameter("/mode", "choice", "image", "Transform the input (image) or paint from noise (text)",
               choices=("image", "text")),
     Parameter("/strength", "float", 0.5, "Denoising strength: 0 keeps the input, 1 ignores it"),
-    Parameter("/steps", "int", 2, "Denoising steps per frame", low=1, high=8),
+    Parameter("/steps", "int", 2, "Denoising steps per frame", low=1, high=50),
     Parameter("/schedule", "schedule", "",
               "Explicit training timesteps, high to low (empty = derived from strength and steps)"),
     Parameter("/eta", "float", 1.0,
@@ -53,6 +53,27 @@ _DIFFUSION = [
     Parameter("/guidance/embedded", "float", 0.0,
               "Guidance scale fed to a guidance-distilled model (0 = the model's default)", high=20.0),
     Parameter("/guidance/delta", "float", 1.0, "Strength of the residual noise", high=2.0),
+]  # fmt: skip
+_REGIONS = [
+    Parameter("/regions", "choice", "off",
+              "Compute parts of the picture: where the model's focus is, where the input changed, or both",
+              choices=("off", "focus", "change", "both")),
+    Parameter("/regions/share", "float", 0.25,
+              "Largest fraction of the picture computed in each step (rounded to 1, 1/2, 1/4, 1/8 or 1/16)",
+              low=0.0625),
+    Parameter("/regions/metric", "choice", "std", "Measure of the focus: deviation or norm of the velocity, or random",
+              choices=("std", "l2", "random")),
+    Parameter("/regions/starvation", "float", 0.1, "Growth of a region's priority with each step it is skipped",
+              high=2.0),
+    Parameter("/regions/high", "float", 0.3, "Fraction of the skipped regions that have the highest measure"),
+    Parameter("/regions/start", "int", 4, "Full steps before the focus applies", low=1, high=50, unit="steps"),
+    Parameter("/regions/reset", "steps", "12 22", "Later full steps of the focus, counted from 0"),
+    Parameter("/regions/ramp", "float", 0.0,
+              "Fraction of the steps over which the focus narrows from everything to the share (0 = at once)"),
+    Parameter("/regions/threshold", "float", 0.05, "Change of a region that counts, in deviations of the latents"),
+    Parameter("/regions/refresh", "int", 32, "Frames within which unchanged regions are computed again (0 = never)",
+              high=300, unit="frames"),
+    Parameter("/regions/text", "bool", True, "Compute the prompt's tokens at every step of the focus"),
 ]  # fmt: skip
 _ADAPTERS = [
     *[Parameter(f"/lora/{i}", "string", "", f"LoRA {i}: a file, or a name in loras/ (empty = none)")
@@ -220,7 +241,8 @@ _MODEL = [
     Parameter("/reset", "trigger", False, "Reset every live parameter to its default", where="bridge"),
 ]  # fmt: skip
 _ROWS = [
-    *_PROMPT, *_DIFFUSION, *_ADAPTERS, *_TIME, *_PICTURE, *_SIMILARITY, *_SHOW, *_MODULATION, *_OUTPUT, *_MODEL,
+    *_PROMPT, *_DIFFUSION, *_REGIONS, *_ADAPTERS, *_TIME, *_PICTURE, *_SIMILARITY, *_SHOW, *_MODULATION, *_OUTPUT,
+    *_MODEL,
 ]  # fmt: skip
 
 

@@ -47,6 +47,12 @@ class Condition:
         expanded = self.map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
         return replace(expanded, lengths=self.lengths * count)
 
+    def select(self, rows: Sequence[int]) -> Condition:
+        """Return some rows of the condition, in their order."""
+        index = list(rows)
+        lengths = tuple(self.lengths[row] for row in index) if self.lengths else ()
+        return replace(self.map(lambda tensor: tensor[index]), lengths=lengths)
+
     @staticmethod
     def concatenate(conditions: Sequence[Condition]) -> Condition:
         """Concatenate the rows of several conditions of one architecture."""

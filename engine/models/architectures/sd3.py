@@ -23,7 +23,7 @@ class StableDiffusion3(Architecture):
     title, denoiser_class = "Stable Diffusion 3", "SD3Transformer2DModel"
     patch, lora_mixin, tiny_autoencoder = 2, "SD3LoraLoaderMixin", "madebyollin/taesd3"
     single_file_pipeline, single_file_key = "StableDiffusion3Pipeline", "model.diffusion_model.joint_blocks."
-    required_components = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+    required_components: tuple[str, ...] = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
     regional_transformer = RegionalSD3
 
     @torch.inference_mode()

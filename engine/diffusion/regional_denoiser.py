@@ -30,7 +30,8 @@ MIN_SIGNAL = 0.05
 
 
 class RegionalDenoiser:
-    """Calls the denoiser of one stream. ``computed`` and ``skipped`` count tokens, ``still`` frames without a call.
+    """Calls the denoiser of one stream. ``tokens`` is N. ``computed`` and ``skipped`` count tokens,
+    ``still`` frames without a call.
 
     ``apply`` takes new settings at any time. A model without a regional transformer computes everything.
     """
@@ -41,7 +42,7 @@ class RegionalDenoiser:
         self._patch = architecture.patch
         _, self._height, self._width = model.latent_shape(width, height)
         self._grid = (self._height // self._patch, self._width // self._patch)
-        self._tokens = self._grid[0] * self._grid[1]
+        self.tokens = self._grid[0] * self._grid[1]
         self._cache = RegionCache()
         self._conditions: Memo[Condition] = Memo()
         self._timesteps: Memo[Tensor] = Memo()
@@ -58,7 +59,7 @@ class RegionalDenoiser:
         if previous is None or (previous.mode == "focus") != (settings.mode == "focus") or not self.is_active:
             self.reset()
         if previous is None or previous.refresh != settings.refresh:
-            phases = regions.refresh_phases(self._tokens, max(1, settings.refresh))
+            phases = regions.refresh_phases(self.tokens, max(1, settings.refresh))
             self._phases = phases.to(self._model.device)
 
     @property
@@ -94,7 +95,7 @@ class RegionalDenoiser:
         """Return the grid of tokens of the oldest frame, (rows, columns): 255 where it was computed last, else 0."""
         if self._map is None:
             return np.full(self._grid, 255, np.uint8)
-        computed = np.zeros(self._tokens, np.uint8)
+        computed = np.zeros(self.tokens, np.uint8)
         computed[self._map.cpu().numpy()] = 255
         return computed.reshape(self._grid)
 
@@ -134,7 +135,7 @@ class RegionalDenoiser:
         if bool((changes > self.settings.threshold).any()):
             return False
         self.still += len(slot.frames)
-        self.skipped += self._tokens * len(slot.frames)
+        self.skipped += self.tokens * len(slot.frames)
         self.share = 0.0
         return True
 
@@ -223,12 +224,12 @@ class RegionalDenoiser:
             needed = score > 0.0
             self._quiet = 0 if bool((needed & ~is_due).any()) else self._quiet + 1
             if settings.mode == "change" or self._quiet > 2 * settings.refresh:
-                share = regions.smallest_share(self._tokens, int(needed.sum(1).max()), self._budget)
+                share = regions.smallest_share(self.tokens, int(needed.sum(1).max()), self._budget)
         if not share:
             return None
         if settings.mode == "both":
             score = regions.add_focus(score, cache.select(cache.metric, rows), d, settings.starvation)
-        active = regions.select_highest(score, regions.count_active(self._tokens, share))
+        active = regions.select_highest(score, regions.count_active(self.tokens, share))
         places = [of_frames.index(call.positive(i)) for i in members]
         return active if places == list(range(len(active))) else active[places]
 
@@ -238,14 +239,14 @@ class RegionalDenoiser:
 
     def _compute_plain(self, call: DenoiserCall, members: list[int]) -> Tensor:
         x, t, condition = self._select(call, members)
-        self._count(len(members), self._tokens)
+        self._count(len(members), self.tokens)
         return self._model.denoise(x, t, condition, call.guidance.embedded)
 
     def _compute_all(self, call: DenoiserCall, members: list[int]) -> Tensor:
         x, t, condition = self._select(call, members)
         tokens, fresh = self._model.denoise_tokens(x, t, condition, call.guidance.embedded, TokenChoice())
         self._cache.fill([self._rows[i] for i in members], tokens, regions.to_tokens(x, self._patch), fresh)
-        self._count(len(members), self._tokens)
+        self._count(len(members), self.tokens)
         if 0 in members:
             self._map = None
         return regions.to_latents(tokens, self._patch, self._height, self._width)
@@ -277,7 +278,7 @@ class RegionalDenoiser:
 
     def _count(self, rows: int, tokens: int) -> None:
         self.computed += rows * tokens
-        self.skipped += rows * (self._tokens - tokens)
+        self.skipped += rows * (self.tokens - tokens)
 
 
 def _join(outputs: Sequence[tuple[list[int], Tensor]]) -> Tensor:

@@ -62,7 +62,7 @@ class LayerCache:
         self._places: Tensor | None = None
         if self.active is not None:
             picture = self.active + text
-            every_text = torch.arange(text, device=picture.device).expand(len(picture), -1)
+            every_text = torch.arange(text, device=picture.device).expand(picture.shape[0], -1)
             self._places = torch.cat([every_text, picture], 1) if with_text else picture
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

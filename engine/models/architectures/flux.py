@@ -11,6 +11,9 @@ from torch import Tensor
 
 from engine.models.architectures.base import Architecture, Condition
 from engine.models.controlnet_inputs import ControlNetInputs
+from engine.models.regional.base import TokenChoice
+from engine.models.regional.flux import RegionalFlux
+from engine.models.regional.flux2 import RegionalFlux2
 
 #: Hidden layers of FLUX.2's text encoder whose states are concatenated to the condition.
 TEXT_LAYERS = (9, 18, 27)
@@ -22,6 +25,7 @@ class Flux(Architecture):
     title, denoiser_class = "FLUX.1", "FluxTransformer2DModel"
     patch, lora_mixin, tiny_autoencoder = 2, "FluxLoraLoaderMixin", "madebyollin/taef1"
     required_components = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+    regional_transformer = RegionalFlux
 
     def __init__(self, components: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(components, device, dtype)
@@ -35,19 +39,31 @@ class Flux(Architecture):
     def denoise(
         self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controlnets: ControlNetInputs | None = None
     ) -> Tensor:
-        rows, _, height, width = x.shape
+        height, width = (side // 2 for side in x.shape[2:])
         packed = torch.nn.functional.pixel_unshuffle(x, 2).flatten(2).transpose(1, 2)
-        output = self.compiled_denoiser(
-            hidden_states=packed,
-            timestep=self.memo.get(lambda: t / 1000, "t", t),
-            guidance=self.guidance_input(guidance, rows),
-            pooled_projections=condition.pooled,
-            encoder_hidden_states=condition.tokens,
-            txt_ids=self.memo.get(lambda: x.new_zeros(condition.tokens.shape[1], 3), "text", condition.tokens.shape[1]),
-            img_ids=self._position_ids(height // 2, width // 2),
-            return_dict=False,
-        )[0]
-        return torch.nn.functional.pixel_shuffle(output.transpose(1, 2).unflatten(2, (height // 2, width // 2)), 2)
+        inputs = self._inputs(x, t, condition, guidance)
+        output = self.compiled_denoiser(hidden_states=packed, **inputs, return_dict=False)[0]
+        return torch.nn.functional.pixel_shuffle(output.transpose(1, 2).unflatten(2, (height, width)), 2)
+
+    def denoise_tokens(
+        self, x: Tensor, t: Tensor, condition: Condition, guidance: float, choice: TokenChoice
+    ) -> tuple[Tensor, Tensor]:
+        assert self.compiled_regions is not None
+        inputs = self._inputs(x, t, condition, guidance)
+        return self.compiled_regions(x, **inputs, **vars(choice))
+
+    def _inputs(self, x: Tensor, t: Tensor, condition: Condition, guidance: float) -> dict[str, Tensor | None]:
+        """Return the denoiser's inputs apart from the latents x (rows, C, h, w)."""
+        rows, _, height, width = x.shape
+        length = condition.tokens.shape[1]
+        return {
+            "timestep": self.memo.get(lambda: t / 1000, "t", t),
+            "guidance": self.guidance_input(guidance, rows),
+            "pooled_projections": condition.pooled,
+            "encoder_hidden_states": condition.tokens,
+            "txt_ids": self.memo.get(lambda: x.new_zeros(length, 3), "text", length),
+            "img_ids": self._position_ids(height // 2, width // 2),
+        }
 
     def _position_ids(self, height: int, width: int) -> Tensor:
         """Return (height · width, 3): zero, row and column of each token."""
@@ -64,6 +80,7 @@ class Flux2(Architecture):
 
     title, denoiser_class = "FLUX.2 klein", "Flux2Transformer2DModel"
     required_components, lora_mixin = ("text_encoder", "tokenizer"), "Flux2LoraLoaderMixin"
+    regional_transformer = RegionalFlux2
     #: Length of a prompt in tokens.
     length = 512
 
@@ -103,17 +120,27 @@ class Flux2(Architecture):
     def denoise(
         self, x: Tensor, t: Tensor, condition: Condition, guidance: float, controlnets: ControlNetInputs | None = None
     ) -> Tensor:
+        inputs = self._inputs(x, t, condition, guidance)
+        output = self.compiled_denoiser(hidden_states=x.flatten(2).transpose(1, 2), **inputs, return_dict=False)[0]
+        return output.transpose(1, 2).unflatten(2, x.shape[2:])
+
+    def denoise_tokens(
+        self, x: Tensor, t: Tensor, condition: Condition, guidance: float, choice: TokenChoice
+    ) -> tuple[Tensor, Tensor]:
+        assert self.compiled_regions is not None
+        inputs = self._inputs(x, t, condition, guidance)
+        return self.compiled_regions(x, **inputs, **vars(choice))
+
+    def _inputs(self, x: Tensor, t: Tensor, condition: Condition, guidance: float) -> dict[str, Tensor | None]:
+        """Return the denoiser's inputs apart from the latents x (rows, C, h, w)."""
         rows, _, height, width = x.shape
-        output = self.compiled_denoiser(
-            hidden_states=x.flatten(2).transpose(1, 2),
-            timestep=self.memo.get(lambda: t / 1000, "t", t),
-            guidance=self.guidance_input(guidance, rows),
-            encoder_hidden_states=condition.tokens,
-            txt_ids=self._position_ids(rows, 1, 1, condition.tokens.shape[1]),
-            img_ids=self._position_ids(rows, height, width, 1),
-            return_dict=False,
-        )[0]
-        return output.transpose(1, 2).unflatten(2, (height, width))
+        return {
+            "timestep": self.memo.get(lambda: t / 1000, "t", t),
+            "guidance": self.guidance_input(guidance, rows),
+            "encoder_hidden_states": condition.tokens,
+            "txt_ids": self._position_ids(rows, 1, 1, condition.tokens.shape[1]),
+            "img_ids": self._position_ids(rows, height, width, 1),
+        }
 
     def _position_ids(self, rows: int, height: int, width: int, length: int) -> Tensor:
         """Return (rows, height · width · length, 4): time, row, column and text position of each token."""

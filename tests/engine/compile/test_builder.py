@@ -39,7 +39,7 @@ def check_export(component: CompiledModule, dtype: torch.dtype) -> None:
     assert signature is not None
     recipe = make_recipe(component.name, module, signature, dtype, CPU, 2)
     exported = export(json.loads(json.dumps(recipe)))
-    assert (exported.static is not None) == (component.name == "denoiser")
+    assert (exported.static is not None) == (component.name in ("denoiser", "regions"))
     graph = exported.program().module()
     weights = {f"module.{key}": tensor for key, tensor in (*module.named_parameters(), *module.named_buffers())}
     # An encoder's graph also contains its autoencoder's decoder, unused and without fused layers.
@@ -70,10 +70,12 @@ def test_the_graph_of_every_architecture_equals_its_module(name: str, tmp_path: 
     model = load(str(CHECKPOINTS[name](tmp_path)), CPU, torch.float32)
     side = 128 if name == "sana" else 64
     stream = Stream(model, side, side)
-    stream.apply(Snapshot({"/steps": 2}))
     stream.settle()
-    for i in range(2):
-        stream.step([Frame(np.full((side, side, 4), 90, np.uint8), i)])
+    frame = Frame(np.full((side, side, 4), 90, np.uint8))
+    for settings in ({}, {"/regions": "both", "/regions/share": 0.5}):  # the whole denoiser, then some of its tokens
+        stream.apply(Snapshot({"/steps": 2} | settings))
+        for _ in range(2):
+            stream.step([frame])
     stream.close()
     for component in model.compiled_modules:
         check_export(component, model.dtype)

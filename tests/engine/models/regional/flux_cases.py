@@ -95,17 +95,17 @@ def pick(tokens: Tensor, active: Tensor) -> Tensor:
     return torch.stack([row[chosen.flatten()] for row, chosen in zip(tokens, active, strict=True)])
 
 
-def store(cache: Tensor, fresh: Tensor, active: Tensor, with_text: bool) -> None:
+def store(cache: Tensor, computed: Tensor, active: Tensor, with_text: bool) -> None:
     """Overwrite what was computed in ``cache``, row by row."""
     for row, chosen in enumerate(active.flatten(1)):
         places = [*(range(TEXT) if with_text else ()), *(TEXT + int(token) for token in chosen)]
-        assert fresh.shape[3] == len(places)
+        assert computed.shape[3] == len(places)
         for i, place in enumerate(places):
-            cache[row, :, :, place] = fresh[row, :, :, i]
+            cache[row, :, :, place] = computed[row, :, :, i]
 
 
 class RefusedKeys:
-    """The attention of diffusers' own forward, which computes all tokens but refuses fresh keys and values of some.
+    """The attention of diffusers' own forward, which computes all tokens but refuses new keys and values of some.
 
     ``refused``, (rows, text + N), marks them; it takes those that were last attended to, ``recorded`` by layer.
     """
@@ -148,8 +148,8 @@ class RefusedKeys:
 
 def check_all_tokens(inputs: Inputs) -> None:
     """Assert that the call for all tokens equals the denoiser."""
-    expected, (actual, fresh) = inputs.run_dense(), inputs.run_tokens()
-    assert fresh.shape == (len(inputs.x), 4, 2, TEXT + inputs.tokens, 32)
+    expected, (actual, computed) = inputs.run_dense(), inputs.run_tokens()
+    assert computed.shape == (len(inputs.x), 4, 2, TEXT + inputs.tokens, 32)
     assert expected.std() > 0.1
     assert torch.allclose(actual, expected, atol=1e-5, rtol=1e-5)
 
@@ -158,11 +158,11 @@ def check_unchanged_inputs(inputs: Inputs, count: int, with_text: bool) -> None:
     """Assert that active tokens whose cache comes from the same inputs equal the denoiser's."""
     everything, cache = inputs.run_tokens()
     active = inputs.draw(count)
-    actual, fresh = inputs.run_tokens(TokenChoice(active, cache, with_text))
+    actual, computed = inputs.run_tokens(TokenChoice(active, cache, with_text))
     assert actual.shape == (len(inputs.x), count, everything.shape[2])
     assert torch.allclose(actual, pick(inputs.run_dense(), active), atol=1e-5, rtol=1e-5)
     again = cache.clone()
-    store(again, fresh, active, with_text)
+    store(again, computed, active, with_text)
     assert torch.allclose(again, cache, atol=1e-5, rtol=1e-5)
 
 
@@ -170,8 +170,8 @@ def check_half_precision(inputs: Inputs) -> None:
     """Assert that calls in a 16-bit type equal the denoiser's to about its rounding, bfloat16's being 2⁻⁸."""
     dense, (everything, cache) = inputs.run_dense(), inputs.run_tokens()
     active = inputs.draw(3)
-    some, fresh = inputs.run_tokens(TokenChoice(active, cache))
-    assert some.dtype == everything.dtype == fresh.dtype == cache.dtype == inputs.architecture.dtype
+    some, computed = inputs.run_tokens(TokenChoice(active, cache))
+    assert some.dtype == everything.dtype == computed.dtype == cache.dtype == inputs.architecture.dtype
     for actual, expected in ((everything, dense), (some, pick(dense, active))):
         assert (actual - expected).abs().mean() < 0.01 * expected.std()
 
@@ -186,10 +186,10 @@ def check_stale_cache(monkeypatch: pytest.MonkeyPatch, ticks: Sequence[Inputs], 
     for number, (inputs, with_text) in enumerate(zip(later, texts, strict=True), 1):
         active = inputs.draw(inputs.tokens // 3, number)
         expected = pick(reference.run(inputs, active, with_text), active)
-        actual, fresh = inputs.run_tokens(TokenChoice(active, cache, with_text))
+        actual, computed = inputs.run_tokens(TokenChoice(active, cache, with_text))
         assert (expected - pick(dense[number], active)).abs().mean() > 0.01
         assert (actual - expected).abs().max() < 1e-4
-        store(cache, fresh, active, with_text)
+        store(cache, computed, active, with_text)
         assert (cache - reference.cache).abs().max() < 1e-4
 
 

@@ -48,8 +48,8 @@ def check_export(architecture: Architecture, with_text: bool) -> None:
         return tree_unflatten(exported.outputs, iter(graph(*(tensors[i] for i in dynamic), *results)))
 
     regions.install(signature, Backend(call), regions.generation)
-    for tick, choice, (tokens, fresh) in zip(ticks, choices, expected, strict=True):
+    for tick, choice, (tokens, computed) in zip(ticks, choices, expected, strict=True):
         actual = tick.run_tokens(choice)
         assert torch.allclose(actual[0], tokens, atol=1e-5, rtol=1e-5)
-        assert torch.allclose(actual[1], fresh, atol=1e-5, rtol=1e-5)
+        assert torch.allclose(actual[1], computed, atol=1e-5, rtol=1e-5)
     assert called == [3, 1, 5]

@@ -99,11 +99,14 @@ def test_a_stream_gives_the_same_pictures_with_graphs_and_captures_nothing_in_it
     stream.close()
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_every_family_gives_the_same_pictures_with_graphs(family: str, tmp_path: Path) -> None:
+REGIONAL = [(family, "both") for family in ("flux", "flux2", "sd3")]
+
+
+@pytest.mark.parametrize(("family", "regions"), [*((family, "off") for family in sorted(FAMILIES)), *REGIONAL])
+def test_every_family_gives_the_same_pictures_with_graphs(family: str, regions: str, tmp_path: Path) -> None:
     model = build_model(family, build_small(family, torch.float32), CPU, torch.float32)
     stream = Stream(model, 64, 64, blocking=True)
-    stream.apply(Snapshot({"/steps": 2}))
+    stream.apply(Snapshot({"/steps": 2, "/regions": regions, "/regions/share": 0.5}))
     frames = [Frame(np.full((64, 64, 4), 60 + 40 * i, np.uint8), i) for i in range(3)]
 
     def play() -> np.ndarray:
@@ -115,7 +118,9 @@ def test_every_family_gives_the_same_pictures_with_graphs(family: str, tmp_path:
     accelerator.compile_all(lambda: model.compiled_modules, count_rows(stream.snapshot.diffusion, 2))
     assert np.abs(play().astype(int) - expected).max() <= 1
     assert expected.std() > 10
-    refused = [component.name for component in model.compiled_modules if not component.backends]
+    components = [component for component in model.compiled_modules if component.called is not None]
+    assert ("regions" in [component.name for component in components]) == (regions == "both")
+    refused = [component.name for component in components if not component.backends]
     # Its Python reads the lengths of the prompts from the mask: a graph would contain those of the recording.
     assert refused == (["denoiser"] if family == "lumina2" else []), accelerator.notes
     stream.close()

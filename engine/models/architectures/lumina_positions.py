@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.runtime.memo import Memo
-from engine.runtime.uploads import upload_packed
+from engine.runtime.uploads import upload, upload_packed
 
 #: Arrangements of rows whose positions are kept; each takes some megabytes.
 MAX_ENTRIES = 8
@@ -26,6 +26,7 @@ class MemoisedPositions(nn.Module):
         self.embedder = embedder
         self._call = threading.local()  # two streams of one model may run at once
         self._memo: Memo[tuple[Any, ...]] = Memo(MAX_ENTRIES)
+        self._tables: Memo[Tensor] = Memo(MAX_ENTRIES)
 
     def set_lengths(self, lengths: tuple[int, ...]) -> None:
         """Take the number of tokens that count in each row of this thread's next call."""
@@ -45,9 +46,28 @@ class MemoisedPositions(nn.Module):
         patches = nn.functional.pixel_unshuffle(latents, side).flatten(2).unflatten(1, (-1, side * side))
         return (patches.permute(0, 3, 2, 1).flatten(2), *rest)
 
+    def rotary_tables(
+        self, lengths: tuple[int, ...], length: int, size: tuple[int, ...], device: torch.device
+    ) -> Tensor:
+        """Return the embeddings of prompts padded to ``length``, then of pictures, (rows, length + N, head width).
+
+        They are cosines and sines in float32, those of all frequencies one after the other; zeros for padding.
+        """
+
+        def build() -> Tensor:
+            _, of_prompts, of_pictures, *_ = self._embed(lengths, length, size)
+            tokens = torch.cat([of_prompts, of_pictures], 1)
+            return upload(torch.cat([tokens.real, tokens.imag], 2).float(), device)
+
+        return self._tables.get(build, lengths, length, tuple(size), device)
+
     def _build(
         self, lengths: tuple[int, ...], length: int, size: tuple[int, ...], device: torch.device
     ) -> tuple[Any, ...]:
-        counts = torch.arange(length)[None] < torch.tensor(lengths)[:, None]
-        _, *embeddings, of_prompts, of_all = self.embedder(torch.zeros(len(lengths), 1, *size), counts)
+        _, *embeddings, of_prompts, of_all = self._embed(lengths, length, size)
         return (*upload_packed(embeddings, device), of_prompts, of_all)
+
+    def _embed(self, lengths: tuple[int, ...], length: int, size: tuple[int, ...]) -> Any:
+        """Return what the embedder does for prompts of these lengths, on the CPU."""
+        counts = torch.arange(length)[None] < torch.tensor(lengths)[:, None]
+        return self.embedder(torch.zeros(len(lengths), 1, *size), counts)

@@ -60,3 +60,22 @@ def test_lengths_follow_the_rows_and_the_mix_of_prompts(tmp_path: Path) -> None:
     assert both.mask is not None
     assert both.lengths == tuple(both.mask.sum(1).tolist())
     assert blend([short, long], [1.0, 1.0], "linear").lengths == long.lengths
+
+
+def test_rotary_tables_hold_them_for_padded_prompts_and_then_for_the_pictures(positions: MemoisedPositions) -> None:
+    latents, mask = inputs()
+    table = positions.rotary_tables(LENGTHS, 7, latents.shape[-2:], latents.device)
+    assert (table.shape, table.dtype) == ((2, 7 + 12, 24), torch.float32)
+    _, of_prompts, of_pictures, *_ = positions.embedder(latents, mask)
+    expected = torch.cat([of_prompts, of_pictures], 1)
+    assert torch.allclose(torch.complex(*table.chunk(2, 2)), expected.to(torch.complex64), atol=1e-6)
+
+
+def test_rotary_tables_cross_once_for_each_prompt_and_size(positions: MemoisedPositions) -> None:
+    counts = []
+    for lengths, size in ((LENGTHS, (6, 8)), (LENGTHS, (6, 8)), (LENGTHS, (8, 6)), ((4, 3), (6, 8))):
+        with Transfers() as transfers:
+            positions.rotary_tables(lengths, 7, size, META)
+        assert not transfers.reads
+        counts.append(len(transfers.uploads))
+    assert counts == [1, 0, 1, 1]

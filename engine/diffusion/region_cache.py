@@ -43,8 +43,8 @@ class RegionCache:
         """Return the row of each key; a new key takes a free row that is not filled. ``like`` is (…, N, width)."""
         for key in keys:
             if key not in self._rows:
-                taken = set(self._rows.values())
-                row = next(i for i in range(len(taken) + 1) if i not in taken)
+                used = set(self._rows.values())
+                row = next(i for i in range(len(used) + 1) if i not in used)
                 self._rows[key] = row
                 self._filled.discard(row)
         needed = max(self._rows.values(), default=-1) + 1
@@ -59,8 +59,8 @@ class RegionCache:
 
     def retain(self, keys: Iterable[RowKey]) -> None:
         """Free the rows of all other keys."""
-        kept = set(keys)
-        self._rows = {key: row for key, row in self._rows.items() if key in kept}
+        retained = set(keys)
+        self._rows = {key: row for key, row in self._rows.items() if key in retained}
 
     def is_filled(self, row: int) -> bool:
         """Return whether all tokens of a row were computed."""
@@ -99,8 +99,8 @@ class RegionCache:
             self.skips[first:last].add_(1).scatter_(1, active[part], 0.0)
             stale = self.stale[first:last]
             stale.scatter_(1, active[part], (stale.gather(1, active[part]) - 1).clamp_(min=0))
-            fresh = keys_values[part]
-            self.keys_values[first:last].scatter_(3, places[part, None, None, :, None].expand_as(fresh), fresh)
+            computed = keys_values[part]
+            self.keys_values[first:last].scatter_(3, places[part, None, None, :, None].expand_as(computed), computed)
 
     def select(self, pool: Tensor, rows: Sequence[int]) -> Tensor:
         """Return the rows of a tensor of the cache: a view where they follow each other, else a copy."""

@@ -23,7 +23,8 @@ from engine.diffusion.slots import Slot
 from engine.models import Condition, Model
 from engine.models.regional.base import TokenChoice
 from engine.runtime.memo import Memo
-from engine.shared.settings import GuidanceSettings, RegionSettings
+from engine.shared.region_settings import RegionSettings
+from engine.shared.settings import GuidanceSettings
 
 #: Smallest signal by which a change is divided: at full noise there is none.
 MIN_SIGNAL = 0.05
@@ -244,8 +245,8 @@ class RegionalDenoiser:
 
     def _compute_all(self, call: DenoiserCall, members: list[int]) -> Tensor:
         x, t, condition = self._select(call, members)
-        tokens, fresh = self._model.denoise_tokens(x, t, condition, call.guidance.embedded, TokenChoice())
-        self._cache.fill([self._rows[i] for i in members], tokens, regions.to_tokens(x, self._patch), fresh)
+        tokens, keys_values = self._model.denoise_tokens(x, t, condition, call.guidance.embedded, TokenChoice())
+        self._cache.fill([self._rows[i] for i in members], tokens, regions.to_tokens(x, self._patch), keys_values)
         self._count(len(members), self.tokens)
         if 0 in members:
             self._map = None
@@ -256,8 +257,8 @@ class RegionalDenoiser:
         assert cache.keys_values is not None
         x, t, condition = self._select(call, members)
         choice = TokenChoice(active[:, None, None], cache.select(cache.keys_values, rows), with_text)
-        tokens, fresh = self._model.denoise_tokens(x, t, condition, call.guidance.embedded, choice)
-        cache.update(rows, active, tokens, regions.to_tokens(x, self._patch), fresh)
+        tokens, keys_values = self._model.denoise_tokens(x, t, condition, call.guidance.embedded, choice)
+        cache.update(rows, active, tokens, regions.to_tokens(x, self._patch), keys_values)
         self._count(len(members), active.shape[1])
         if 0 in members:
             self._map = active[members.index(0)]
@@ -286,5 +287,5 @@ def _join(outputs: Sequence[tuple[list[int], Tensor]]) -> Tensor:
     if len(outputs) == 1:
         return outputs[0][1]
     order = [row for members, _ in outputs for row in members]
-    joined = torch.cat([output for _, output in outputs])
-    return joined[[order.index(row) for row in range(len(order))]]
+    ordered = torch.cat([output for _, output in outputs])
+    return ordered[[order.index(row) for row in range(len(order))]]

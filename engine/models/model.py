@@ -102,5 +102,5 @@ class Model:
         Return their outputs in float32, and the keys and values of what was computed.
         """
         x = x.to(self.dtype, memory_format=torch.channels_last)
-        tokens, fresh = self.architecture.denoise_tokens(x, t, condition.rows(len(x)), guidance, choice)
-        return tokens.float(), fresh
+        tokens, keys_values = self.architecture.denoise_tokens(x, t, condition.rows(len(x)), guidance, choice)
+        return tokens.float(), keys_values

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from engine.shared.parameter import Value, parse_size
+from engine.shared.region_settings import RegionSettings
 from engine.shared.table import MODULATORS
 from engine.shared.view import each, parameter
 
@@ -50,28 +51,6 @@ class MemorySettings:
     strength: float = parameter("/consistency")
     length: int = parameter("/consistency/frames")
     merge: str = parameter("/consistency/merge")
-
-
-@dataclass(frozen=True)
-class RegionSettings:
-    """Region-adaptive sampling: which tokens are computed in a step; see ``engine/diffusion/regions.py``."""
-
-    mode: str = parameter("/regions")
-    share: float = parameter("/regions/share")
-    metric: str = parameter("/regions/metric")
-    starvation: float = parameter("/regions/starvation")
-    high: float = parameter("/regions/high")
-    start: int = parameter("/regions/start")
-    reset: str = parameter("/regions/reset")
-    ramp: float = parameter("/regions/ramp")
-    threshold: float = parameter("/regions/threshold")
-    refresh: int = parameter("/regions/refresh")
-    text: bool = parameter("/regions/text")
-
-    @property
-    def resets(self) -> tuple[int, ...]:
-        """Return the full steps after the first ones, from 0."""
-        return tuple(map(int, self.reset.split()))
 
 
 @dataclass(frozen=True)

@@ -51,11 +51,11 @@ class RegionalTransformer(nn.Module, ABC):
 class LayerCache:
     """The keys and values of one call, layer by layer in the order of the calls of ``extend``.
 
-    ``text`` is the number of text tokens in the cache. ``fresh`` are the keys and values that were computed.
+    ``text`` is the number of text tokens in the cache. ``computed`` are the keys and values that were computed.
     """
 
     def __init__(self, cache: Tensor | None, active: Tensor | None, text: int, with_text: bool) -> None:
-        self.fresh: list[Tensor] = []
+        self.computed: list[Tensor] = []
         self.text, self.with_text = text, with_text or active is None
         self._cache = cache
         self.active = None if active is None else active.flatten(1)
@@ -70,13 +70,17 @@ class LayerCache:
 
         Both are (rows, heads, tokens, d): the text tokens, where they are computed, and then the picture's.
         """
-        layer, heads = len(self.fresh), keys.shape[1]
-        fresh = torch.stack([keys.transpose(1, 2).flatten(2), values.transpose(1, 2).flatten(2)], 1)
-        self.fresh.append(fresh)
+        layer, heads = len(self.computed), keys.shape[1]
+        computed = torch.stack([keys.transpose(1, 2).flatten(2), values.transpose(1, 2).flatten(2)], 1)
+        self.computed.append(computed)
         if self._cache is None or self._places is None:
             return keys, values
-        index = self._places[:, None, :, None].expand_as(fresh)
-        merged = self._cache[:, layer].scatter(2, index, fresh)
+        cached, device = self._cache[:, layer], computed.device
+        rows = torch.arange(computed.shape[0], device=device)[
+            :, None, None
+        ]  # not len(): an export would fix the number
+        sides = torch.arange(2, device=device)[None, :, None]
+        merged = cached.index_put((rows, sides, self._places[:, None]), computed)
         keys, values = merged.unflatten(3, (heads, -1)).transpose(2, 3).unbind(1)
         return keys, values
 
@@ -92,7 +96,7 @@ class LayerCache:
 
     def result(self) -> Tensor:
         """Return what was computed, (rows, layers, 2, tokens, width)."""
-        return torch.stack(self.fresh, 1)
+        return torch.stack(self.computed, 1)
 
 
 def heads_of(tokens: Tensor, heads: int, norm: Callable[[Tensor], Tensor] | None = None) -> Tensor:

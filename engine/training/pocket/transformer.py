@@ -227,7 +227,7 @@ def teacher_step(
     return x - (noise_level(t) - noise_level((t - TEACHER_STRIDE).clamp(min=-1))) * v
 
 
-def distil(
+def distill(
     model: SD3Transformer2DModel,
     encoder: CaptionEncoder,
     data: LatentDataset,

@@ -60,7 +60,7 @@ class Refusal:
 
 @dataclass
 class Sampling:
-    """The settings of a sampling: dense ``start`` steps and ``resets``, the share, the paper's h and k, the guidance."""
+    """A sampling: dense ``start`` steps and ``resets``, the share, the paper's h and k, the guidance scale."""
 
     start: int
     resets: Sequence[int]
@@ -106,13 +106,13 @@ def sample(
         skipped = np.stack([choose_skipped(m[i], d[i], sampling) for i in range(frames)])
         refusal.skipped = None if is_dense else torch.from_numpy(np.tile(skipped, (rows // frames, 1)))
         t = torch.full((rows,), step.t)
-        fresh = model.denoise(x.repeat(rows // frames, 1, 1, 1), t, condition, 0.0)
+        computed = model.denoise(x.repeat(rows // frames, 1, 1, 1), t, condition, 0.0)
         if refusal.skipped is None:
-            output, d = fresh, np.zeros_like(d)
+            output, d = computed, np.zeros_like(d)
         else:
             grid = refusal.skipped.reshape(rows, 1, height // patch, width // patch)
             pixels = grid.repeat_interleave(patch, 2).repeat_interleave(patch, 3)
-            output, d = torch.where(pixels, output, fresh), np.where(skipped, d + 1, 0)
+            output, d = torch.where(pixels, output, computed), np.where(skipped, d + 1, 0)
         positive, negative = output[:frames], output[rows - frames :]
         v = negative + sampling.guidance * (positive - negative)
         m = patch_means(v.std(1), patch).numpy()

@@ -37,6 +37,8 @@ def build_sd3() -> dict[str, Any]:
 
 MODELS: dict[str, tuple[Callable[[], dict[str, Any]], reference.Projections]] = {
     "sd3": (build_sd3, reference.sd3_projections),
+    "flux": (small_weights.flux, reference.flux_projections),
+    "lumina": (small_weights.lumina, reference.lumina_projections),
 }
 
 

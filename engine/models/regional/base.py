@@ -59,11 +59,13 @@ class LayerCache:
         self.text, self.with_text = text, with_text or active is None
         self._cache = cache
         self.active = None if active is None else active.flatten(1)
-        self._places: Tensor | None = None
+        self._index: tuple[Tensor, Tensor, Tensor] | None = None
         if self.active is not None:
-            picture = self.active + text
-            every_text = torch.arange(text, device=picture.device).expand(picture.shape[0], -1)
-            self._places = torch.cat([every_text, picture], 1) if with_text else picture
+            places, rows, device = self.active + text, self.active.shape[0], self.active.device  # len() would be fixed
+            if with_text:
+                places = torch.cat([torch.arange(text, device=device).expand(rows, -1), places], 1)
+            rows_and_sides = torch.arange(rows, device=device)[:, None, None], torch.arange(2, device=device)[:, None]
+            self._index = (*rows_and_sides, places[:, None])
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values of all tokens, (rows, heads, text + N, d), from those computed in this layer.
@@ -73,14 +75,9 @@ class LayerCache:
         layer, heads = len(self.computed), keys.shape[1]
         computed = torch.stack([keys.transpose(1, 2).flatten(2), values.transpose(1, 2).flatten(2)], 1)
         self.computed.append(computed)
-        if self._cache is None or self._places is None:
+        if self._cache is None or self._index is None:
             return keys, values
-        cached, device = self._cache[:, layer], computed.device
-        rows = torch.arange(computed.shape[0], device=device)[
-            :, None, None
-        ]  # not len(): an export would fix the number
-        sides = torch.arange(2, device=device)[None, :, None]
-        merged = cached.index_put((rows, sides, self._places[:, None]), computed)
+        merged = self._cache[:, layer].index_put(self._index, computed)
         keys, values = merged.unflatten(3, (heads, -1)).transpose(2, 3).unbind(1)
         return keys, values
 

@@ -27,7 +27,8 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("adapters",),
         ("diffusion",),
         ("worker",),
-        ("bench", "training"),
+        ("training",),
+        ("bench",),
     ),
     "bridge": (
         ("toml_lines", "console", "install"),

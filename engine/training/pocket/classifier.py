@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -108,6 +109,13 @@ def load() -> nn.Sequential:
 def classify(model: nn.Sequential, picture: np.ndarray) -> str:
     """Return the pattern that ``picture``, RGB uint8 (H, W, 3), resembles most."""
     return NAMES[int(model(torch.from_numpy(preprocess(picture))[None, None]).argmax())]
+
+
+@torch.inference_mode()
+def compute_features(model: nn.Sequential, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the last features before the scores, (N, 384) float32, of RGB uint8 pictures."""
+    x = torch.from_numpy(np.stack([preprocess(picture) for picture in pictures]))[:, None]
+    return np.concatenate([model[:-1](part).numpy() for part in x.split(50)])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""``python -m engine.training.pocket.evaluate``: quality figures of the pocket model.
+"""``python -m engine.training.pocket.evaluate``: quality figures of the pocket models.
 
-They are: the autoencoder's reconstruction of real footage; the share of 200 fixed prompts whose colour and pattern show
-after 2 steps, from noise and over another pattern; the part of the input's layout that remains, against chance.
+They are: the autoencoder's reconstruction of real footage; the share of 200 fixed prompts whose colour and pattern
+show, from noise and over another pattern; energy and distance against drawn pictures of these prompts; the part of the
+input's layout that remains, against chance.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import torch
 from numpy.typing import NDArray
 
 from engine.diffusion.stream import Stream
+from engine.image.quality import BAND_NAMES, band_energies, frechet_distance
 from engine.models import Model, load, pick_device
 from engine.shared.clips import read_square_frames
 from engine.shared.frame import Frame
 from engine.shared.parameter import Value
 from engine.shared.snapshot import Snapshot
 from engine.training.pocket import classifier
-from engine.training.pocket.captions import PATTERN_WORDS
+from engine.training.pocket.captions import MOOD_WORDS, PATTERN_WORDS, PatternSpec
 from engine.training.pocket.drawing import draw, random_spec
 from engine.training.pocket.palette import COLOURS, dominant_colour
 
@@ -78,20 +80,23 @@ def psnr(model: Model, pictures: Sequence[Picture]) -> float:
     return float(np.mean(values))
 
 
-def paint_prompts(model: Model, prompts: Sequence[Prompt], steps: int) -> list[Picture]:
+def paint_prompts(model: Model, prompts: Sequence[Prompt], steps: int, eta: float = 1.0) -> list[Picture]:
     """Paint each prompt from noise, with a seed of its own, RGB uint8."""
     stream, blank = Stream(model, SIZE, SIZE, blocking=True), np.zeros((SIZE, SIZE, 4), np.uint8)
+    values: dict[str, Value] = {"/mode": "text", "/steps": steps, "/eta": eta}
     return [
-        _paint(stream, blank, {"/mode": "text", "/prompt": prompt.text, "/steps": steps, "/seed": 1000 + i})
-        for i, prompt in enumerate(prompts)
+        _paint(stream, blank, {**values, "/prompt": prompt.text, "/seed": 1000 + i}) for i, prompt in enumerate(prompts)
     ]
 
 
-def paint_over_patterns(model: Model, prompts: Sequence[Prompt], strength: float, steps: int) -> list[Picture]:
+def paint_over_patterns(
+    model: Model, prompts: Sequence[Prompt], strength: float, steps: int, eta: float = 1.0
+) -> list[Picture]:
     """Paint each prompt over a pattern that it does not name, RGB uint8."""
     stream, pictures = Stream(model, SIZE, SIZE, blocking=True), []
     for i, prompt in enumerate(prompts):
-        values: dict[str, Value] = {"/prompt": prompt.text, "/strength": strength, "/steps": steps, "/seed": 1000 + i}
+        values: dict[str, Value] = {"/prompt": prompt.text, "/strength": strength, "/steps": steps}
+        values |= {"/eta": eta, "/seed": 1000 + i}
         pictures.append(_paint(stream, cv2.cvtColor(draw_mismatch(prompt, i), cv2.COLOR_RGB2RGBA), values))
     return pictures
 
@@ -102,6 +107,35 @@ def draw_mismatch(prompt: Prompt, seed: int) -> Picture:
     while (spec := random_spec(rng)).pattern == prompt.pattern or prompt.colour in spec.colours:
         pass
     return np.round(draw(spec, rng, SIZE) * 255).astype(np.uint8)
+
+
+def draw_prompts(prompts: Sequence[Prompt], seed: int) -> list[Picture]:
+    """Draw each prompt as the training pictures are drawn, RGB uint8."""
+    pictures = []
+    for i, prompt in enumerate(prompts):
+        mood = next((name for name in MOOD_WORDS if name in prompt.text.split()), "")
+        spec = PatternSpec(prompt.pattern, (prompt.colour,), mood)
+        pictures.append(np.round(draw(spec, np.random.default_rng((seed, i)), SIZE) * 255).astype(np.uint8))
+    return pictures
+
+
+def distance_to(pictures: Sequence[Picture], others: Sequence[Picture]) -> float:
+    """Return the Fréchet distance of two sets of pictures in the classifier's last features."""
+    network = classifier.load()
+    return frechet_distance(*(classifier.compute_features(network, some) for some in (pictures, others)))
+
+
+def print_comparison(pictures: Sequence[Picture], prompts: Sequence[Prompt]) -> None:
+    """Print energies and Fréchet distance of pictures against drawn ones of the same prompts, three lines."""
+    drawn = draw_prompts(prompts, 1)
+    for windowed, note in ((False, ""), (True, ", under a Hann window")):
+        ratios = band_energies(pictures, windowed) / band_energies(drawn, windowed)
+        bands = ", ".join(f"{name} {ratio:.2g}" for name, ratio in zip(BAND_NAMES, ratios, strict=True))
+        print(f"energy against drawn pictures, cycles a pixel{note}: {bands}")
+    floor = distance_to(draw_prompts(prompts, 2), drawn)
+    print(
+        f"Fréchet distance to drawn pictures: {distance_to(pictures, drawn):.1f} (drawn ones, other seeds: {floor:.1f})"
+    )
 
 
 def judge(pictures: Sequence[Picture], prompts: Sequence[Prompt]) -> tuple[list[bool], list[bool]]:
@@ -120,13 +154,14 @@ def edge_strength(picture: Picture) -> NDArray[np.float32]:
 
 
 def layout_correlation(
-    model: Model, pictures: Sequence[Picture], prompts: Sequence[str], strength: float, steps: int
+    model: Model, pictures: Sequence[Picture], prompts: Sequence[str], strength: float, steps: int, eta: float = 1.0
 ) -> tuple[float, float]:
     """Return the mean edge correlation of outputs with their input, and with a frame half the list away (chance)."""
     stream = Stream(model, SIZE, SIZE, blocking=True)
     with_input, with_other = [], []
     for i, picture in enumerate(pictures):
         values: dict[str, Value] = {"/prompt": prompts[i % len(prompts)], "/strength": strength, "/steps": steps}
+        values["/eta"] = eta
         output = _paint(stream, cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA), values)
         edges = edge_strength(np.ascontiguousarray(output)).ravel()
         with_input.append(np.corrcoef(edges, edge_strength(picture).ravel())[0, 1])
@@ -152,11 +187,12 @@ def _count_misses(names: Sequence[str], expected: Sequence[str], hits: Sequence[
 
 def main() -> None:
     """Print the figures, one a line."""
-    parser = argparse.ArgumentParser(description="Measure the pocket model's quality.")
-    parser.add_argument("--model", default="pocket", help="model name or folder (default: pocket)")
+    parser = argparse.ArgumentParser(description="Measure the quality of a pocket model.")
+    parser.add_argument("--model", default="pocket", help="pocket, pocket-dit or a folder (default: pocket)")
     parser.add_argument("--device", default="auto", help="torch device (default: auto)")
     parser.add_argument("--dtype", default="auto", help="weights' data type (default: auto)")
     parser.add_argument("--steps", type=int, default=2, help="denoising steps per prompt (default: 2)")
+    parser.add_argument("--eta", type=float, default=1.0, help="fresh noise between steps, 0 to 1 (default: 1)")
     parser.add_argument("--clips", type=Path, nargs="*", default=[], help="videos of real footage (default: none)")
     parser.add_argument("--sheet", type=Path, help="PNG for a contact sheet of the first 64 pictures (default: none)")
     options = parser.parse_args()
@@ -167,20 +203,21 @@ def main() -> None:
     for name, frames in clips.items():
         print(f"autoencoder PSNR on {name} at {SIZE}²: {psnr(model, frames):.2f} dB")
     prompts = fixed_prompts()
-    pictures = paint_prompts(model, prompts, options.steps)
+    pictures = paint_prompts(model, prompts, options.steps, options.eta)
     colours, patterns = judge(pictures, prompts)
     print(f"colour named dominates, {options.steps} steps: {np.mean(colours):.1%} of {len(prompts)} prompts")
     print(f"pattern recognised, {options.steps} steps: {np.mean(patterns):.1%} of {len(prompts)} prompts")
     print("patterns missed: " + _count_misses([*PATTERN_WORDS], [p.pattern for p in prompts], patterns))
     print("colours missed: " + _count_misses([*COLOURS], [p.colour for p in prompts], colours))
+    print_comparison(pictures, prompts)
     for strength in (0.6, 0.8):
-        hits = judge(paint_over_patterns(model, prompts, strength, options.steps), prompts)
+        hits = judge(paint_over_patterns(model, prompts, strength, options.steps, options.eta), prompts)
         colour, pattern = (np.mean(values) for values in hits)
         setting = f"over another pattern at strength {strength}, {options.steps} steps"
         print(f"{setting}: colour {colour:.1%}, pattern {pattern:.1%}")
     frames = [frame for clip in clips.values() for frame in clip]
     for strength, steps in LAYOUT_SETTINGS if frames else ():
-        with_input, with_other = layout_correlation(model, frames, LAYOUT_PROMPTS, strength, steps)
+        with_input, with_other = layout_correlation(model, frames, LAYOUT_PROMPTS, strength, steps, options.eta)
         setting = f"edge correlation at strength {strength}, steps {steps}"
         print(f"{setting}: {with_input:.2f} with the input, {with_other:.2f} with another")
     if options.sheet:

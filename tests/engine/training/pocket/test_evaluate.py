@@ -14,7 +14,16 @@ from engine.shared.snapshot import Snapshot
 from engine.training.pocket import classifier
 from engine.training.pocket.captions import MOOD_WORDS, PATTERN_WORDS, PatternSpec, write_caption
 from engine.training.pocket.drawing import draw, draw_training_picture, random_spec
-from engine.training.pocket.evaluate import edge_strength, fixed_prompts, judge, paint_prompts, psnr
+from engine.training.pocket.evaluate import (
+    distance_to,
+    draw_prompts,
+    edge_strength,
+    fixed_prompts,
+    judge,
+    paint_prompts,
+    print_comparison,
+    psnr,
+)
 from engine.training.pocket.palette import COLOURS, dominant_colour
 from engine.training.pocket.patterns import PATTERNS
 
@@ -53,6 +62,28 @@ def test_the_classifier_names_held_out_drawings() -> None:
         picture = np.round(draw(spec, rng, 128) * 255).astype(np.uint8)
         hits.append(classifier.classify(network, picture) == spec.pattern)
     assert np.mean(hits) > 0.93
+
+
+def test_the_last_layer_scores_the_features() -> None:
+    network, pictures = classifier.load(), draw_prompts(fixed_prompts(3), 1)
+    features = torch.from_numpy(classifier.compute_features(network, pictures))
+    assert features.shape == (3, 384)
+    names = [classifier.NAMES[int(scores.argmax())] for scores in network[-1](features)]
+    assert names == [classifier.classify(network, picture) for picture in pictures]
+
+
+def test_drawn_prompts_show_what_they_name_and_differ_by_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = fixed_prompts(20)
+    drawn, others = draw_prompts(prompts, 1), draw_prompts(prompts, 2)
+    colours, patterns = judge(drawn, prompts)
+    assert min(np.mean(colours), np.mean(patterns)) > 0.9
+    assert not any(np.array_equal(one, other) for one, other in zip(drawn, others, strict=True))
+    unrelated = [np.full((256, 256, 3), 40 * (i % 6), np.uint8) for i in range(20)]
+    assert distance_to(drawn, drawn) < 1e-3 < distance_to(others, drawn) < distance_to(unrelated, drawn)
+    print_comparison(drawn, prompts)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("1/64–1/16 1, 1/16–1/8 1, 1/8–1/4 1, 1/4– 1")
+    assert "distance to drawn pictures: 0.0 (drawn ones, other seeds: " in lines[2]
 
 
 def test_captions_are_varied_and_name_the_pattern() -> None:

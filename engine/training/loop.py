@@ -11,10 +11,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.utils import clip_grad_norm_
+
+from engine.training.run_state import RunState, Stage
 
 log = logging.getLogger(__name__)
 MAX_GRADIENT_NORM = 1.0
@@ -120,11 +123,27 @@ class TrainingLoop:
         self.name, self.optimiser, self.parameters = name, optimiser, list(parameters)
         self.learning_rate, self.averages, self.log_every = learning_rate, averages, log_every
 
-    def run(self, limit: Limit, compute_loss: LossFunction) -> int:
-        """Train until ``limit``, log the mean metrics every ``log_every`` steps, and return the number of steps."""
+    def run(
+        self,
+        limit: Limit,
+        compute_loss: LossFunction,
+        run_state: RunState | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> int:
+        """Train until ``limit``, log the mean metrics every ``log_every`` steps, and return the number of steps.
+
+        A ``run_state`` lets a later run continue, with ``rng`` as the batches' generator.
+        """
         means: dict[str, Tensor] = {}
-        start, step = time.perf_counter(), 0
-        while (progress := limit.progress(step, time.perf_counter() - start)) < 1:
+        step, seconds = 0, 0.0
+        averages = [tensor for average in self.averages for tensor in average.average]
+        stage = Stage(self.name, self.optimiser, averages, rng or np.random.default_rng())
+        if run_state is not None:
+            step, seconds, means = run_state.restore(stage)
+        start = time.perf_counter() - seconds
+        while (progress := limit.progress(step, seconds := time.perf_counter() - start)) < 1:
+            if run_state is not None:
+                run_state.save_when_due(stage, step, seconds, means)
             for group in self.optimiser.param_groups:
                 group["lr"] = self.learning_rate(step, progress)
             loss, metrics = compute_loss()

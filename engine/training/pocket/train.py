@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,22 +18,17 @@ from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from engine.models import POCKET
-from engine.shared.files import temporary_name
-from engine.shared.user_files import read_bytes
 from engine.training.loop import Limit
 from engine.training.pocket import autoencoder, compress, consistency_distillation, diffusion
+from engine.training.pocket.command_line import add_length, add_options, limit_of, parse
 from engine.training.pocket.dataset import LatentDataset, build_dataset
+from engine.training.pocket.model_folder import save_component, write_folder
 from engine.training.pocket.text_encoder import new_text_encoder, new_tokenizer
 
 log = logging.getLogger(__name__)
 SIZE = 256
 STAGES = ("autoencoder", "diffusion", "distillation", "save")
 STAGE_ALIASES = {"distil": "distillation"}
-MAX_SHARD_SIZE = "3800KB"
-#: What the model folder holds.
-INDEX_NAME = "model_index.json"
-ENTRIES = {INDEX_NAME, "scheduler", "text_encoder", "tokenizer", "unet", "vae"}
-MAX_INDEX_BYTES = 65536
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "feature_extractor": [None, None],
@@ -61,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         compress_model(work, options)
         start = STAGES.index("save")
     if start <= 0:
-        autoencoder.train(_limit(options, 0), options.seed, options.device).save_pretrained(work / "vae")
+        autoencoder.train(limit_of(options, 0), options.seed, options.device).save_pretrained(work / "vae")
     if start <= 1:
         train_diffusion(work, options)
     if start <= 2:
@@ -69,31 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     save(work, options.out)
 
 
-def check_folders(work: Path, out: Path) -> None:
-    """Check before the training that its result replaces nothing but an earlier result. Raises ValueError."""
-    if (work / INDEX_NAME).exists():
-        raise ValueError(f"--work {work} is a model folder; choose another")
-    if not os.path.lexists(out):
-        return
-    if out.is_symlink() or not out.is_dir():
-        raise ValueError(f"--out {out} is not a folder")
-    entries = {path.name for path in out.iterdir()}
-    if not entries:
-        return
-    try:
-        index = json.loads(read_bytes(out / INDEX_NAME, MAX_INDEX_BYTES))
-    except (OSError, ValueError):
-        index = None
-    if index != MODEL_INDEX or entries - ENTRIES:
-        raise ValueError(f"--out {out} holds something else than a model that this command wrote; choose another")
-
-
-def load_dataset(work: Path, options: argparse.Namespace) -> LatentDataset:
+def load_dataset(work: Path, options: argparse.Namespace, vae_folder: Path) -> LatentDataset:
     """Load the latents of drawn 256² pictures from ``work``; on first use draw, encode and save them there."""
     path = work / f"dataset-{options.seed}-{options.pictures}.pt"
     if path.exists():
         return torch.load(path, weights_only=False)  # written below by this command, never downloaded
-    vae = AutoencoderTiny.from_pretrained(work / "vae").to(options.device, memory_format=torch.channels_last).eval()
+    vae = AutoencoderTiny.from_pretrained(vae_folder, torch_dtype=torch.float32).eval()
+    vae = vae.to(options.device, memory_format=torch.channels_last)
     dataset = build_dataset(vae, options.seed + SIZE, options.pictures, SIZE, options.device)
     torch.save(dataset, path)
     return dataset
@@ -110,10 +85,10 @@ def train_diffusion(work: Path, options: argparse.Namespace) -> None:
     text, denoiser = text.to(options.device), denoiser.to(options.device, memory_format=torch.channels_last)
     encoder = diffusion.CaptionEncoder(tokenizer, text)
     tokenizer.save_pretrained(work / "tokenizer")
-    data, seed = load_dataset(work, options), options.seed
-    diffusion.train(denoiser, encoder, data, _limit(options, 1), seed, rows=(1, 12, 1), decay_share=0.05)
+    data, seed = load_dataset(work, options, work / "vae"), options.seed
+    diffusion.train(denoiser, encoder, data, limit_of(options, 1), seed, rows=(1, 12, 1), decay_share=0.05)
     mixed_rows = (5, 3, 6)
-    diffusion.train(denoiser, encoder, data, _limit(options, 2), seed + 1, mixed_rows, peak=8e-4, head_weight=0.05)
+    diffusion.train(denoiser, encoder, data, limit_of(options, 2), seed + 1, mixed_rows, peak=8e-4, head_weight=0.05)
     text.save_pretrained(work / "text_encoder")
     denoiser.save_pretrained(work / "teacher")
 
@@ -131,8 +106,8 @@ def train_distillation(work: Path, options: argparse.Namespace) -> None:
     text = CLIPTextModel.from_pretrained(work / "text_encoder").to(options.device).eval()
     denoiser = UNet2DConditionModel.from_pretrained(work / "teacher")
     denoiser = denoiser.to(options.device, memory_format=torch.channels_last)
-    data, encoder = load_dataset(work, options), diffusion.CaptionEncoder(tokenizer, text)
-    consistency_distillation.train(denoiser, encoder, data, _limit(options, 3), options.seed + 2, rows=(6, 3, 3))
+    data, encoder = load_dataset(work, options, work / "vae"), diffusion.CaptionEncoder(tokenizer, text)
+    consistency_distillation.train(denoiser, encoder, data, limit_of(options, 3), options.seed + 2, rows=(6, 3, 3))
     denoiser.save_pretrained(work / "unet")
 
 
@@ -155,7 +130,7 @@ def compress_model(work: Path, options: argparse.Namespace) -> None:
         log.info("layers left out: %s", ", ".join(sorted({".".join(name.split(".")[:4]) for name in removed})))
     student, teacher = (model.to(options.device, memory_format=torch.channels_last) for model in (student, teacher))
     encoder = diffusion.CaptionEncoder(tokenizer, text.to(options.device).eval())
-    data = load_dataset(work, options)
+    data = load_dataset(work, options, work / "vae")
     compress.train(teacher, student, encoder, data, Limit(minutes=minutes), options.seed, rows=(6, 1, 5))
     student.save_pretrained(work / "unet")
 
@@ -176,31 +151,17 @@ def compress_autoencoder(options: argparse.Namespace) -> AutoencoderTiny:
 
 
 def save(work: Path, out: Path) -> None:
-    """Write the diffusers folder: float16 safetensors in files below 4 MiB, the tokenizer in both of its formats.
-
-    It is written next to ``out`` and moved there when it is whole, over an earlier result.
-    """
-    temporary, replaced = temporary_name(out), temporary_name(out)
-    try:
-        _write_model(work, temporary)
-        check_folders(work, out)
-        if out.exists():
-            out.rename(replaced)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(replaced, ignore_errors=True)
-    total = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    log.info("wrote %s, %.2f MiB", out, total / 2**20)
+    """Write the diffusers folder: float16 safetensors in files below 4 MiB, the tokenizer in both of its formats."""
+    write_folder(work, out, MODEL_INDEX, lambda folder: _write_components(work, folder))
 
 
-def _write_model(work: Path, out: Path) -> None:
+def _write_components(work: Path, out: Path) -> None:
     for model, name in (
         (AutoencoderTiny.from_pretrained(work / "vae"), "vae"),
         (UNet2DConditionModel.from_pretrained(work / "unet"), "unet"),
         (CLIPTextModel.from_pretrained(work / "text_encoder"), "text_encoder"),
     ):
-        model.half().save_pretrained(out / name, max_shard_size=MAX_SHARD_SIZE)
+        save_component(model, out / name)
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     tokenizer.save_pretrained(out / "tokenizer")
     bpe = json.loads((out / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))["model"]
@@ -208,16 +169,6 @@ def _write_model(work: Path, out: Path) -> None:
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in bpe["merges"]]
     (out / "tokenizer" / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
     diffusion.new_scheduler().save_pretrained(out / "scheduler")
-    (out / INDEX_NAME).write_text(json.dumps(MODEL_INDEX, indent=2) + "\n", encoding="utf-8")
-    for path in out.glob("*/config.json"):  # no path of the training machine
-        config = json.loads(path.read_text(encoding="utf-8"))
-        config.pop("_name_or_path", None)
-        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _limit(options: argparse.Namespace, part: int) -> Limit:
-    """Return the limit of part 0..3: autoencoder, coupled rows, mixed rows, distillation."""
-    return Limit(steps=options.steps[part]) if options.steps else Limit(minutes=options.minutes[part])
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -255,34 +206,14 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar=("AUTOENCODER", "DENOISER"),
         help="length of each compression; 0 copies that model unchanged",
     )
-    parser.add_argument(
-        "--work", type=Path, metavar="FOLDER", default=Path("pocket-training"), help="folder for the stages' results"
+    add_options(parser, Path("pocket-training"), POCKET, pictures=4_500)
+    add_length(
+        parser,
+        ("AUTOENCODER", "COUPLED", "MIXED", "DISTILLATION"),
+        (12, 30, 38, 8),
+        "the autoencoder, the denoiser on coupled and on mixed rows, and the distillation",
     )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", default=POCKET, help="model folder to write")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device")
-    parser.add_argument("--seed", type=int, default=1, help="seed of weights, pictures and batches")
-    parser.add_argument(
-        "--pictures", type=int, default=4_500, help="pictures of each kind, with half as many restyled pairs"
-    )
-    length = parser.add_mutually_exclusive_group()
-    parts = ("AUTOENCODER", "COUPLED", "MIXED", "DISTILLATION")
-    length.add_argument(
-        "--minutes",
-        type=float,
-        nargs=4,
-        default=(12, 30, 38, 8),
-        metavar=parts,
-        help="minutes for the autoencoder, the denoiser on coupled and on mixed rows, and the distillation",
-    )
-    length.add_argument(
-        "--steps", type=int, nargs=4, metavar=parts, help="optimiser steps instead of minutes, for repeatable weights"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        check_folders(options.work, options.out)
-    except ValueError as error:
-        parser.error(str(error))
-    return options
+    return parse(parser, arguments, MODEL_INDEX)
 
 
 if __name__ == "__main__":

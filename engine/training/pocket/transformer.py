@@ -2,7 +2,7 @@
 
 x = (1 − σ)·z + σ·ε with σ = (t + 1)/1000, and the network answers v = ε − z (Esser et al., arXiv 2403.03206). It learns
 from the same three kinds of rows as the U-Net (``dataset.py``), under the pocket model's text encoder, which stays as
-it is. ``distil`` is latent consistency distillation (Luo et al., arXiv 2310.04378) along the flow.
+it is. ``distill`` is latent consistency distillation (Luo et al., arXiv 2310.04378) along the flow.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from engine.training.pocket.palette import COLOURS
 from engine.training.pocket.patterns import PATTERNS
 from engine.training.pocket.text_encoder import EMBEDDING_WIDTH, MAX_TOKENS
 from engine.training.precision import autocast
+from engine.training.run_state import RunState
 
 WIDTH, LAYERS, HEAD_WIDTH = 160, 7, 32
 #: Longest side of the token grid: 1024 pixels.
@@ -163,10 +164,13 @@ def train(
     decay_share: float = 0.6,
     head_weight: float = 0.05,
     on_step: Callable[[ExponentialMovingAverage], None] = lambda _average: None,
+    run_state: RunState | None = None,
+    name: str = "transformer",
 ) -> None:
     """Train in place until ``limit`` on batches of ``rows`` free, coupled and restyled rows.
 
-    The model ends as its moving average, which ``on_step`` receives before each step.
+    The model ends as its moving average, which ``on_step`` receives before each step. A ``run_state`` whose stage is
+    ``name`` lets a killed run continue.
     """
     device = str(model.device)
     torch.manual_seed(seed)
@@ -186,8 +190,8 @@ def train(
         caption = head.loss(batch.specs, batch.captions)
         return errors.mean() + head_weight * caption, _mean_by_kind(errors, batch) | {"caption": caption}
 
-    TrainingLoop("transformer", optimiser, parameters, LinearDecay(peak, 300, decay_share), [average]).run(
-        limit, compute_loss
+    TrainingLoop(name, optimiser, parameters, LinearDecay(peak, 300, decay_share), [average]).run(
+        limit, compute_loss, run_state, rng
     )
     head.remove()
 
@@ -236,8 +240,9 @@ def distill(
     rows: tuple[int, int, int],
     guidance: tuple[float, float] = (1.5, 3.0),
     peak: float = 3e-4,
+    run_state: RunState | None = None,
 ) -> None:
-    """Distil ``model`` in place until ``limit``; it ends as its moving average.
+    """Distil ``model`` in place until ``limit``; it ends as its moving average, see ``train`` for ``run_state``.
 
     Free rows learn that f gives the same picture one guided step of the teacher further on. Coupled and restyled rows
     have one right answer and stay a regression.
@@ -279,4 +284,4 @@ def distill(
     )
     TrainingLoop(
         "distillation", optimiser, model.parameters(), LinearDecay(peak, 100, 0.5), [average, target_average]
-    ).run(limit, compute_loss)
+    ).run(limit, compute_loss, run_state, rng)

@@ -19,6 +19,7 @@ from engine.training.pocket.captions import PatternSpec
 from engine.training.pocket.dataset import LatentDataset, build_dataset
 from engine.training.pocket.drawing import draw
 from engine.training.pocket.evaluate import edge_strength
+from engine.training.pocket.model_folder import list_entries
 from engine.training.pocket.noise_pairing import (
     FIRST_COUPLED_TIMESTEP,
     composition_rng,
@@ -29,7 +30,7 @@ from engine.training.pocket.noise_pairing import (
 from engine.training.pocket.palette import dominant_colour
 from engine.training.pocket.patterns import PATTERNS
 from engine.training.pocket.text_encoder import new_text_encoder, new_tokenizer
-from engine.training.pocket.train import ENTRIES, parse_options, save
+from engine.training.pocket.train import MODEL_INDEX, parse_options, save
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +68,7 @@ def test_an_earlier_result_is_replaced_by_a_whole_model(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="unet"):
         save(work, out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "work"]
-    assert {path.name for path in out.iterdir()} == ENTRIES
+    assert {path.name for path in out.iterdir()} == list_entries(MODEL_INDEX)
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ SIDES = (("phosphene", -0.2, "#c2187f"), ("baseline", 0.2, "#8a8f98"))
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    architectures = ("pocket", "sd15", "sd-turbo", "sdxl-turbo", "sd3")
+    architectures = ("pocket", "pocket-dit", "sd15", "sd-turbo", "sdxl-turbo", "sd3")
     size = "architecture with random weights, instead of a model"
     add_option(parser, "--architecture", choices=architectures, help=size)
     add_flag(parser, "--quick", help="fewer rounds and rows: under two minutes on a small machine")
@@ -82,6 +82,7 @@ def main(options: argparse.Namespace) -> int:
     folder = expand_user(options.output)
     check_folder(folder)
     from engine.bench.model import Bench
+    from engine.models import BUILT_IN
 
     requested = options.only.split(",") if options.only else list(TABLES)
     if unknown := [name for name in requested if name not in TABLES]:
@@ -104,7 +105,7 @@ def main(options: argparse.Namespace) -> int:
         "similarity": lambda: model.similarity(clips),
         "latency": lambda: measure_latency(model, 60 if quick else 300),
         "growth": lambda: [] if quick else model.growth(),
-        "start": lambda: measure_starts(name, quick) if name == "pocket" else [],
+        "start": lambda: measure_starts(name, quick) if name in BUILT_IN else [],
         "mfu": lambda: model.mfu((1, 4) if quick else (1, 2, 4, 8)),
         "overhead": lambda: [*model.overhead(), *measure_bridge(60 if quick else 300)],
     }
@@ -229,7 +230,7 @@ def _pass_on(mailbox: Mailbox, frame: Frame) -> Frame:
 def measure_starts(name: str, quick: bool) -> Iterator[Row]:
     """Measure a start without compiled artifacts and one with them; with ``quick`` one without compiling."""
     if quick:
-        yield {"start": "eager", **time_start(["--accelerate", "eager"], {}, False)}
+        yield {"start": "eager", **time_start(["--model", name, "--accelerate", "eager"], {}, False)}
         return
     with tempfile.TemporaryDirectory() as cache:
         for state in ("cold", "warm"):

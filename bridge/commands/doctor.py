@@ -66,7 +66,7 @@ def main(_options: argparse.Namespace | None = None) -> int:
 
 
 def _check_engine(check: Check) -> None:
-    """Load torch and the built-in model in another process: this one has no torch, and survives a broken driver."""
+    """Load torch and the built-in models in another process: this one has no torch, and survives a broken driver."""
     probe = subprocess.run(
         [sys.executable, "-m", "engine.worker.probe"],
         capture_output=True,
@@ -78,11 +78,11 @@ def _check_engine(check: Check) -> None:
         _, device, model_device, missing, unused = answer
         check(True, "device", device)
         check(unused == "-", "card", "none is unused" if unused == "-" else unused)
-        check(True, "model", f"pocket loads on {model_device}")
+        check(True, "model", f"the built-in models load on {model_device}")
         check(missing == "-", "compile", "usable" if missing == "-" else f"optional, for speed: {missing}")
     else:
         reason = (probe.stderr.strip().splitlines() or ["no answer"])[-1]
-        check(False, "device", f"torch or the pocket model does not work: {reason}", required=True)
+        check(False, "device", f"torch or a built-in model does not work: {reason}", required=True)
 
 
 def _check_transport(transport: Transport) -> tuple[bool, str]:

@@ -53,9 +53,12 @@ def main(options: argparse.Namespace) -> int:
 
 def render_thumbnails(options: argparse.Namespace, library: PresetLibrary) -> int:
     """Render ``NAME.jpg`` for each preset of the model ``--for``. Raises UserError or InvalidValue."""
+    from engine.models import BUILT_IN
     from engine.worker.offline import render as render_frames
 
     values = parameter_values(options)
+    if options.model_kind in BUILT_IN:
+        values = {"/model": options.model_kind} | values
     folder = expand_user(options.thumbnails)
     chosen = [preset for preset in library.ordered if preset.model == options.model_kind]
     if not chosen:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from engine.models.architectures import Architecture, find_architecture
-from engine.models.checkpoint import POCKET, load_components, peek_architecture, resolve
+from engine.models.checkpoint import BUILT_IN, POCKET, load_components, peek_architecture, resolve
 from engine.models.precision import Precision
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue
@@ -126,7 +126,7 @@ ARCHITECTURES: dict[str, Callable[[], Components]] = {
     "sd3": sd3,
 }
 #: Working size of models that is not 512.
-WORKING_SIDES = {"pocket": 256}
+WORKING_SIDES = dict.fromkeys(BUILT_IN, 256)
 
 
 def find_architecture_of(name: str, options: EngineOptions) -> type[Architecture] | None:

@@ -43,6 +43,9 @@ from engine.shared.options import EngineOptions
 
 log = logging.getLogger(__name__)
 POCKET = Path(__file__).parent.parent / "pocket" / "model"
+POCKET_DIT = POCKET.parent / "dit"
+#: Names of the models in the package, the default first.
+BUILT_IN = {"pocket": POCKET, "pocket-dit": POCKET_DIT}
 #: Files to download from the hub; pickles only with --allow-pickle.
 DOWNLOAD_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
 #: Settings and tokenizers alone, for a single file.
@@ -56,7 +59,7 @@ def resolve(name: str, options: EngineOptions, progress: Progress | None = None,
 
     ``requested`` is what the user asked for if that is not ``name``.
     """
-    path = POCKET if name == "pocket" else Path(name).expanduser()
+    path = BUILT_IN.get(name) or Path(name).expanduser()
     if path.is_file() and path.suffix != ".safetensors":
         raise ModelError(f"model {path}: a single file must be .safetensors; convert it, or use a diffusers folder")
     if path.is_dir() or path.is_file():
@@ -68,7 +71,8 @@ def resolve(name: str, options: EngineOptions, progress: Progress | None = None,
         # Skip original-format weights next to the folders of a diffusers repository: they are copies.
         root_patterns = ["*.json", "diffusion_pytorch_model*.safetensors"]
         return fetch(name, options, [f"*/{p}" for p in patterns] + root_patterns, progress, requested)
-    raise ModelError(f"model {name!r}: no such folder or file; use pocket, a path or a hub name such as owner/name")
+    names = ", ".join(BUILT_IN)
+    raise ModelError(f"model {name!r}: no such folder or file; use {names}, a path or a hub name such as owner/name")
 
 
 def load_components(path: Path, precision: Precision, options: EngineOptions) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def fetch(
         ) from None
     except HFValidationError:
         raise ModelError(
-            f"model {name!r} is neither an existing path nor a hub name; use pocket, a path or owner/name"
+            f"model {name!r} is neither an existing path nor a hub name; use pocket, pocket-dit, a path or owner/name"
         ) from None
 
 

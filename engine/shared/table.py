@@ -229,8 +229,8 @@ _OUTPUT = [
               where="bridge"),
 ]  # fmt: skip
 _MODEL = [
-    Parameter("/model", "string", "pocket", "Model: pocket, a diffusers folder, a single file or a hub name",
-              live=False),
+    Parameter("/model", "string", "pocket",
+              "Model: pocket, pocket-dit, a diffusers folder, a single file or a hub name", live=False),
     Parameter("/autoencoder", "string", "",
               "Replacement autoencoder: tiny, a folder or a hub name (empty = the model's own)", live=False),
     Parameter("/model/fade", "float", 1.0, "Crossfade length to another model or size", high=30.0, unit="seconds",

@@ -30,6 +30,10 @@ CONTENTS = {
     "engine/pocket/model/unet": (".json", ".safetensors"),
     "engine/pocket/model/vae": (".json", ".safetensors"),
     "engine/pocket/model/tokenizer": (".json", ".txt"),
+    "engine/pocket/dit": (".json",),
+    "engine/pocket/dit/transformer": (".json", ".safetensors"),
+    "engine/pocket/dit/scheduler": (".json",),
+    "engine/pocket/dit/text_encoder": (".json", ".safetensors"),
     "presets": (".toml",),
     "presets/cues": (".toml",),
     "presets/desks": (".toml",),
@@ -111,7 +115,7 @@ def test_the_installed_command_works_away_from_the_checkout(installed: Path, tmp
     assert Path(where.strip()).is_relative_to(installed.parent), "the checkout is imported in place of the wheel"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert run([phosphene, "--version"], tmp_path) == f"phosphene {project['version']}\n"
-    assert "pocket loads" in run([phosphene, "doctor"], tmp_path)
+    assert "the built-in models load" in run([phosphene, "doctor"], tmp_path)
     assert "bonfire" in run([phosphene, "presets"], tmp_path)
 
 

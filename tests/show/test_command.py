@@ -257,7 +257,7 @@ ndi_peer.send('coming-back')
 def test_doctor_and_sources(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     checks = capsys.readouterr().out
-    assert "pocket loads on" in checks
+    assert "the built-in models load on" in checks
     for scheme in ("pattern:", "file:", "camera:", "ndi:", "spout:", "syphon:", "touchshm:", "null:"):
         assert scheme in checks
     assert main(["sources"]) == 0

@@ -1,1 +1,1 @@
-"""The pocket model, the embedded default: weights, pattern classifier and model card."""
+"""The built-in models: their weights and cards, and the pattern classifier that judges them."""

@@ -24,6 +24,7 @@ from bridge.performance.presets import PresetLibrary
 from bridge.textures.pattern import draw
 from engine.shared.files import create_atomically, replace_atomically
 from engine.shared.frame import Frame, Pixels
+from engine.shared.parameter import Value
 from engine.shared.snapshot import Snapshot
 
 HELP = "list the presets, or render a thumbnail of each"
@@ -53,12 +54,9 @@ def main(options: argparse.Namespace) -> int:
 
 def render_thumbnails(options: argparse.Namespace, library: PresetLibrary) -> int:
     """Render ``NAME.jpg`` for each preset of the model ``--for``. Raises UserError or InvalidValue."""
-    from engine.models import BUILT_IN
     from engine.worker.offline import render as render_frames
 
-    values = parameter_values(options)
-    if options.model_kind in BUILT_IN:
-        values = {"/model": options.model_kind} | values
+    values = thumbnail_values(options)
     folder = expand_user(options.thumbnails)
     chosen = [preset for preset in library.ordered if preset.model == options.model_kind]
     if not chosen:
@@ -84,6 +82,17 @@ def render_thumbnails(options: argparse.Namespace, library: PresetLibrary) -> in
                 temporary.write_bytes(encode_jpeg(last, THUMBNAIL_PIXELS))
     print(f"{len(chosen)} thumbnails → {folder}")
     return 0
+
+
+def thumbnail_values(options: argparse.Namespace) -> dict[str, Value]:
+    """Return the parameters that the command line sets, and the built-in model that ``--for`` names.
+
+    Raises UserError or InvalidValue.
+    """
+    from engine.models import BUILT_IN
+
+    values = parameter_values(options)
+    return {"/model": options.model_kind} | values if options.model_kind in BUILT_IN else values
 
 
 def format_presets(library: PresetLibrary) -> str:

@@ -68,6 +68,7 @@ class PocketTransformer(StableDiffusion3):
     """The pocket transformer: one CLIP encoder, whose last layer is attended to and whose pooled text modulates."""
 
     title = "Phosphene pocket transformer"
+    single_file_pipeline = single_file_key = ""
     tiny_autoencoder = ""
     required_components = ("text_encoder", "tokenizer")
 

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from types import TracebackType
+from typing import Any
 
 import torch
 from PIL import Image
@@ -82,6 +83,19 @@ class DiffusersBaseline:
             raise InvalidValue(error)
 
 
+def prompt_arguments(pipeline: Any, prompt: str) -> dict[str, Any]:
+    """Return a prompt as a pipeline takes it.
+
+    That is its text, or its embeddings where the pipeline expects more text encoders than the model has.
+    """
+    if getattr(pipeline, "text_encoder_2", pipeline.text_encoder) is not None:
+        return {"prompt": prompt}
+    tokens = pipeline.tokenizer(prompt, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    with torch.inference_mode():
+        output = pipeline.text_encoder(tokens.to(pipeline.device))
+    return {"prompt_embeds": output.last_hidden_state, "pooled_prompt_embeds": output.pooler_output}
+
+
 def _serve(
     connection: Connection,
     name: str,
@@ -106,7 +120,7 @@ def _serve(
         while True:
             dtype, pixels, steps = connection.recv()
             pipelines[dtype](
-                prompt=prompt,
+                **prompt_arguments(pipelines[dtype], prompt),
                 image=Image.fromarray(pixels),
                 strength=0.5,
                 num_inference_steps=2 * steps,

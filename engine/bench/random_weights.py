@@ -158,7 +158,8 @@ def build_pipeline(components: Components, device: torch.device) -> Any:
     scheduler = getattr(diffusers, settings["_class_name"]).from_config(settings)
     arguments = {name: part for name, part in components.items() if name not in ("scheduler", "index")}
     pipeline_class = getattr(diffusers, components["index"]["_class_name"])
-    for name in ("safety_checker", "feature_extractor", "text_encoder_3", "tokenizer_3"):
+    further_encoders = [f"{component}_{number}" for component in ("text_encoder", "tokenizer") for number in (2, 3)]
+    for name in ("safety_checker", "feature_extractor", *further_encoders):
         if name in pipeline_class.__init__.__annotations__ and name not in arguments:
             arguments[name] = None
     if pipeline_class.__name__ == "StableDiffusionPipeline":

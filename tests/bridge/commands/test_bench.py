@@ -17,6 +17,7 @@ import torch
 from bridge.commands.bench import TABLES, draw_still_passages, label
 from engine.bench.diffusers_baseline import DiffusersBaseline
 from engine.bench.measure import RUNS_PER_TURN, Timings, compare, compare_work, time_in_turns
+from engine.models import BUILT_IN
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue
 
@@ -99,11 +100,10 @@ def test_the_command_writes_every_requested_table(tmp_path: Path) -> None:
         assert (tmp_path / "out" / f"{name}.png").stat().st_size > 2000
 
 
-def test_the_diffusers_baseline_runs_in_a_separate_process() -> None:
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_diffusers_baseline_runs_in_a_separate_process(name: str) -> None:
     pixels = np.full((64, 64, 3), 90, np.uint8)
-    with DiffusersBaseline(
-        "pocket", [torch.float32], torch.device("cpu"), EngineOptions("cpu"), "a wave", 1
-    ) as baseline:
+    with DiffusersBaseline(name, [torch.float32], torch.device("cpu"), EngineOptions("cpu"), "a wave", 1) as baseline:
         baseline(torch.float32, pixels, 1)
         assert baseline._process.pid not in (None, os.getpid())
         baseline._process.kill()

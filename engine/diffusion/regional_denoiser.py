@@ -230,7 +230,7 @@ class RegionalDenoiser:
             return None
         if settings.mode == "both":
             score = regions.add_focus(score, cache.select(cache.metric, rows), d, settings.starvation)
-        active = regions.select_highest(score, regions.count_active(self.tokens, share))
+        active = regions.select_highest(score, d, regions.count_active(self.tokens, share))
         places = [of_frames.index(call.positive(i)) for i in members]
         return active if places == list(range(len(active))) else active[places]
 

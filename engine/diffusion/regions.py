@@ -20,6 +20,8 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)
 #: Scores of the tokens that are due, of the stale ones by their level, and the highest of a change.
 DUE_SCORE, STALE_SCORE, MAX_CHANGE_SCORE = 1e6, 1e4, 1e3
+#: Score of each time that a token was skipped, far below the others.
+AGE_SCORE = 1e-6
 #: Rounds until a picture holds nothing of an old one: in the first, tokens still attend to stale ones.
 REFRESH_ROUNDS = 2
 
@@ -146,6 +148,9 @@ def add_focus(score: Tensor, m: Tensor, d: Tensor, starvation: float) -> Tensor:
     return torch.where(score > 0.0, score, focus)
 
 
-def select_highest(score: Tensor, count: int) -> Tensor:
-    """Return the indices of the ``count`` highest scores of each row, (rows, count) in ascending order."""
-    return score.topk(count, 1).indices.sort(1).values
+def select_highest(score: Tensor, d: Tensor, count: int) -> Tensor:
+    """Return the indices of the ``count`` highest scores of each row, (rows, count) in ascending order.
+
+    Among equal scores those come first that were skipped longest.
+    """
+    return (score + AGE_SCORE * d).topk(count, 1).indices.sort(1).values

@@ -47,6 +47,7 @@ class RegionalDenoiser:
         self._cache = RegionCache()
         self._conditions: Memo[Condition] = Memo()
         self._timesteps: Memo[Tensor] = Memo()
+        self._indices: Memo[Tensor] = Memo()
         self.computed = self.skipped = self.still = 0
         self.share = 1.0
         self._map: Tensor | None = None
@@ -166,7 +167,7 @@ class RegionalDenoiser:
             else:
                 active = self._select_focus(call, members, share)
                 outputs.append((members, self._compute_part(call, members, active, settings.text)))
-        return _join(outputs)
+        return self._join(outputs)
 
     def _select_focus(self, call: DenoiserCall, members: list[int], share: float) -> Tensor:
         """Return the active tokens of the rows, (rows, A): those of a negative row are its positive one's."""
@@ -174,8 +175,7 @@ class RegionalDenoiser:
         rows = [self._rows[i] for i in of_frames]
         m, d = (self._cache.select(tensor, rows) for tensor in (self._cache.metric, self._cache.skips))
         active = regions.select_focus(m, d, share, self.settings.high, self.settings.starvation)
-        places = [of_frames.index(call.positive(i)) for i in members]
-        return active if places == list(range(len(active))) else active[places]
+        return self._take(active, [of_frames.index(call.positive(i)) for i in members])
 
     def _follow_frames(self, call: DenoiserCall, conditioner: Conditioner) -> Tensor:
         """Compute the tokens of each step that are new in this frame, and those whose turn it is."""
@@ -206,15 +206,15 @@ class RegionalDenoiser:
                 outputs.append((filled, self._read_outputs(filled)))
             else:
                 outputs.append((filled, self._compute_part(call, filled, active, with_text)))
-        return _join(outputs)
+        return self._join(outputs)
 
     def _select_changes(self, call: DenoiserCall, members: list[int]) -> Tensor | None:
         """Return the active tokens of the rows, (rows, A), None where nothing has to be computed."""
         settings, cache = self.settings, self._cache
         of_frames = sorted({call.positive(i) for i in members})
         rows = [self._rows[i] for i in of_frames]
-        x, a = (call.x, call.a) if len(rows) == call.frames else (call.x[of_frames], call.a[of_frames])
-        changes = self._changes(x[: len(rows)], rows, a.flatten(1))
+        x, a = self._take(call.x[: call.frames], of_frames), self._take(call.a, of_frames)
+        changes = self._changes(x, rows, a.flatten(1))
         d, stale = cache.select(cache.skips, rows), cache.select(cache.stale, rows)
         is_due = self._phases == self._frame % max(1, settings.refresh)
         if not settings.refresh or self._quiet > 2 * settings.refresh:
@@ -231,8 +231,7 @@ class RegionalDenoiser:
         if settings.mode == "both":
             score = regions.add_focus(score, cache.select(cache.metric, rows), d, settings.starvation)
         active = regions.select_highest(score, d, regions.count_active(self.tokens, share))
-        places = [of_frames.index(call.positive(i)) for i in members]
-        return active if places == list(range(len(active))) else active[places]
+        return self._take(active, [of_frames.index(call.positive(i)) for i in members])
 
     def _changes(self, x: Tensor, rows: Sequence[int], a: Tensor) -> Tensor:
         reference = self._cache.select(self._cache.reference, rows)
@@ -273,19 +272,23 @@ class RegionalDenoiser:
         if len(members) == len(call.x):
             return call.x, call.t, call.condition
         key = tuple(members)
-        t = self._timesteps.get(lambda: call.t[members], call.t, key)
+        t = self._timesteps.get(lambda: self._take(call.t, members), call.t, key)
         condition = self._conditions.get(lambda: call.condition.select(members), call.condition.tokens, key)
-        return call.x[members], t, condition
+        return self._take(call.x, members), t, condition
+
+    def _take(self, tensor: Tensor, rows: Sequence[int]) -> Tensor:
+        """Return some rows of a tensor, itself where they are all in their order; a GPU's index is uploaded once."""
+        if list(rows) == list(range(len(tensor))):
+            return tensor
+        key = tuple(rows)
+        return tensor.index_select(0, self._indices.get(lambda: torch.tensor(key, device=tensor.device), key))
 
     def _count(self, rows: int, tokens: int) -> None:
         self.computed += rows * tokens
         self.skipped += rows * (self.tokens - tokens)
 
-
-def _join(outputs: Sequence[tuple[list[int], Tensor]]) -> Tensor:
-    """Return the rows of all groups in their order."""
-    if len(outputs) == 1:
-        return outputs[0][1]
-    order = [row for members, _ in outputs for row in members]
-    ordered = torch.cat([output for _, output in outputs])
-    return ordered[[order.index(row) for row in range(len(order))]]
+    def _join(self, outputs: Sequence[tuple[list[int], Tensor]]) -> Tensor:
+        """Return the rows of all groups in their order."""
+        order = [row for members, _ in outputs for row in members]
+        rows = torch.cat([output for _, output in outputs]) if len(outputs) > 1 else outputs[0][1]
+        return self._take(rows, [order.index(row) for row in range(len(order))])

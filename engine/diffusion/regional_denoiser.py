@@ -19,7 +19,9 @@ from engine.diffusion import regions
 from engine.diffusion.conditioning import Conditioner
 from engine.diffusion.denoiser_call import DenoiserCall, epoch_of
 from engine.diffusion.region_cache import RegionCache
+from engine.diffusion.region_map import PendingMap
 from engine.diffusion.slots import Slot
+from engine.diffusion.token_counts import TokenCounts
 from engine.models import Condition, Model
 from engine.models.regional.base import TokenChoice
 from engine.runtime.memo import Memo
@@ -31,8 +33,7 @@ MIN_SIGNAL = 0.05
 
 
 class RegionalDenoiser:
-    """Calls the denoiser of one stream. ``tokens`` is N. ``computed`` and ``skipped`` count tokens,
-    ``still`` frames without a call.
+    """Calls the denoiser of one stream. ``tokens`` is N. ``counts`` are those of the tokens while some may be skipped.
 
     ``apply`` takes new settings at any time. A model without a regional transformer computes everything.
     """
@@ -48,8 +49,7 @@ class RegionalDenoiser:
         self._conditions: Memo[Condition] = Memo()
         self._timesteps: Memo[Tensor] = Memo()
         self._indices: Memo[Tensor] = Memo()
-        self.computed = self.skipped = self.still = 0
-        self.share = 1.0
+        self.counts = TokenCounts()
         self._map: Tensor | None = None
         self._settings: RegionSettings | None = None
         self._phases = torch.empty(0, dtype=torch.int64)
@@ -81,6 +81,11 @@ class RegionalDenoiser:
         return self.is_active and self.settings.mode != "focus"
 
     @property
+    def share(self) -> float:
+        """The share of the tokens that was computed over the last second; 1 where none may be skipped."""
+        return self.counts.share() if self.is_active else 1.0
+
+    @property
     def _budget(self) -> float:
         return regions.nearest_share(self.settings.share)
 
@@ -93,21 +98,17 @@ class RegionalDenoiser:
         self._frame = self._text_until = self._quiet = 0
         self._map = None
 
+    def begin_map(self) -> PendingMap:
+        """Begin to read the grid of tokens of the oldest frame, without waiting for a GPU."""
+        return PendingMap(self._grid, self._map)
+
     def read_map(self) -> NDArray[np.uint8]:
         """Return the grid of tokens of the oldest frame, (rows, columns): 255 where it was computed last, else 0."""
-        if self._map is None:
-            return np.full(self._grid, 255, np.uint8)
-        computed = np.zeros(self.tokens, np.uint8)
-        computed[self._map.cpu().numpy()] = 255
-        return computed.reshape(self._grid)
+        return self.begin_map().result()
 
     def denoise(self, call: DenoiserCall, conditioner: Conditioner) -> Tensor:
         """Return the raw output of every row, (rows, C, h, w) float32, under the prompts of ``conditioner``."""
-        before = self.computed, self.skipped
-        output = self._follow_frames(call, conditioner) if self.follows_frames else self._follow_focus(call)
-        computed, skipped = self.computed - before[0], self.skipped - before[1]
-        self.share = computed / max(1, computed + skipped)
-        return output
+        return self._follow_frames(call, conditioner) if self.follows_frames else self._follow_focus(call)
 
     def observe(self, x: Tensor, D: Tensor) -> None:
         """Measure the focus for the next step, from x and the guided D of the frames in flight, (frames, C, h, w)."""
@@ -136,9 +137,7 @@ class RegionalDenoiser:
         changes = self._changes(slot.x, rows, slot.x.new_full((len(slot.x), 1), slot.step.a))
         if bool((changes > self.settings.threshold).any()):
             return False
-        self.still += len(slot.frames)
-        self.skipped += self.tokens * len(slot.frames)
-        self.share = 0.0
+        self.counts.add_still(len(slot.frames), self.tokens)
         return True
 
     def _follow_focus(self, call: DenoiserCall) -> Tensor:
@@ -284,8 +283,7 @@ class RegionalDenoiser:
         return tensor.index_select(0, self._indices.get(lambda: torch.tensor(key, device=tensor.device), key))
 
     def _count(self, rows: int, tokens: int) -> None:
-        self.computed += rows * tokens
-        self.skipped += rows * (self.tokens - tokens)
+        self.counts.add(rows * tokens, rows * (self.tokens - tokens))
 
     def _join(self, outputs: Sequence[tuple[list[int], Tensor]]) -> Tensor:
         """Return the rows of all groups in their order."""

@@ -47,20 +47,17 @@ def skip_probability(similarity: float, threshold: float) -> float:
 
 
 class SimilarityFilter:
-    """Decides which frames to skip. Seeded: the same frames give the same decisions.
-
-    ``skipped`` counts the skipped frames.
-    """
+    """Decides which frames to skip. Seeded: the same frames give the same decisions."""
 
     def __init__(self, seed: int = 0) -> None:
         self._seed, self._hold = seed, 0
         self.reset()
 
     def reset(self) -> None:
-        """Forget the last frame and the count; frames that are held stay held."""
+        """Forget the last frame; frames that are held stay held."""
         self._random = random.Random(self._seed)
         self._reference: Tensor | None = None
-        self._in_a_row = self.skipped = 0
+        self._in_a_row = 0
 
     def hold(self, frames: int) -> None:
         """Skip none of the next ``frames`` frames: a change of the settings is still on its way to the output."""
@@ -72,7 +69,6 @@ class SimilarityFilter:
             self._hold -= 1
         elif self._draw(picture, settings):
             self._in_a_row += 1
-            self.skipped += 1
             return True
         self._reference, self._in_a_row = picture, 0
         return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from engine.diffusion.similarity import SimilarityFilter
 from engine.diffusion.slots import Plan, Slot
 from engine.diffusion.smoothing import LatentSmoother
 from engine.diffusion.steering import Steering
+from engine.diffusion.stream_stats import StreamStats
 from engine.image.convert import cat_batch, to_pixels
 from engine.image.effects import ImageEffects, PreparedInput
 from engine.image.hooks import Hooks
@@ -42,14 +43,6 @@ from engine.shared.snapshot import Snapshot
 
 #: The output of a tick that finishes no frame.
 NO_OUTPUT = PendingOutput((), torch.empty(0), OutputSums(torch.zeros(3), torch.float32))
-
-
-@dataclass
-class StreamStats:
-    """Denoiser rows of the last tick, and frames that were dropped because a shortened step list overtook them."""
-
-    rows: int = 0
-    superseded: int = 0
 
 
 class Stream:
@@ -126,7 +119,8 @@ class Stream:
         self.steering.settle(self.second.frame)
 
     def take_over(self, previous: Stream) -> None:
-        """Become the stream that is shown, in place of ``previous``."""
+        """Become the stream that is shown, in place of ``previous``, and count on from its counts."""
+        self.stats, self.regions.counts = replace(previous.stats), previous.regions.counts
         self.steering.lead(previous.steering)
         self.second.show(previous.second.frame)
 
@@ -168,6 +162,7 @@ class Stream:
             motions = self._upload(frames)
             prepared = self._prepare(frames, motions)
             if self._skips(prepared):
+                self.stats.skipped += len(frames)
                 return None
         self.steering.follow(self.second.frame)
         self._encode(frames, prepared)
@@ -175,6 +170,7 @@ class Stream:
             return NO_OUTPUT
         if frames and self._is_still():
             self.slots.pop()
+            self.stats.skipped += len(frames)
             return None
         denoised = self._denoise()
         finished = self._advance(denoised)

@@ -40,6 +40,11 @@ class Precision:
         return self.language if class_name.startswith(LANGUAGE_MODELS) else self.main
 
 
+def describe_dtype(dtype: torch.dtype) -> str:
+    """Return the name that ``/dtype`` has for it."""
+    return str(dtype).removeprefix("torch.")
+
+
 def pick_dtype(name: str, device: torch.device, architecture: type[Architecture] | None = None) -> torch.dtype:
     """Return the dtype called ``name``.
 

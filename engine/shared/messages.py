@@ -1,4 +1,4 @@
-"""Messages between the two processes. To the engine go snapshots and Stop; everything else comes from the engine."""
+"""Messages between the two processes. All but ToEngine comes from the engine."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ from engine.shared.snapshot import Snapshot
 @dataclass(frozen=True)
 class Stop:
     """End the engine process."""
+
+
+@dataclass(frozen=True)
+class WatchRegions:
+    """Report which regions are computed, or stop it."""
+
+    is_on: bool
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,9 @@ class EngineStatus:
     """How the engine is doing. Rates are over the last two seconds; totals are since the process began.
 
     ``snapshot`` is the number of the newest snapshot that it follows, ``running`` the values of the parameters that
-    need a reload, ``size`` the working size as WxH, ``rows`` the denoiser rows of the last tick.
+    need a reload, ``size`` the working size as WxH, ``rows`` the denoiser rows of the last tick. ``skipped`` frames are
+    those of the similarity filter and the ``still`` ones, which needed no denoiser call. ``tokens_computed``,
+    ``tokens_skipped`` and their ``region_share``, over the last second, are counted while ``regions`` may be skipped.
     """
 
     model: str
@@ -55,6 +64,11 @@ class EngineStatus:
     frames: int = 0
     ticks: int = 0
     cpu_s: float = 0.0
+    regions: bool = False
+    region_share: float = 1.0
+    tokens_computed: int = 0
+    tokens_skipped: int = 0
+    still: int = 0
 
     @property
     def compiling(self) -> bool:
@@ -64,6 +78,19 @@ class EngineStatus:
     def as_dict(self) -> dict[str, Any]:
         """Return the status for JSON."""
         return asdict(self) | {"running": dict(self.running)}
+
+
+@dataclass(frozen=True)
+class RegionMap:
+    """Which tokens of the picture were computed last: ``cells`` has a byte for each, row by row, 255 or 0 (skipped).
+
+    ``share`` is that of the tokens computed over the last second. Without rows none is skipped any more.
+    """
+
+    rows: int = 0
+    columns: int = 0
+    cells: bytes = b""
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -141,6 +168,7 @@ FromEngine = (
     | Received
     | Ready
     | EngineStatus
+    | RegionMap
     | ModelRejected
     | StartFailed
     | ValuesRejected
@@ -150,4 +178,4 @@ FromEngine = (
     | Reloaded
     | Reverted
 )
-ToEngine = Snapshot | Stop
+ToEngine = Snapshot | Stop | WatchRegions

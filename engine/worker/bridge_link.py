@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from multiprocessing.connection import Connection
 
-from engine.shared.messages import FromEngine, Received, Stop, ToEngine
+from engine.shared.messages import FromEngine, Received, Stop, ToEngine, WatchRegions
 from engine.shared.snapshot import Snapshot
 
 
@@ -18,12 +18,14 @@ class BridgeLink:
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
-        self._newest: ToEngine | None = None
+        self._newest: Snapshot | Stop | None = None
+        #: Whether a panel shows which regions are computed.
+        self.watches_regions = False
         self._error: Exception | None = None
         self._lock, self._send_lock = threading.Lock(), threading.Lock()
         threading.Thread(target=self._receive, name="bridge messages", daemon=True).start()
 
-    def newest(self) -> ToEngine | None:
+    def newest(self) -> Snapshot | Stop | None:
         """Return the newest snapshot since the last call, None without one, or Stop, after which nothing counts."""
         with self._lock:
             newest = self._newest
@@ -42,6 +44,9 @@ class BridgeLink:
         try:
             while True:
                 message: ToEngine = self._pipe.recv()
+                if isinstance(message, WatchRegions):
+                    self.watches_regions = message.is_on
+                    continue
                 with self._lock:
                     if not isinstance(self._newest, Stop):
                         self._newest = message
@@ -49,3 +54,10 @@ class BridgeLink:
                     self.send(Received(message.number))
         except Exception as error:  # mostly that the bridge is gone
             self._error = error
+
+
+def take_lines(notes: list[str]) -> list[str]:
+    """Return the lines of ``notes`` and remove them; another thread may append meanwhile."""
+    lines = notes[:]
+    del notes[: len(lines)]
+    return lines

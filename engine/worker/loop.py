@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from engine.compile import Accelerator, open_graph_runtime
 from engine.diffusion.row_counts import count_rows
 from engine.diffusion.stream import Stream
 from engine.image.hooks import Hooks
 from engine.models import pick_device
+from engine.models.precision import describe_dtype
 from engine.runtime.cuda_streams import AUTOENCODER, NotFinite, PendingOutput, cuda_streams_of
 from engine.runtime.device import use_device
 from engine.runtime.handover import finish_work
@@ -41,7 +41,7 @@ from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue
 from engine.shared.snapshot import Snapshot
 from engine.worker.acceptance import apply_acceptable
-from engine.worker.bridge_link import BridgeLink
+from engine.worker.bridge_link import BridgeLink, take_lines
 from engine.worker.crossfade import StreamCrossfade
 from engine.worker.failures import (
     MAX_FAILURES,
@@ -54,6 +54,7 @@ from engine.worker.failures import (
 )
 from engine.worker.fault_injection import fail_change
 from engine.worker.metrics import Metrics
+from engine.worker.region_report import RegionReport
 from engine.worker.reload import ModelReloader, ReloadResult, begin, describe, open_stream, reload_values
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class Worker:
         self.accelerator = Accelerator(options.accelerate, device, graphs=graphs)
         self.accelerator.start_builder_early()  # not before: the first frame would be later
         self.reloader = ModelReloader(device, options, boxes.max_pixels)
-        self.metrics = Metrics()
+        self.metrics, self.region_report = Metrics(), RegionReport()
         self.waiting: list[Frame] = []
         self.crossfade: StreamCrossfade | None = None
         self.pending: PendingTick | None = None
@@ -148,9 +149,14 @@ class Worker:
             fading=self.crossfade is not None,
             rows=stream.stats.rows,
             in_flight=len(stream.slots),
-            skipped=stream.similarity.skipped,
+            skipped=stream.stats.skipped,
             superseded=stream.stats.superseded,
             dropped=self.inbox.dropped,
+            regions=stream.regions.is_active,
+            region_share=stream.regions.share,
+            tokens_computed=stream.regions.counts.computed,
+            tokens_skipped=stream.regions.counts.skipped,
+            still=stream.regions.counts.still,
             **rates._asdict(),
         )
 
@@ -324,7 +330,7 @@ class Worker:
             log.warning("memory is not freed: %s", first_line(error))
 
     def _report(self) -> None:
-        """Poll the accelerator; send notes, errors and, from time to time, the status."""
+        """Poll the accelerator; send notes, errors and, from time to time, the status and the map of the regions."""
         components = [*self.stream.model.compiled_modules, *self.stream.adapters.compiled_modules]
         self.accelerator.poll(components, count_rows(self.stream.snapshot.diffusion, len(self.stream.plan.steps)))
         prompt_notes = self.stream.steering.conditioner.encoder.notes
@@ -335,15 +341,5 @@ class Worker:
         if self.metrics.due() or self.reloader.progress != self._reported_progress:
             self._reported_progress = self.reloader.progress
             self.bridge.send(self.status())
-
-
-def describe_dtype(dtype: torch.dtype) -> str:
-    """Return the name that ``/dtype`` has for it."""
-    return str(dtype).removeprefix("torch.")
-
-
-def take_lines(notes: list[str]) -> list[str]:
-    """Return the lines of ``notes`` and remove them; another thread may append meanwhile."""
-    lines = notes[:]
-    del notes[: len(lines)]
-    return lines
+        if region_map := self.region_report.poll(self.stream.regions, self.bridge.watches_regions):
+            self.bridge.send(region_map)

@@ -70,7 +70,7 @@ def test_each_step_equals_the_reference(name: str, frames: int, height: int, wid
         stream.step(random_frames(frames, stream.width, stream.height) if not tick else [])
         latents.append(stream.slots[0].x.clone())
     slot = stream.slots[0]
-    assert stream.regions.skipped == 4 * frames * (1 + (guidance > 1)) * stream.regions.tokens // 2
+    assert stream.regions.counts.skipped == 4 * frames * (1 + (guidance > 1)) * stream.regions.tokens // 2
 
     negatives = frames if guidance > 1 else 0
     condition = stream.steering.conditioner.rows(frames, negatives)

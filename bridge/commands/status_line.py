@@ -15,6 +15,8 @@ from bridge.show.status import ShowStatus
 
 #: Seconds between two status lines, on a terminal and elsewhere.
 TERMINAL_SECONDS, PIPE_SECONDS = 0.5, 5.0
+#: Longest status line that the share of the regions may make, in characters.
+MAX_COLUMNS = 80
 LOGGED_FACTS = ("fps", "latency_ms", "frames", "engine_starts", "errors", "refused", "osc_messages", "source_frames")
 
 
@@ -69,7 +71,10 @@ def status_facts(show: Show) -> dict[str, Any]:
 
 
 def format_status(status: ShowStatus) -> str:
-    """Return the status as ``14.9 fps  92 ms  frames 120  skipped 0  dropped 3  refused 0``."""
+    """Return the status as ``14.9 fps  92 ms  frames 120  skipped 0  dropped 3  refused 0``.
+
+    While regions may be skipped it ends in the share that is computed, where there is room.
+    """
     engine = status.engine
     if engine is None:
         return "the engine is starting …"
@@ -81,4 +86,5 @@ def format_status(status: ShowStatus) -> str:
         line += "  loading …"
     elif engine.compiling:
         line += f"  {engine.accelerator} …"
-    return line
+    share = f"  regions {engine.region_share:.0%}"
+    return line + share if engine.regions and len(line + share) <= MAX_COLUMNS else line

@@ -12,6 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from bridge.show.status import ShowStatus
+from engine.shared.messages import EngineStatus
 
 #: Samples of a metric: label → value. A metric without labels has one sample, with the label "".
 Samples = Mapping[str, float]
@@ -60,12 +61,7 @@ class StatusCollector(Collector):
             _counter("frames", "New frames put out", status.frames),
             _counter("source_frames", "Frames received", status.source_frames),
             _counter("sink_frames", "Frames sent, by sink", status.sinks, "sink"),
-            _counter("skipped", "Frames skipped by the similarity filter", engine.skipped if engine is not None else 0),
-            _counter(
-                "dropped",
-                "Frames replaced by a newer one before processing",
-                engine.dropped if engine is not None else 0,
-            ),
+            *_engine_counters(engine),
             _gauge("engine_ready", "1 while the engine runs", int(status.engine_ready)),
             _counter("engine_starts", "Starts of the engine", status.engine_starts),
             _counter("errors", "Errors of the engine", status.errors),
@@ -76,6 +72,21 @@ class StatusCollector(Collector):
             _gauge("open_handles", "Open files, sockets or handles, by process", handles, "process"),
         )
         return [metric for metric in metrics if metric.samples]
+
+
+def _engine_counters(engine: EngineStatus | None) -> Iterator[Metric]:
+    """Yield what the engine counts: from 0 where it has not begun."""
+
+    def read(field: str) -> float:
+        return getattr(engine, field) if engine is not None else 0
+
+    yield _counter("skipped", "Frames skipped by the similarity filter, or still", read("skipped"))
+    yield _counter("still", "Frames in which nothing changed, so that nothing was computed", read("still"))
+    yield _counter("dropped", "Frames replaced by a newer one before processing", read("dropped"))
+    yield _counter("tokens_computed", "Tokens computed while regions may be skipped", read("tokens_computed"))
+    yield _counter("tokens_skipped", "Tokens of skipped regions", read("tokens_skipped"))
+    share = engine.region_share if engine is not None else 1.0
+    yield _gauge("region_share", "Share of the tokens computed over the last second, 1 without regions", share)
 
 
 def _gauge(name: str, help: str, samples: float | Samples, label: str = "") -> Metric:

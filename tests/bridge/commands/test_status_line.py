@@ -5,13 +5,18 @@ from __future__ import annotations
 import ctypes
 import io
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from bridge import console
 from bridge.commands import status_line
-from bridge.commands.status_line import StatusLine
+from bridge.commands.status_line import StatusLine, format_status
+from tests.bridge.panel.test_metrics import STATUS
+
+assert STATUS.engine is not None
+ENGINE = STATUS.engine
 
 
 class Terminal(io.StringIO):
@@ -130,3 +135,12 @@ def test_what_is_no_console_of_windows_gets_no_escape_codes(monkeypatch: pytest.
     assert not console.enable_escape_codes()
     monkeypatch.delattr(ctypes, "WinDLL", raising=False)
     assert not console.enable_escape_codes()
+
+
+def test_the_share_of_the_regions_is_shown_where_there_is_room() -> None:
+    assert "regions" not in format_status(replace(STATUS, engine=replace(ENGINE, regions=False)))
+    line = format_status(STATUS)
+    assert line.endswith("  refused 5  regions 25%")
+    assert len(line) <= 80
+    crowded = replace(STATUS, frames=10**12, engine=replace(ENGINE, skipped=10**12))
+    assert "regions" not in format_status(crowded)

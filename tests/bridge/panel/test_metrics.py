@@ -21,7 +21,20 @@ STATUS = ShowStatus(
     frames=100,
     gap_ms=80.0,
     gaps=1,
-    engine=EngineStatus("pocket", "cpu", "float32", "256x256", {}, skipped=3, dropped=4),
+    engine=EngineStatus(
+        "pocket",
+        "cpu",
+        "float32",
+        "256x256",
+        {},
+        skipped=3,
+        dropped=4,
+        regions=True,
+        region_share=0.25,
+        tokens_computed=3_000_001,
+        tokens_skipped=9_000_003,
+        still=2,
+    ),
     engine_pid=os.getpid(),
     engine_ready=True,
     engine_starts=2,
@@ -42,7 +55,8 @@ STATUS = ShowStatus(
 NAMES = {
     "frames_per_second", "latency_seconds", "output_gap_seconds", "output_gaps_total", "frames_total",
     "source_frames_total", "sink_frames_total",
-    "skipped_total", "dropped_total", "engine_ready", "engine_starts_total", "errors_total", "osc_messages_total",
+    "skipped_total", "still_total", "dropped_total", "tokens_computed_total", "tokens_skipped_total", "region_share",
+    "engine_ready", "engine_starts_total", "errors_total", "osc_messages_total",
     "refused_total", "resident_memory_bytes", "threads", "open_handles",
 }  # fmt: skip
 LINE = re.compile(r'(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(?P<labels>\{[a-z]+="(?:[^"\\]|\\.)*"\})? (?P<value>[0-9.e+-]+)')
@@ -76,6 +90,9 @@ def test_every_value_is_there_and_prometheus_can_read_it() -> None:
     assert samples["phosphene_latency_seconds"] == 0.041
     assert samples['phosphene_sink_frames_total{sink="null:"}'] == 100
     assert samples['phosphene_sink_frames_total{sink="file:a \\"b\\"\\\\c.mp4"}'] == 90
+    assert samples["phosphene_tokens_computed_total"] == 3_000_001
+    assert samples["phosphene_tokens_skipped_total"] == 9_000_003
+    assert (samples["phosphene_region_share"], samples["phosphene_still_total"]) == (0.25, 2)
     memory = psutil.Process().memory_info().rss
     assert samples['phosphene_resident_memory_bytes{process="engine"}'] == pytest.approx(memory, rel=0.1)
 
@@ -100,6 +117,7 @@ def test_help_is_escaped() -> None:
 def test_an_engine_that_has_ended_has_no_samples() -> None:
     samples = read(metrics(replace(STATUS, engine_pid=None, engine=None, engine_ready=False)))
     assert samples["phosphene_engine_ready"] == 0
+    assert (samples["phosphene_tokens_computed_total"], samples["phosphene_region_share"]) == (0, 1)
     assert not [name for name in samples if 'process="engine"' in name]
     assert not [name for name in read(metrics(replace(STATUS, engine_pid=2**22 + 1))) if 'process="engine"' in name]
 
@@ -121,5 +139,6 @@ def test_health(change: dict[str, Any], reason: str) -> None:
 def test_the_published_keys_stay() -> None:
     keys = {"frames", "fps", "latency_ms", "engine_starts", "engine_pid", "engine_ready", "refused", "last_refusal"}
     assert keys <= set(STATUS.as_dict())
-    assert STATUS.as_dict()["engine"]["skipped"] == 3
+    counted = {"skipped": 3, "still": 2, "tokens_computed": 3_000_001, "tokens_skipped": 9_000_003}
+    assert STATUS.as_dict()["engine"].items() >= (counted | {"regions": True, "region_share": 0.25}).items()
     assert replace(STATUS, engine=None).as_dict()["engine"] == {}

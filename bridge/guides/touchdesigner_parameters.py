@@ -26,7 +26,7 @@ PAGES = {
     "Picture": ("input", "mask", "mix", "fit", "output", "master", "blackout", "freeze", "bypass", "fallback"),
     "Cues": ("preset", "cue", "panic", "learn"),
     "Modulators": ("mod", "audio"),
-    "Engine": ("model", "autoencoder", "size", "dtype", "buffer", "similarity", "reset"),
+    "Engine": ("model", "autoencoder", "size", "dtype", "buffer", "similarity", "regions", "reset"),
 }
 #: Parameter kind → TouchDesigner parameter style; every other kind is a Str.
 STYLES = {"float": "Float", "int": "Int", "bool": "Toggle", "choice": "Menu", "trigger": "Pulse"}

@@ -19,7 +19,7 @@ from bridge.engine_process.engine_link import EngineLink
 from bridge.logs import ConsoleHandler
 from engine.shared.hub_environment import configure_hub
 from engine.shared.mailbox import Mailboxes
-from engine.shared.messages import EngineStatus, FromEngine, Received, Stop, Waiting
+from engine.shared.messages import EngineStatus, FromEngine, Received, Stop, ToEngine, Waiting
 from engine.shared.options import EngineOptions
 from engine.shared.snapshot import Snapshot
 from engine.shared.timer import request_fine_timers
@@ -135,9 +135,9 @@ class EngineProcess:
         """Let the engine run with ``snapshot``. Raises what pickling it raises."""
         self.link.send(snapshot)
 
-    def send(self, snapshot: Snapshot) -> None:
-        """Let the engine follow ``snapshot``. Raises what pickling it raises."""
-        self.link.send(snapshot)
+    def send(self, message: ToEngine) -> None:
+        """Let the engine follow a snapshot, or what else it is sent. Raises what pickling it raises."""
+        self.link.send(message)
 
     def messages(self) -> tuple[list[FromEngine], bool]:
         """Return the messages since the last call, and whether there may be more: False once the process has ended."""

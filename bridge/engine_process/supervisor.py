@@ -30,11 +30,13 @@ from engine.shared.messages import (
     Note,
     Ready,
     Received,
+    RegionMap,
     Reloaded,
     Reverted,
     StartFailed,
     ValuesRejected,
     Waiting,
+    WatchRegions,
 )
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import Value
@@ -61,8 +63,9 @@ HELD_UP_SECONDS = 0.5
 class Supervisor:
     """The life of the engine process. One thread watches it.
 
-    ``status`` is the engine's last report, ``rejected`` the reason why none has begun and none will. With ``standby`` a
-    second process waits, everything imported, and takes over when the first one ends.
+    ``status`` is the engine's last report, ``rejected`` the reason why none has begun and none will. ``region_map`` is
+    the newest map of what it computes, None where that is everything or not asked for. With ``standby`` a second
+    process waits, everything imported, and takes over when the first one ends.
     """
 
     def __init__(self, state: State, options: EngineOptions, standby: bool = True) -> None:
@@ -72,6 +75,8 @@ class Supervisor:
         self.standby = Standby(lambda: self._start_process(standby=True), standby)
         self.fallback, self.value_fallback = ModelFallback(), ValueFallback()
         self.status: EngineStatus | None = None
+        self.region_map: RegionMap | None = None
+        self._watches_regions = False
         self.errors = self.starts = 0
         self.last_error = self.rejected = self._last_end = ""
         self.ready = threading.Event()
@@ -100,6 +105,13 @@ class Supervisor:
     def silence(self) -> float:
         """Seconds since the last message of a running engine; infinite before the first one."""
         return time.perf_counter() - self._last_message if self._last_message else math.inf
+
+    def watch_regions(self, is_on: bool) -> None:
+        """Let the engine report which regions it computes, or stop that; from any thread."""
+        self._watches_regions = is_on
+        if not is_on:
+            self.region_map = None
+        self._wakeup.set()
 
     def close(self) -> None:
         """Stop the engine, by force after 3 s, and free the shared memory."""
@@ -145,6 +157,7 @@ class Supervisor:
             self._count_early_death()
             self._count_graph_death()
             self.ready.clear()
+            self.region_map = None
             process.end(3 if self._stop.is_set() else 0.0 if hung else 0.5)
         if hung:
             return f"the engine hangs: no message for {silence:.1f} s; restarting it"
@@ -158,7 +171,7 @@ class Supervisor:
         Nothing here waits for the engine: one that hangs reads nothing, and values move on all the same.
         """
         snapshot = self._state.effective()
-        sent, last_look = snapshot.number, time.perf_counter()
+        sent, last_look, watching = snapshot.number, time.perf_counter(), False
         self._frames = 0
         self._begun = self._state.snapshot()
         self._send(process.begin, snapshot)
@@ -175,6 +188,9 @@ class Supervisor:
                 snapshot = self._state.effective()
                 self._send(process.send, snapshot)
                 sent = snapshot.number
+            if self.ready.is_set() and self._watches_regions != watching and process.can_send:
+                watching = self._watches_regions
+                process.send(WatchRegions(watching))
             now = time.perf_counter()
             if now - last_look > HELD_UP_SECONDS:  # this process was held up, or the machine slept: not the engine
                 self._last_message = min(now, self._last_message + now - last_look)
@@ -274,6 +290,8 @@ class Supervisor:
                 log.info("engine ready: %s on %s, %s, %s", status.model, status.device, status.dtype, status.size)
             case EngineStatus(frames=frames):
                 self.status, self._frames = message, frames
+            case RegionMap(rows=rows):
+                self.region_map = message if rows and self._watches_regions else None
             case ModelRejected(reason) if not self.value_fallback.last_begun:
                 self.rejected = reason
             case ModelRejected(reason):

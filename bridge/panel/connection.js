@@ -16,9 +16,14 @@ export function connect(onChange, onMessage) {
   socket.onmessage = event => onMessage(JSON.parse(event.data));
 }
 
+/** Send a message at once, if there is a link. */
+export function send(message) {
+  if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
+}
+
 /** Trigger `name` at once, with an argument if it takes one. */
 export function fire(name, value) {
-  if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ set: name, value }));
+  send({ set: name, value });
 }
 
 const pending = new Map();  // name → value, to be sent with the next animation frame

@@ -2,6 +2,7 @@
 
 import { connect, fire, setValue, values } from "/connection.js";
 import { buildControls, element, filterControls, moveSlider, showValue } from "/controls.js";
+import { askForRegions, showRegions } from "/regions.js";
 
 const MAX_LOG_CHARACTERS = 20000;
 const MAX_SAMPLES = 120;  // of the graph: a minute, at two a second
@@ -20,11 +21,13 @@ function onMessage(message) {
   if (message.values) showValues(message.values);
   if (message.log?.length) appendLog(message.log);
   if (message.status) showStatus(message.status);
+  if (message.regions) showRegions(message.regions);
 }
 
 function onLinkChange(connected) {
   byId("link").textContent = connected ? "connected" : "disconnected, reconnecting …";
   byId("link").className = connected ? "live" : "away";
+  if (connected) askForRegions();
   for (const name of ["output", "input"]) byId(name).src = connected ? `/${name}.mjpg?${Date.now()}` : "";
 }
 

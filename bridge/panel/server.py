@@ -34,6 +34,7 @@ PAGE_FILES = {
     "panel.js": "text/javascript",
     "connection.js": "text/javascript",
     "controls.js": "text/javascript",
+    "regions.js": "text/javascript",
 }
 NO_STORE = {"Cache-Control": "no-store"}
 #: Separates the JPEGs of a video stream.

@@ -1,7 +1,8 @@
 """The WebSockets of the HTTP port: the panels' with JSON, and those of OSCQuery clients.
 
 A panel receives the parameter table once, then values, status and log as they change. It sends
-``{"set": NAME, "value": VALUE}``; without a value for triggers and toggles.
+``{"set": NAME, "value": VALUE}``; without a value for triggers and toggles. ``{"regions": true}`` asks for the maps of
+the regions that are computed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from bridge.osc.dispatch import Peer
 from bridge.osc.subscriptions import encode_message
 from bridge.panel.log_lines import MAX_LINES, LogLines
 from bridge.panel.outbox import Outbox, Pending
+from bridge.panel.region_watchers import RegionWatchers
 from bridge.rate_limit import RateLimit
 from bridge.show.show import Show
 from engine.shared.parameter import Parameter
@@ -46,6 +48,7 @@ class Sockets:
         self._panel_quota, self._listener_quota = Quota(min(MAX_PANELS, places)), Quota(min(MAX_LISTENERS, places))
         self._panels: dict[web.WebSocketResponse, Outbox] = {}
         self._listeners: dict[web.WebSocketResponse, tuple[Outbox, set[str]]] = {}
+        self._region_watchers = RegionWatchers(show.supervisor)
         self._changed: set[str] = set()
         self._limit = RateLimit()
 
@@ -73,9 +76,10 @@ class Sockets:
             self._panels[socket] = outbox
             async for message in socket:
                 if message.type is WSMsgType.TEXT:
-                    self._set(message.data, f"panel at {address}")
+                    self._handle_request(message.data, outbox, f"panel at {address}")
         finally:
             self._panels.pop(socket, None)
+            self._region_watchers.watch(outbox, False)
             outbox.close()
             self._panel_quota.release(address)
         return socket
@@ -129,16 +133,20 @@ class Sockets:
                     del update["status"]["parameters"]
                 for outbox in self._panels.values():
                     outbox.put(update)
+                self._region_watchers.send_newest()
                 for outbox, paths in self._listeners.values():
                     outbox.put({ROOT + name: values[name] for name in sorted(values) if ROOT + name in paths})
             except Exception:  # the next update may work
                 if self._limit.passes()[0]:
                     log.exception("panel update failed")
 
-    def _set(self, text: str, origin: str) -> None:
-        """Set the parameter that a panel's message names."""
+    def _handle_request(self, text: str, outbox: Outbox, origin: str) -> None:
+        """Set the parameter that a panel's message names, or send it the regions."""
         try:
             request = json.loads(text)
+            if "set" not in request and isinstance(request["regions"], bool):
+                self._region_watchers.watch(outbox, request["regions"])
+                return
             name, value = request["set"], request.get("value")
             if not isinstance(name, str):
                 raise TypeError

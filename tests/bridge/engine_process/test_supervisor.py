@@ -16,11 +16,13 @@ from bridge.engine_process.model_fallback import MAX_DEATHS
 from bridge.engine_process.supervisor import RESTART_SECONDS, Supervisor
 from engine.shared.messages import (
     EngineError,
+    RegionMap,
     Reloaded,
     Reverted,
+    WatchRegions,
 )
 from engine.shared.options import EngineOptions
-from tests.bridge.engine_process.fake_engine import Engine, behave_only_for, engine_of
+from tests.bridge.engine_process.fake_engine import STATUS, Engine, behave_only_for, engine_of
 from tests.waiting import until
 
 
@@ -33,6 +35,39 @@ def test_a_change_is_sent_at_once(supervised: tuple[State, Supervisor]) -> None:
         state.put({"/strength": strength})
         until(lambda s=strength: any(snapshot["/strength"] == s for snapshot in engine.snapshots()), 5, "the change")
         assert time.perf_counter() - begun < supervisor.WATCH_SECONDS, "it does not wait for the next poll"
+
+
+def test_an_engine_is_asked_for_the_regions_once_and_so_is_the_next_one(supervised: tuple[State, Supervisor]) -> None:
+    _, started = supervised
+    region_map = RegionMap(1, 2, b"\xff\0", 0.5)
+
+    def requests(engine: Engine) -> list[bool]:
+        engine.snapshots()
+        return [message.is_on for message in engine.received if isinstance(message, WatchRegions)]
+
+    until(started.ready.is_set, 5, "a running engine")
+    first = engine_of(started)
+    first.report(region_map)
+    first.report(replace(STATUS, frames=10))
+    until(lambda: started.status and started.status.frames == 10, 5, "the report after the map")
+    assert started.region_map is None, "nobody asked"
+    assert requests(first) == []
+    started.watch_regions(True)
+    until(lambda: requests(first) == [True], 5, "the request")
+    first.report(region_map)
+    until(lambda: started.region_map == region_map, 5, "the map")
+    first.report(RegionMap())
+    until(lambda: started.region_map is None, 5, "a picture that is computed whole")
+    first.report(region_map)
+    until(lambda: started.region_map == region_map, 5, "the map")
+    assert requests(first) == [True], "once"
+    first.die()
+    until(lambda: started.region_map is None, 5, "the end of what the engine computed")
+    until(started.ready.is_set, 5, "the next engine")
+    second = engine_of(started)
+    until(lambda: requests(second) == [True], 5, "the request")
+    started.watch_regions(False)
+    until(lambda: requests(second) == [True, False], 5, "its end")
 
 
 def test_a_model_that_ends_every_engine_is_replaced_by_the_last_good_one(

@@ -257,7 +257,7 @@ def test_metrics_are_served_with_the_formats_content_type(server: PanelServer) -
         assert b"phosphene_frames_total 0.0" in answer.read()
 
 
-@pytest.mark.parametrize("name", ["panel.css", "panel.js", "connection.js", "controls.js"])
+@pytest.mark.parametrize("name", ["panel.css", "panel.js", "connection.js", "controls.js", "regions.js"])
 def test_the_pages_files_are_served(server: PanelServer, name: str) -> None:
     status, body = get(server, f"/{name}")
     assert status == 200

@@ -69,7 +69,7 @@ def test_off_calls_the_denoiser_as_ever(model: Model, monkeypatch: pytest.Monkey
     monkeypatch.setattr(model.architecture, "denoise_tokens", lambda *_: pytest.fail("a regional call"))
     stream = open_stream(model, {"/regions": "off", "/regions/share": 0.25})
     assert play(stream, [scene()] * 3)[-1] is not None
-    assert (stream.regions.computed, stream.regions.skipped) == (0, 0)
+    assert (stream.regions.counts.computed, stream.regions.counts.skipped) == (0, 0)
 
 
 def test_along_the_frames_only_changes_are_computed(model: Model) -> None:
@@ -78,7 +78,7 @@ def test_along_the_frames_only_changes_are_computed(model: Model) -> None:
     pictures = [scene()] * 4 + [scene(shift) for shift in range(4, 60, 8)]
     outputs, expected = play(stream, pictures), play(dense, pictures)
     assert min(psnr(one, two) for one, two in zip(outputs[1:], expected[1:], strict=True)) > 30.0
-    assert 0 < stream.regions.computed < 0.55 * (stream.regions.computed + stream.regions.skipped)
+    assert 0 < stream.regions.counts.computed < 0.55 * (stream.regions.counts.computed + stream.regions.counts.skipped)
     grid = stream.regions.read_map()
     assert grid.shape == (SIDE // 16, SIDE // 16)
     assert set(np.unique(grid)) == {0, 255}
@@ -90,10 +90,10 @@ def test_a_still_picture_needs_no_calls_and_a_change_wakes_it(model: Model) -> N
     outputs = play(stream, [scene()] * 24)
     assert outputs[3] is not None
     assert outputs[-6:] == [None] * 6
-    assert stream.regions.still >= 6
-    calls = stream.regions.computed
+    assert stream.regions.counts.still >= 6
+    calls = stream.regions.counts.computed
     moved = play(stream, [scene(40)] * 6)
-    assert stream.regions.computed > calls
+    assert stream.regions.counts.computed > calls
     dense = play(open_stream(model, {}), [scene(40)] * 3)
     assert psnr(moved[-1], dense[-1]) > 28.0
 
@@ -139,7 +139,7 @@ def test_every_mode_runs_with_every_guidance_buffer_and_shape(model: Model, mode
         finished = stream.step([Frame(scene(tick * 4, 96)), Frame(scene(tick * 4 + 2, 96))])
     assert finished is not None
     assert [frame.pixels.shape for frame in finished] == [(96, SIDE, 4)] * 2
-    assert stream.regions.skipped > 0
+    assert stream.regions.counts.skipped > 0
     assert finished[-1].pixels[..., :3].std() > 5
 
 
@@ -154,7 +154,7 @@ def test_text_mode_at_many_steps(model: Model, metric: str) -> None:
     one, two = play(stream, pictures)[-1], play(dense, pictures)[-1]
     assert 22.0 < psnr(one, two) < 60.0
     sparse_calls = sum(range(1, 9))  # of the first frame all eight sparse steps, of each later one a step less
-    assert stream.regions.skipped == sparse_calls * stream.regions.tokens // 2
+    assert stream.regions.counts.skipped == sparse_calls * stream.regions.tokens // 2
 
 
 def test_every_parameter_may_change_at_any_frame(model: Model) -> None:

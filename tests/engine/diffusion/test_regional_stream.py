@@ -92,19 +92,19 @@ def test_a_still_picture_needs_no_calls_and_a_change_wakes_it(model: Model) -> N
     assert outputs[-6:] == [None] * 6
     assert stream.regions.counts.still >= 6
     calls = stream.regions.counts.computed
-    moved = play(stream, [scene(40)] * 6)
+    after = play(stream, [scene(40)] * 6)
     assert stream.regions.counts.computed > calls
     dense = play(open_stream(model, {}), [scene(40)] * 3)
-    assert psnr(moved[-1], dense[-1]) > 28.0
+    assert psnr(after[-1], dense[-1]) > 28.0
 
 
 def test_a_slow_drift_is_caught(model: Model) -> None:
-    def drifted(step: int) -> Picture:
+    def brighten(step: int) -> Picture:
         picture = scene().astype(np.int64)
         picture[..., :3] = np.clip(picture[..., :3] + step, 0, 255)
         return picture.astype(np.uint8)
 
-    pictures = [drifted(i) for i in range(60)]
+    pictures = [brighten(i) for i in range(60)]
     stream = open_stream(model, {"/regions": "change", "/regions/refresh": 0, "/regions/share": 0.5})
     outputs, expected = play(stream, pictures), play(open_stream(model, {}), pictures)
     assert min(psnr(one, two) for one, two in zip(outputs[1:], expected[1:], strict=True) if one is not None) > 26.0

@@ -97,12 +97,12 @@ def sdxl_turbo() -> Components:
     }
 
 
-def sd3() -> Components:
+def sd3(layers: int = 24, text_layers: tuple[int, int] = (12, 32)) -> Components:
     """Build Stable Diffusion 3 medium: a transformer of 2 billion weights, without T5, with the tiny autoencoder."""
     from diffusers import AutoencoderTiny, SD3Transformer2DModel
 
     transformer = SD3Transformer2DModel(
-        sample_size=128, num_layers=24, attention_head_dim=64, num_attention_heads=24, joint_attention_dim=4096,
+        sample_size=128, num_layers=layers, attention_head_dim=64, num_attention_heads=24, joint_attention_dim=4096,
         caption_projection_dim=1536, pooled_projection_dim=2048, in_channels=16, out_channels=16,
         pos_embed_max_size=192,
     )  # fmt: skip
@@ -110,8 +110,8 @@ def sd3() -> Components:
     return {
         "transformer": transformer,
         "vae": vae,
-        "text_encoder": _clip(768, 12, 12, 768),
-        "text_encoder_2": _clip(1280, 32, 20, 1280),
+        "text_encoder": _clip(768, text_layers[0], 12, 768),
+        "text_encoder_2": _clip(1280, text_layers[1], 20, 1280),
         "tokenizer": _tokenizer(),
         "tokenizer_2": _tokenizer(),
         "scheduler": {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "num_train_timesteps": 1000},

@@ -52,6 +52,7 @@ TABLES = {
     "start": "from the command to the first transformed frame and to the compiled model",
     "mfu": "the denoiser's rate relative to that of large matrix products",
     "overhead": "time of the engine beyond its model calls, and of the bridge",
+    "regions": "regions against fewer steps and repeated frames at equal time, and the time of a step by its share",
 }
 COMPARISONS = ("autopipeline", "stream_batch", "guidance")
 #: Largest file that is read to see whether it is an earlier result.
@@ -82,6 +83,7 @@ def main(options: argparse.Namespace) -> int:
     folder = expand_user(options.output)
     check_folder(folder)
     from engine.bench.model import Bench
+    from engine.bench.regions.table import measure_regions
     from engine.models import BUILT_IN
 
     requested = options.only.split(",") if options.only else list(TABLES)
@@ -95,6 +97,7 @@ def main(options: argparse.Namespace) -> int:
     start = time.perf_counter()
     model = Bench(name, engine_options(options), 12 if quick else 40, options.side, options.dtype or "auto")
     clips = {Path(path).stem: read_clip(Path(path), model.side, 40 if quick else 200) for path in options.clip or ()}
+    moving = dict(clips) or {"plasma": [draw("plasma", model.side, model.side, k / 30) for k in range(120)]}
     clips["still passages"] = draw_still_passages(model.side, 60 if quick else 240)
     clips["still"] = [draw("plasma", model.side, model.side, 0.0)] * (60 if quick else 120)
     measurements: dict[str, Callable[[], Iterable[Row]]] = {
@@ -108,6 +111,7 @@ def main(options: argparse.Namespace) -> int:
         "start": lambda: measure_starts(name, quick) if name in BUILT_IN else [],
         "mfu": lambda: model.mfu((1, 4) if quick else (1, 2, 4, 8)),
         "overhead": lambda: [*model.overhead(), *measure_bridge(60 if quick else 300)],
+        "regions": lambda: measure_regions(model, moving, quick),
     }
     tables: dict[str, list[Row]] = {}
     for table in (table for table in TABLES if table in requested):
@@ -131,7 +135,7 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"there is no folder {folder.parent}")
     if os.path.lexists(folder) and not folder.is_dir():
         raise UserError(f"--output {folder} is not a folder")
-    results = (folder / "bench.json", *(folder / f"{table}.png" for table in COMPARISONS))
+    results = (folder / "bench.json", *(folder / f"{table}.png" for table in (*COMPARISONS, "regions")))
     existing = [path for path in results if os.path.lexists(path)]
     if not existing:
         return
@@ -281,30 +285,38 @@ def plot_comparisons(tables: Mapping[str, Sequence[Row]], folder: Path) -> list[
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    from engine.bench.regions.plot import draw_regions
+
     files = []
-    for table in COMPARISONS:
+    for table in (*COMPARISONS, "regions"):
         rows = tables.get(table, [])
         if not rows:
             continue
-        figure, axes = pyplot.subplots(figsize=(max(4.0, 1.1 * len(rows)), 3.6), layout="constrained")
-        positions = np.arange(len(rows))
-        for side, shift, colour in SIDES:
-            heights, spreads = [row[f"{side}_ms"] for row in rows], [row[f"{side}_spread_ms"] / 2 for row in rows]
-            axes.bar(positions + shift, heights, 0.38, yerr=spreads, label=side, color=colour)
-        for position, row in zip(positions, rows, strict=True):
-            top = max(row["phosphene_ms"], row["baseline_ms"])
-            axes.annotate(f"{row['ratio']}×", (position, top), ha="center", va="bottom", fontsize=9)
-        axes.set_xticks(positions, [label(row) for row in rows], fontsize=8)
-        axes.set_ylabel("ms a frame")
-        axes.set_title(table.replace("_", " "))
-        axes.margins(y=0.15)
-        axes.legend(frameon=False)
+        figure = draw_regions(pyplot, rows) if table == "regions" else draw_bars(pyplot, table, rows)
         path = folder / f"{table}.png"
         with replace_atomically(path) as temporary:
             figure.savefig(temporary, dpi=110)
         pyplot.close(figure)
         files.append(path)
     return files
+
+
+def draw_bars(pyplot: Any, table: str, rows: Sequence[Row]) -> Any:
+    """Return a figure with the times of both sides for each row of a comparison."""
+    figure, axes = pyplot.subplots(figsize=(max(4.0, 1.1 * len(rows)), 3.6), layout="constrained")
+    positions = np.arange(len(rows))
+    for side, shift, colour in SIDES:
+        heights, spreads = [row[f"{side}_ms"] for row in rows], [row[f"{side}_spread_ms"] / 2 for row in rows]
+        axes.bar(positions + shift, heights, 0.38, yerr=spreads, label=side, color=colour)
+    for position, row in zip(positions, rows, strict=True):
+        top = max(row["phosphene_ms"], row["baseline_ms"])
+        axes.annotate(f"{row['ratio']}×", (position, top), ha="center", va="bottom", fontsize=9)
+    axes.set_xticks(positions, [label(row) for row in rows], fontsize=8)
+    axes.set_ylabel("ms a frame")
+    axes.set_title(table.replace("_", " "))
+    axes.margins(y=0.15)
+    axes.legend(frameon=False)
+    return figure
 
 
 def label(row: Row) -> str:

@@ -20,6 +20,7 @@ from engine.bench.measure import RUNS_PER_TURN, Timings, compare, compare_work, 
 from engine.models import BUILT_IN
 from engine.shared.options import EngineOptions
 from engine.shared.parameter import InvalidValue
+from tests.engine.flows import save_sd3
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +91,7 @@ def test_the_command_writes_every_requested_table(tmp_path: Path) -> None:
     assert ["note" in row for row in tables["stream_batch"]] == [True, False], "one step is one call either way"
     assert "note no comparison: same rows" in result.stdout
     assert "growth: a tick by size, steps, frame buffer and prompts\n  not measured with these options" in result.stdout
+    assert tables["regions"] == [], "a U-Net computes all of its pixels"
     still = next(row for row in tables["similarity"] if row["clip"] == "still")
     assert still["skipped"] > 40
     assert {"engine: encode", "engine: denoise", "engine: decode", "whole"} <= {
@@ -98,6 +100,24 @@ def test_the_command_writes_every_requested_table(tmp_path: Path) -> None:
     assert all(0 < row["mfu"] < 1 for row in tables["mfu"])
     for name in ("autopipeline", "stream_batch", "guidance"):
         assert (tmp_path / "out" / f"{name}.png").stat().st_size > 2000
+
+
+def test_regions_are_measured_for_a_transformer(tmp_path: Path) -> None:
+    model, output = save_sd3(tmp_path / "sd3", t5=False), tmp_path / "out"
+    command = [sys.executable, "-m", "bridge", "bench", "--quick", "--only", "regions", "--model", str(model)]
+    result = subprocess.run(
+        [*command, "--side", "64", "--accelerate", "eager", "--device", "cpu", "--output", str(output)],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((output / "bench.json").read_text())["regions"]
+    assert list(dict.fromkeys(row["part"] for row in rows)) == ["from noise", "live", "real sizes"]
+    assert len({row["clip"] for row in rows if row["part"] == "live"}) == 3
+    sizes = [row for row in rows if row["part"] == "real sizes"]
+    assert {row["model"] for row in sizes} == {"SD3 medium", "Lumina-Next"}
+    assert all(row["ratio"] > 0 for row in sizes if row["what"] == "step")
+    assert sum(row["what"] == "28 steps, run" for row in sizes) == 2
+    assert (output / "regions.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

@@ -52,7 +52,7 @@ class RegionalDenoiser:
         self.counts = TokenCounts()
         self._map: Tensor | None = None
         self._settings: RegionSettings | None = None
-        self._phases = torch.empty(0, dtype=torch.int64)
+        self._phases: Memo[Tensor] = Memo(2)
         self.reset()
 
     def apply(self, settings: RegionSettings) -> None:
@@ -60,9 +60,6 @@ class RegionalDenoiser:
         previous, self._settings = self._settings, settings
         if previous is None or (previous.mode == "focus") != (settings.mode == "focus") or not self.is_active:
             self.reset()
-        if previous is None or previous.refresh != settings.refresh:
-            phases = regions.refresh_phases(self.tokens, max(1, settings.refresh))
-            self._phases = phases.to(self._model.device)
 
     @property
     def settings(self) -> RegionSettings:
@@ -94,7 +91,7 @@ class RegionalDenoiser:
         self._cache.reset()
         self._epoch: tuple[object, ...] = ()
         self._rows: list[int] = []
-        self._generator = torch.Generator(self._model.device).manual_seed(0)
+        self._generator: torch.Generator | None = None
         self._frame = self._text_until = self._quiet = 0
         self._map = None
 
@@ -114,6 +111,8 @@ class RegionalDenoiser:
         """Measure the focus for the next step, from x and the guided D of the frames in flight, (frames, C, h, w)."""
         if not self.is_active or self.settings.mode == "change" or not self._rows:
             return
+        if self._generator is None and self.settings.metric == "random":
+            self._generator = torch.Generator(x.device).manual_seed(0)
         m = regions.metric(x - D, self.settings.metric, self._patch, self._generator)
         for i, row in enumerate(self._rows[: len(x)]):
             self._cache.metric[row] = m[i]
@@ -215,7 +214,9 @@ class RegionalDenoiser:
         x, a = self._take(call.x[: call.frames], of_frames), self._take(call.a, of_frames)
         changes = self._changes(x, rows, a.flatten(1))
         d, stale = cache.select(cache.skips, rows), cache.select(cache.stale, rows)
-        is_due = self._phases == self._frame % max(1, settings.refresh)
+        refresh = max(1, settings.refresh)
+        phases = self._phases.get(lambda: regions.refresh_phases(self.tokens, refresh).to(x.device), refresh)
+        is_due = phases == self._frame % refresh
         if not settings.refresh or self._quiet > 2 * settings.refresh:
             is_due = torch.zeros_like(is_due)
         score = regions.score_changes(changes, settings.threshold, d, settings.starvation, stale, is_due)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from engine.adapters import AdapterSet
+from engine.adapters.attention import KeyValueMemory
 from engine.diffusion.conditioning import Conditioner
 from engine.diffusion.prompt_encoder import TextStyle
 from engine.models import Model
@@ -16,7 +17,7 @@ from engine.shared.snapshot import Snapshot
 
 
 class Steering:
-    """Adapters and prompts of one stream.
+    """Adapters and prompts of one stream, and its attention's ``memory`` of earlier frames.
 
     ``shared_adapters`` are those of a running stream on the same model, which keeps steering them until this one leads.
     A ``blocking`` one waits for files and encodes prompts at once, for offline rendering. ``snapshot_number`` is that
@@ -26,7 +27,7 @@ class Steering:
     def __init__(self, model: Model, shared_adapters: AdapterSet | None = None, blocking: bool = False) -> None:
         # A blocking stream waits for threads that need the device, and nothing runs beside it.
         self.device_lock = nullcontext() if blocking else device_lock(model.device)
-        self.adapters = shared_adapters or AdapterSet(model, blocking)
+        self.adapters, self.memory = shared_adapters or AdapterSet(model, blocking), KeyValueMemory()
         encode, encode_negative = model.encode_prompt, model.encode_negative
         self.conditioner = Conditioner(
             on_side_stream(model.device, encode),

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from engine.adapters import AdapterSet
-from engine.adapters.attention import KeyValueMemory
 from engine.adapters.controlnet import ControlledRows
 from engine.diffusion import guidance
 from engine.diffusion.denoiser_call import DenoiserCall
@@ -71,7 +70,7 @@ class Stream:
         self.regions = RegionalDenoiser(model, width, height)
         self.hooks = hooks or Hooks(None)
         self.effects, self.similarity = ImageEffects(self._inputs.memo), SimilarityFilter()
-        self.memory, self.smoother = KeyValueMemory(), LatentSmoother()
+        self.smoother = LatentSmoother()
         self.slots: list[Slot] = []
         self.stats = StreamStats()
         self._restarted = True
@@ -106,7 +105,7 @@ class Stream:
         """
         self.snapshot = snapshot
         self.effects.apply(snapshot.effects)
-        self.memory.configure(snapshot.diffusion.memory)
+        self.steering.memory.configure(snapshot.diffusion.memory)
         self.regions.apply(snapshot.diffusion.regions)
         self.steering.apply(snapshot, self.second.frame)
         try:
@@ -136,7 +135,7 @@ class Stream:
         self.similarity.reset()
         self.smoother.reset()
         self.effects.reset()
-        self.memory.reset()
+        self.steering.memory.reset()
         self.regions.reset()
         self._restarted = True
 
@@ -270,7 +269,7 @@ class Stream:
         negatives = guidance.negative_rows(settings, sizes, self.slots[-1].position == 0)
         rows = self.planner.coefficients.rows(tuple(slot.step for slot in self.slots), sizes, negatives)
         arrangement = tuple((slot.position, slot.steps, len(slot.frames)) for slot in self.slots)
-        self.adapters.begin_call(self.memory, arrangement, negatives)
+        self.adapters.begin_call(self.steering.memory, arrangement, negatives)
         controls = self.adapters.controlnet.controls(
             [ControlledRows(slot.control_images, slot.position, slot.steps, len(slot.frames)) for slot in self.slots]
         )

@@ -88,7 +88,7 @@ class Painter:
         self._stream.settle()
         self._reuse.begin(sampling.computed)
         regions = self._stream.regions
-        self._clock.seconds, computed = 0.0, regions.computed
+        self._clock.seconds, computed = 0.0, regions.counts.computed
         start = time.perf_counter()
         outputs = self._stream.step([Frame(self._blank)])
         while not outputs:
@@ -97,7 +97,7 @@ class Painter:
         paintings.denoiser.append(self._clock.seconds)
         paintings.pictures.append(np.ascontiguousarray(outputs[0].pixels[..., :3]))
         steps = sampling.steps if sampling.computed is None else len(sampling.computed)
-        tokens = regions.computed - computed if regions.is_active else steps * regions.tokens
+        tokens = regions.counts.computed - computed if regions.is_active else steps * regions.tokens
         paintings.computed.append(tokens / (sampling.steps * regions.tokens))
 
     def close(self) -> None:

@@ -61,7 +61,7 @@ class Player:
     def reset(self) -> None:
         """Count from here on."""
         self.seconds, self.ticks, self.idle = 0.0, 0, 0
-        self._computed = self._stream.regions.computed
+        self._computed = self._stream.regions.counts.computed
 
     def play(self, frames: Sequence[Frame]) -> list[Pixels]:
         """Run a tick for each frame and return what is shown after it, RGB."""
@@ -83,7 +83,7 @@ class Player:
         regions = self._stream.regions
         if not regions.is_active:
             return 1 - self.idle / self.ticks
-        return (regions.computed - self._computed) / (regions.tokens * self._steps * self.ticks)
+        return (regions.counts.computed - self._computed) / (regions.tokens * self._steps * self.ticks)
 
     def close(self) -> None:
         """End the stream."""

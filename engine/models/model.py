@@ -104,3 +104,14 @@ class Model:
         x = x.to(self.dtype, memory_format=torch.channels_last)
         tokens, keys_values = self.architecture.denoise_tokens(x, t, condition.rows(len(x)), guidance, choice)
         return tokens.float(), keys_values
+
+    def denoise_shallow(
+        self, x: Tensor, t: Tensor, condition: Condition, guidance: float, deep: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Call a U-Net with the features ``deep`` in place of its deep levels, see ``Architecture.denoise_shallow``.
+
+        Return the raw output in float32, and the features, which a later call may overwrite.
+        """
+        x = x.to(self.dtype, memory_format=torch.channels_last)
+        output, features = self.architecture.denoise_shallow(x, t, condition.rows(len(x)), guidance, deep)
+        return output.float(), features

@@ -81,6 +81,7 @@ class Architecture(ABC):
     - ``dynamic_shift``: a flow's shift by the number of tokens and of steps, if the scheduler's config lacks it.
     - ``encode_negative``: encoder of a negative prompt, None where ``encode_prompt`` serves.
     - ``regional_transformer``: counterpart of the denoiser that computes some of its tokens; None where it has none.
+    - ``caches_deep_features``: whether ``denoise_shallow`` works with it.
 
     ``compiled_denoiser`` is the denoiser as ``denoise`` calls it. ``memo`` holds its inputs apart from the latents: the
     same tensors at each tick, so that compiled backends reuse what they computed from them.
@@ -101,6 +102,7 @@ class Architecture(ABC):
     dynamic_shift: Callable[[int, int], float] | None = None
     encode_negative: Callable[[str], Condition] | None = None
     regional_transformer: type[RegionalTransformer] | None = None
+    caches_deep_features = False
 
     def __init__(self, components: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> None:
         self.components, self.device, self.dtype = components, device, dtype
@@ -139,6 +141,16 @@ class Architecture(ABC):
         ``regional_transformer``.
         """
         raise NotImplementedError(f"{self.title} computes all of its tokens")
+
+    def denoise_shallow(
+        self, x: Tensor, t: Tensor, condition: Condition, guidance: float, deep: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Call the denoiser with the features ``deep`` of an earlier call in place of its deep levels; None for all.
+
+        Return the raw output and the features, see ``DeepCachedUNet``. Raises NotImplementedError without
+        ``caches_deep_features``.
+        """
+        raise NotImplementedError(f"{self.title} has no deep levels")
 
     def mark_weights_changed(self) -> None:
         """Invalidate what was computed from the denoiser's weights."""

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.compile.dispatch import CompiledModule
 from engine.models.architectures.base import Architecture, Condition
 from engine.models.controlnet_inputs import ControlNetInputs
+from engine.models.regional.unet import DeepCachedUNet
 
 
 class StableDiffusion(Architecture):
@@ -18,13 +20,14 @@ class StableDiffusion(Architecture):
 
     title, denoiser_class, denoiser_component = "Stable Diffusion", "UNet2DConditionModel", "unet"
     required_components: tuple[str, ...] = ("text_encoder", "tokenizer")
-    supports_controlnet, half_dtype = True, torch.float16
+    supports_controlnet, half_dtype, caches_deep_features = True, torch.float16, True
     lora_mixin, tiny_autoencoder = "StableDiffusionLoraLoaderMixin", "madebyollin/taesd"
     single_file_pipeline, single_file_key = "StableDiffusionPipeline", "model.diffusion_model.input_blocks."
 
     def __init__(self, components: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(components, device, dtype)
         self.default_guidance_scale = 8.0 if self.denoiser.config.get("time_cond_proj_dim") else 0.0
+        self.compiled_regions = CompiledModule("regions", DeepCachedUNet(self.denoiser))
 
     @torch.inference_mode()
     def encode_prompt(self, text: str) -> Condition:
@@ -36,12 +39,24 @@ class StableDiffusion(Architecture):
         extra = self.added_conditions(x, condition)
         if controlnets is not None:
             extra |= controlnets.residuals(x, t, condition.tokens, dict(extra))
-        if self.default_guidance_scale:
-            scale = guidance or self.default_guidance_scale
-            extra["timestep_cond"] = self.memo.get(
-                lambda: self._embed_guidance(scale).expand(len(x), -1), "scale", scale, len(x)
-            )
+        extra |= self._guidance_condition(guidance, len(x))
         return self.compiled_denoiser(x, t, condition.tokens, return_dict=False, **extra)[0]
+
+    def denoise_shallow(
+        self, x: Tensor, t: Tensor, condition: Condition, guidance: float, deep: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        extra = self.added_conditions(x, condition) | self._guidance_condition(guidance, len(x))
+        assert self.compiled_regions is not None
+        return self.compiled_regions(x, t, condition.tokens, deep, **extra)
+
+    def _guidance_condition(self, guidance: float, rows: int) -> dict[str, Tensor]:
+        """Return the keyword argument of a guidance-distilled model; none for any other."""
+        if not self.default_guidance_scale:
+            return {}
+        scale = guidance or self.default_guidance_scale
+        return {
+            "timestep_cond": self.memo.get(lambda: self._embed_guidance(scale).expand(rows, -1), "scale", scale, rows)
+        }
 
     def added_conditions(self, x: Tensor, condition: Condition) -> dict[str, Any]:
         """Return the keyword arguments that the denoiser takes besides the tokens."""

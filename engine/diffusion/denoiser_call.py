@@ -10,6 +10,7 @@ from torch import Tensor
 from engine.diffusion.conditioning import Conditioner
 from engine.diffusion.slots import Slot
 from engine.models import Condition, Model
+from engine.models.controlnet_inputs import ControlNetInputs
 from engine.shared.settings import GuidanceSettings
 
 #: A row's slot or step, the number of its frame in the slot, and whether it has the negative prompt.
@@ -21,7 +22,7 @@ class DenoiserCall:
     """One call for the frames in flight, and again for the last ``negatives`` of them under the negative prompt.
 
     ``x`` (rows, C, h, w) and ``t`` (rows,) hold the negative rows too; ``a`` (frames, 1, 1, 1) is the signal of the
-    frames in flight, slot by slot.
+    frames in flight, slot by slot. ``controls`` are those of ControlNets for all rows.
     """
 
     x: Tensor
@@ -31,6 +32,7 @@ class DenoiserCall:
     guidance: GuidanceSettings
     slots: Sequence[Slot]
     negatives: int
+    controls: ControlNetInputs | None = None
 
     @property
     def frames(self) -> int:

@@ -10,9 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.diffusion import regions
@@ -20,25 +18,23 @@ from engine.diffusion.conditioning import Conditioner
 from engine.diffusion.denoiser_call import DenoiserCall, epoch_of
 from engine.diffusion.region_cache import RegionCache
 from engine.diffusion.region_map import PendingMap
+from engine.diffusion.region_sampler import RegionSampler
 from engine.diffusion.slots import Slot
-from engine.diffusion.token_counts import TokenCounts
 from engine.models import Condition, Model
 from engine.models.regional.base import TokenChoice
 from engine.runtime.memo import Memo
 from engine.shared.region_settings import RegionSettings
 from engine.shared.settings import GuidanceSettings
 
-#: Smallest signal by which a change is divided: at full noise there is none.
-MIN_SIGNAL = 0.05
 
-
-class RegionalDenoiser:
+class RegionalDenoiser(RegionSampler):
     """Calls the denoiser of one stream. ``tokens`` is N. ``counts`` are those of the tokens while some may be skipped.
 
     ``apply`` takes new settings at any time. A model without a regional transformer computes everything.
     """
 
     def __init__(self, model: Model, width: int, height: int) -> None:
+        super().__init__()
         self._model, architecture = model, model.architecture
         self.is_supported = architecture.regional_transformer is not None
         self._patch = architecture.patch
@@ -49,23 +45,19 @@ class RegionalDenoiser:
         self._conditions: Memo[Condition] = Memo()
         self._timesteps: Memo[Tensor] = Memo()
         self._indices: Memo[Tensor] = Memo()
-        self.counts = TokenCounts()
         self._map: Tensor | None = None
-        self._settings: RegionSettings | None = None
         self._phases: Memo[Tensor] = Memo(2)
         self.reset()
 
     def apply(self, settings: RegionSettings) -> None:
         """Follow ``settings`` from the next call on."""
         previous, self._settings = self._settings, settings
+        if not self.is_supported and settings.mode != "off" and (previous is None or previous.mode == "off"):
+            self.notes.append(
+                f"/regions has no effect on {self._model.architecture.title}: it computes all of its tokens"
+            )
         if previous is None or (previous.mode == "focus") != (settings.mode == "focus") or not self.is_active:
             self.reset()
-
-    @property
-    def settings(self) -> RegionSettings:
-        """The settings in effect."""
-        assert self._settings is not None
-        return self._settings
 
     @property
     def is_active(self) -> bool:
@@ -76,11 +68,6 @@ class RegionalDenoiser:
     def follows_frames(self) -> bool:
         """Whether tokens are skipped along the frames."""
         return self.is_active and self.settings.mode != "focus"
-
-    @property
-    def share(self) -> float:
-        """The share of the tokens that was computed over the last second; 1 where none may be skipped."""
-        return self.counts.share() if self.is_active else 1.0
 
     @property
     def _budget(self) -> float:
@@ -98,10 +85,6 @@ class RegionalDenoiser:
     def begin_map(self) -> PendingMap:
         """Begin to read the grid of tokens of the oldest frame, without waiting for a GPU."""
         return PendingMap(self._grid, self._map)
-
-    def read_map(self) -> NDArray[np.uint8]:
-        """Return the grid of tokens of the oldest frame, (rows, columns): 255 where it was computed last, else 0."""
-        return self.begin_map().result()
 
     def denoise(self, call: DenoiserCall, conditioner: Conditioner) -> Tensor:
         """Return the raw output of every row, (rows, C, h, w) float32, under the prompts of ``conditioner``."""
@@ -235,7 +218,7 @@ class RegionalDenoiser:
 
     def _changes(self, x: Tensor, rows: Sequence[int], a: Tensor) -> Tensor:
         reference = self._cache.select(self._cache.reference, rows)
-        return regions.change(regions.to_tokens(x, self._patch), reference, a.clamp(min=MIN_SIGNAL))
+        return regions.change(regions.to_tokens(x, self._patch), reference, a.clamp(min=regions.MIN_SIGNAL))
 
     def _compute_plain(self, call: DenoiserCall, members: list[int]) -> Tensor:
         x, t, condition = self._select(call, members)

@@ -22,6 +22,8 @@ SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)
 DUE_SCORE, STALE_SCORE, MAX_CHANGE_SCORE = 1e6, 1e4, 1e3
 #: Score of each time that a token was skipped, far below the others.
 AGE_SCORE = 1e-6
+#: Smallest signal by which a change is divided: at full noise there is none.
+MIN_SIGNAL = 0.05
 #: Rounds until a picture holds nothing of an old one: in the first, tokens still attend to stale ones.
 REFRESH_ROUNDS = 2
 

@@ -17,9 +17,11 @@ from torch import Tensor
 from engine.adapters import AdapterSet
 from engine.adapters.controlnet import ControlledRows
 from engine.diffusion import guidance
+from engine.diffusion.deep_reuse import DeepReuse
 from engine.diffusion.denoiser_call import DenoiserCall
 from engine.diffusion.frame_inputs import FrameInputs
 from engine.diffusion.planner import Planner
+from engine.diffusion.region_sampler import RegionSampler
 from engine.diffusion.regional_denoiser import RegionalDenoiser
 from engine.diffusion.schedule import advance
 from engine.diffusion.second_source import SecondSource
@@ -67,7 +69,8 @@ class Stream:
         self._inputs = FrameInputs(model.device, width, height, self._cuda_streams.record)
         self.steering = Steering(model, shared_adapters, blocking)
         self.planner = Planner(model, width, height, self._inputs.memo)
-        self.regions = RegionalDenoiser(model, width, height)
+        sampler = DeepReuse if model.architecture.caches_deep_features else RegionalDenoiser
+        self.regions: RegionSampler = sampler(model, width, height)
         self.hooks = hooks or Hooks(None)
         self.effects, self.similarity = ImageEffects(self._inputs.memo), SimilarityFilter()
         self.smoother = LatentSmoother()
@@ -275,11 +278,11 @@ class Stream:
         )
         of_call, conditioner = x[rows.index], self.steering.conditioner
         condition = conditioner.rows(len(x), negatives)
+        controls = controls and controls.rows(rows.index)
         if self.regions.is_active:
-            call = DenoiserCall(of_call, rows.t, rows.a, condition, settings, self.slots, negatives)
+            call = DenoiserCall(of_call, rows.t, rows.a, condition, settings, self.slots, negatives, controls)
             output = self.regions.denoise(call, conditioner)
         else:
-            controls = controls and controls.rows(rows.index)
             output = self.model.denoise(of_call, rows.t, condition, settings.embedded, controls)
         self.stats.rows = len(output)
         if settings.active:

@@ -336,7 +336,7 @@ class Worker:
         prompt_notes = self.stream.steering.conditioner.encoder.notes
         for text in (*self.stream.adapters.take_notes(), *take_lines(self.hooks.notes), *take_lines(prompt_notes)):
             self.bridge.send(EngineError(text))
-        for text in take_lines(self.accelerator.notes):
+        for text in (*take_lines(self.accelerator.notes), *take_lines(self.stream.regions.notes)):
             self.bridge.send(Note(text))
         if self.metrics.due() or self.reloader.progress != self._reported_progress:
             self._reported_progress = self.reloader.progress

@@ -50,6 +50,8 @@ def render(
         stream = make_stream(snapshot, device, options, hooks=hooks, blocking=True)
     for note in stream.adapters.take_notes():
         log.error("%s", note)
+    for note in stream.regions.notes:
+        log.warning("%s", note)
     # A swap in the middle would not be repeatable: compile only on request, and then before the first frame.
     graphs = open_graph_runtime(device) if options.cuda_graphs else None
     accelerator = Accelerator("eager" if options.accelerate == "auto" else options.accelerate, device, graphs=graphs)

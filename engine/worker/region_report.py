@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from engine.diffusion.region_map import PendingMap
-from engine.diffusion.regional_denoiser import RegionalDenoiser
+from engine.diffusion.region_sampler import RegionSampler
 from engine.shared.errors import first_line
 from engine.shared.messages import RegionMap
 
@@ -27,7 +27,7 @@ class RegionReport:
         self._pending: PendingMap | None = None
         self._last: RegionMap | None = None
 
-    def poll(self, regions: RegionalDenoiser, is_watched: bool) -> RegionMap | None:
+    def poll(self, regions: RegionSampler, is_watched: bool) -> RegionMap | None:
         """Return the map where one is due and differs from the last one, else None.
 
         A map without rows ends the reports where no token is skipped any more.
@@ -46,7 +46,7 @@ class RegionReport:
         self._last = region_map
         return region_map
 
-    def _read(self, regions: RegionalDenoiser) -> RegionMap | None:
+    def _read(self, regions: RegionSampler) -> RegionMap | None:
         """Begin to read a map where one is due, and return it once it is there."""
         if self._pending is None:
             now = self._clock()

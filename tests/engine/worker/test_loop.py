@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine.diffusion.deep_reuse import FOCUS_NOTE
 from engine.runtime.cuda_streams import NotFinite, PendingOutput
 from engine.runtime.live import SWITCH_SECONDS
 from engine.shared.frame import Frame
@@ -239,3 +240,12 @@ def test_a_schedule_that_does_not_suit_the_model_is_reported(engine: tuple[Worke
     assert worker._follow_snapshot()
     [text] = bridge.errors()
     assert text.startswith("/schedule goes to 1000")
+
+
+def test_a_mode_of_the_regions_without_effect_is_a_line_in_the_log_once(engine: tuple[Worker, Bridge]) -> None:
+    worker, bridge = engine
+    for number in (2, 3):
+        bridge.send(Snapshot({**SMALL, "/regions": "focus", "/strength": number / 10}, number))
+        assert worker._follow_snapshot()
+        worker._report()
+    assert [note.text for note in bridge.messages_of(Note)] == [FOCUS_NOTE]

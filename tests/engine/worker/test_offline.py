@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine.diffusion.deep_reuse import FOCUS_NOTE
 from engine.shared.frame import Frame
 from engine.shared.options import EngineOptions
 from engine.shared.snapshot import Snapshot
@@ -74,3 +75,9 @@ def test_a_rendering_is_deterministic_without_filling_every_new_tensor(monkeypat
     snapshot = Snapshot({"/size": "64x64", "/steps": 1})
     assert list(render([], snapshot, EngineOptions("cpu"))) == []
     assert torch.utils.deterministic.fill_uninitialized_memory is False
+
+
+def test_a_mode_of_the_regions_without_effect_is_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    snapshot = Snapshot({"/size": "64x64", "/steps": 1, "/regions": "focus"})
+    assert len(list(render(frames(2), snapshot, EngineOptions("cpu")))) == 2
+    assert caplog.messages.count(FOCUS_NOTE) == 1

@@ -167,11 +167,12 @@ def record_parts(card: Card, deadline: Deadline) -> Iterator[Row]:
     assert runtime is not None
     counts = count_rows(stream.snapshot.diffusion, len(stream.plan.steps))
     for component in card.model.compiled_modules:
+        if component.called is None:
+            continue
         for rows in sorted(counts[component.name].present, reverse=True):
             if deadline.has_passed:
                 yield {"part": component.name, "rows": rows, "result": "not run: no time left"}
                 continue
-            assert component.called is not None
             graphed = GraphedModule(component.module, component.called.structure, runtime)
             start = time.perf_counter()
             try:

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from bridge.control.map_file import read_map
 from bridge.control.state import State
@@ -21,6 +21,8 @@ from bridge.osc.coalesce import coalesce
 from bridge.osc.dispatch import OscControl, Peer
 from bridge.osc.framing import detect_framing
 from bridge.osc.subscriptions import encode_message
+from bridge.panel.outbox import Outbox
+from bridge.panel.region_watchers import RegionWatchers
 from bridge.panel.sockets import Sockets
 from bridge.performance.cue_list import read_cue_list
 from bridge.performance.preset_file import read_preset
@@ -61,11 +63,19 @@ def oscquery_tree() -> Any:
     return oscquery.build_tree(State().snapshot(), {})
 
 
+class NullOutbox:
+    """An outbox without a panel."""
+
+    def put(self, update: dict[str, Any]) -> None:
+        """Drop the update."""
+
+
 @functools.cache
 def sockets() -> Any:
     """Return what the handlers of WebSocket messages need of their object."""
     state, control = osc_control()
-    return SimpleNamespace(_show=SimpleNamespace(state=state, osc=control))
+    supervisor: Any = SimpleNamespace(region_map=None, watch_regions=lambda _is_on: None)
+    return SimpleNamespace(_show=SimpleNamespace(state=state, osc=control), _region_watchers=RegionWatchers(supervisor))
 
 
 @functools.cache
@@ -110,7 +120,7 @@ def handle_oscquery_message(data: bytes) -> None:
 
 def handle_panel_message(data: bytes) -> None:
     """Handle a message of the panel's WebSocket."""
-    Sockets._set(sockets(), data.decode("utf-8", "replace"), "fuzz")
+    Sockets._handle_request(sockets(), data.decode("utf-8", "replace"), cast(Outbox, NullOutbox()), "fuzz")
 
 
 def parse_preset(data: bytes) -> None:

@@ -149,7 +149,7 @@ def test_values_that_the_table_rejects_are_reported_and_dropped(path: Path, capl
     session._write({"version": 1, "clean": False, "values": values, "cues": "odd"})
     recovered = recover(path)
     assert recovered is not None
-    assert recovered.values == {"/prompt": "ice", "/steps": 8}
+    assert recovered.values == {"/prompt": "ice", "/steps": 50}
     assert recovered.cues == {}
     assert caplog.text.count("session file:") == 3
 

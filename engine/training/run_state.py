@@ -74,7 +74,7 @@ class RunState:
 
     def save_when_due(self, stage: Stage, step: int, seconds: float, means: Mapping[str, Tensor]) -> None:
         """Write the state before ``step``, counted from 0, if the last write is ``save_seconds`` ago."""
-        if time.monotonic() - self._saved_at < self.save_seconds and step:
+        if time.perf_counter() - self._saved_at < self.save_seconds and step:
             return
         state = {
             "stage": stage.name,
@@ -89,7 +89,7 @@ class RunState:
         }
         with replace_atomically(self.path) as temporary:
             torch.save(state, temporary)
-        self._saved_at = time.monotonic()
+        self._saved_at = time.perf_counter()
 
     def _read(self) -> dict[str, Any]:
         return torch.load(self.path, map_location="cpu", weights_only=True)

@@ -21,7 +21,7 @@ from engine.shared.table import TABLE, canonical, lookup
         ("/strength", "0.75", 0.75),
         ("/strength", True, 1.0),
         ("/steps", 2.6, 3),
-        ("/steps", 99, 8),
+        ("/steps", 99, 50),
         ("/steps", 0, 1),
         ("/seed", 2**40, 2**31 - 1),
         ("/freeze", 1.0, True),
@@ -38,6 +38,11 @@ from engine.shared.table import TABLE, canonical, lookup
         ("/schedule", "699, 399", "699 399"),
         ("/schedule", 499, "499"),
         ("/schedule", "", ""),
+        ("/schedule", " ".join(map(str, range(50, 0, -1))), " ".join(map(str, range(50, 0, -1)))),
+        ("/regions/reset", "22, 12 12", "12 22"),
+        ("/regions/reset", 12, "12"),
+        ("/regions/reset", 12.0, "12"),
+        ("/regions/reset", "", ""),
     ],
 )
 def test_a_valid_argument_is_coerced(name: str, argument: object, expected: object) -> None:
@@ -70,8 +75,12 @@ def test_a_valid_argument_is_coerced(name: str, argument: object, expected: obje
         ("/size", [True]),
         ("/schedule", ["100 200"]),
         ("/schedule", ["5000"]),
-        ("/schedule", ["9 8 7 6 5 4 3 2 1"]),
+        ("/schedule", [" ".join(map(str, range(51, 0, -1)))]),
         ("/schedule", ["nan"]),
+        ("/regions/reset", ["12 50"]),
+        ("/regions/reset", ["-1"]),
+        ("/regions/reset", ["twelve"]),
+        ("/regions/reset", [12.5]),
     ],
 )
 def test_an_invalid_argument_is_rejected(name: str, arguments: list[object]) -> None:

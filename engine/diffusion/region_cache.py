@@ -66,18 +66,16 @@ class RegionCache:
         """Return whether all tokens of a row were computed."""
         return row in self._filled
 
-    def fill(self, rows: Sequence[int], outputs: Tensor, reference: Tensor, keys_values: Tensor | None) -> None:
-        """Store rows of which everything was computed; ``keys_values`` may come at a later step."""
-        if keys_values is not None:
-            self._make_room(keys_values)
-            assert self.keys_values is not None
+    def fill(self, rows: Sequence[int], outputs: Tensor, reference: Tensor, keys_values: Tensor) -> None:
+        """Store rows of which everything was computed."""
+        self._make_room(keys_values)
+        assert self.keys_values is not None
         for i, row in enumerate(rows):
             self.outputs[row], self.reference[row] = outputs[i], reference[i]
             self.skips[row] = 0
             self.stale[row] = 0
-            if keys_values is not None and self.keys_values is not None:
-                self.keys_values[row] = keys_values[i]
-                self._filled.add(row)
+            self.keys_values[row] = keys_values[i]
+            self._filled.add(row)
 
     def update(
         self, rows: Sequence[int], active: Tensor, outputs: Tensor, reference: Tensor, keys_values: Tensor

@@ -22,6 +22,8 @@ SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)
 DUE_SCORE, STALE_SCORE, MAX_CHANGE_SCORE = 1e6, 1e4, 1e3
 #: Score of each time that a token was skipped, far below the others.
 AGE_SCORE = 1e-6
+#: Largest exponent of the starvation: e^40 times a measure is far from the end of float32.
+MAX_STARVATION = 40.0
 #: Smallest signal by which a change is divided: at full noise there is none.
 MIN_SIGNAL = 0.05
 #: Rounds until a picture holds nothing of an old one: in the first, tokens still attend to stale ones.
@@ -93,6 +95,11 @@ def metric(v: Tensor, kind: str, patch: int, generator: torch.Generator | None =
     return torch.nn.functional.avg_pool2d(of_pixels, patch).flatten(1)
 
 
+def starve(d: Tensor, starvation: float) -> Tensor:
+    """Return exp(k·d), the growth of a token's weight, limited so that no product overflows."""
+    return torch.exp((starvation * d).clamp(max=MAX_STARVATION))
+
+
 def select_focus(m: Tensor, d: Tensor, share: float, high: float, starvation: float) -> Tensor:
     """Return the active tokens' indices, (rows, A) in ascending order.
 
@@ -102,7 +109,7 @@ def select_focus(m: Tensor, d: Tensor, share: float, high: float, starvation: fl
     tokens = m.shape[1]
     skipped = tokens - count_active(tokens, share)
     highest = int(skipped * high)
-    weight = torch.exp(starvation * d)
+    weight = starve(d, starvation)
     is_skipped = torch.zeros_like(m, dtype=torch.bool)
     is_skipped.scatter_(1, (m / weight).topk(highest, 1).indices, True)
     rest = (m * weight).masked_fill(is_skipped, torch.inf)
@@ -138,14 +145,14 @@ def score_changes(
     change, each multiplied by exp(k·d).
     """
     of_change = changes / threshold
-    changed = (of_change * torch.exp(starvation * d)).clamp(max=MAX_CHANGE_SCORE)
+    changed = (of_change * starve(d, starvation)).clamp(max=MAX_CHANGE_SCORE)
     score = torch.where(of_change > 1.0, changed, 0.0)
     return score + STALE_SCORE * stale + DUE_SCORE * is_due
 
 
 def add_focus(score: Tensor, m: Tensor, d: Tensor, starvation: float) -> Tensor:
     """Return ``score`` with the model's focus, below 1, where it is 0: m·exp(k·d) relative to the row's highest."""
-    focus = m * torch.exp(starvation * d)
+    focus = m * starve(d, starvation)
     focus = 0.99 * focus / focus.amax(1, keepdim=True).clamp(min=1e-12)
     return torch.where(score > 0.0, score, focus)
 

@@ -63,16 +63,17 @@ class PositionHeads(nn.Module):
 
 
 class CaptionHead(nn.Module):
-    """A head on the text's part of the time embedding that predicts pattern, colours and mood.
+    """A head on the embedding of the text that joins the timestep's; it predicts pattern, colours and mood.
 
-    That embedding reaches every layer, so the text can then steer all of them.
+    That embedding reaches every layer, so the text can then steer all of them. ``embedder`` is the denoiser's module
+    that computes it, (B, width).
     """
 
-    def __init__(self, denoiser: UNet2DConditionModel) -> None:
+    def __init__(self, embedder: nn.Module, width: int) -> None:
         super().__init__()
         self.sizes = (len(PATTERNS), len(COLOURS), len(MOOD_WORDS) + 1)
-        self.head = nn.Linear(denoiser.add_embedding.norm2.normalized_shape[0], sum(self.sizes))
-        self._hook = denoiser.add_embedding.register_forward_hook(self._record)
+        self.head = nn.Linear(width, sum(self.sizes))
+        self._hook = embedder.register_forward_hook(self._record)
 
     def _record(self, _block: nn.Module, _inputs: object, output: Tensor) -> None:
         self._embedding = output

@@ -8,6 +8,7 @@ from diffusers import LCMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from engine.training.loop import ExponentialMovingAverage, Limit, LinearDecay, TrainingLoop, warmed_up_decay
 from engine.training.pocket.auxiliary_heads import CaptionHead, PositionHeads
@@ -51,10 +52,14 @@ class CaptionEncoder:
         self.tokenizer, self.model = tokenizer, model
 
     def __call__(self, captions: list[str]) -> Tensor:
+        return self.encode(captions).last_hidden_state
+
+    def encode(self, captions: list[str]) -> BaseModelOutputWithPooling:
+        """Return the whole output of the text encoder."""
         tokens = self.tokenizer(
             captions, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
         )
-        return self.model(tokens.input_ids.to(self.model.device)).last_hidden_state
+        return self.model(tokens.input_ids.to(self.model.device))
 
 
 class NoiseTables:
@@ -112,7 +117,7 @@ def train(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     tables = NoiseTables(device)
-    position_heads, caption_head = PositionHeads(denoiser).to(device), CaptionHead(denoiser).to(device)
+    position_heads, caption_head = PositionHeads(denoiser).to(device), caption_head_of(denoiser).to(device)
     if device == "cpu":  # unfused attention trains faster on a CPU
         denoiser.set_attn_processor(AttnProcessor())
         encoder.model.set_attn_implementation("eager")
@@ -135,7 +140,7 @@ def train(
         position, latent = position_heads.losses(batch.target)
         caption = caption_head.loss(batch.specs, batch.captions)
         loss = errors.mean() + head_weight * (position + latent + caption)
-        return loss, _mean_by_kind(errors, batch) | {"position": position, "latent": latent, "caption": caption}
+        return loss, mean_by_kind(errors, batch) | {"position": position, "latent": latent, "caption": caption}
 
     average = ExponentialMovingAverage(parameters, warmed_up_decay(EMA_DECAY))
     TrainingLoop("diffusion", optimiser, parameters, LinearDecay(peak, 200, decay_share), [average]).run(
@@ -145,7 +150,12 @@ def train(
     caption_head.remove()
 
 
-def _mean_by_kind(errors: Tensor, batch: Batch) -> dict[str, Tensor]:
+def caption_head_of(denoiser: UNet2DConditionModel) -> CaptionHead:
+    """Return an untrained head on the text's part of the time embedding."""
+    return CaptionHead(denoiser.add_embedding, int(denoiser.add_embedding.norm2.normalized_shape[0]))
+
+
+def mean_by_kind(errors: Tensor, batch: Batch) -> dict[str, Tensor]:
     """Return the mean error of each kind of row, 0 where the batch has none."""
     parts = errors.tensor_split([batch.free, batch.free + batch.coupled])
     return {kind: part.sum() / max(1, len(part)) for kind, part in zip(ROW_TYPES, parts, strict=True)}

@@ -109,10 +109,10 @@ def load_transformer(folder: Path) -> SD3Transformer2DModel:
     return SD3Transformer2DModel.from_pretrained(folder, torch_dtype=torch.float32)
 
 
-def load_encoder(base: Path, device: str) -> transformer.CaptionEncoder:
+def load_encoder(base: Path, device: str) -> transformer.PooledCaptionEncoder:
     """Load tokenizer and text encoder of the model folder ``base``, the latter in float32."""
     text = CLIPTextModel.from_pretrained(base / "text_encoder", dtype=torch.float32)
-    return transformer.CaptionEncoder(CLIPTokenizer.from_pretrained(base / "tokenizer"), text.to(device))
+    return transformer.PooledCaptionEncoder(CLIPTokenizer.from_pretrained(base / "tokenizer"), text.to(device))
 
 
 def save(work: Path, base: Path, out: Path) -> None:

@@ -15,16 +15,14 @@ import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from engine.training.loop import ExponentialMovingAverage, Limit, LinearDecay, TrainingLoop, warmed_up_decay
-from engine.training.pocket.captions import MOOD_WORDS, PatternSpec
-from engine.training.pocket.dataset import ROW_TYPES, Batch, LatentDataset
+from engine.training.pocket.auxiliary_heads import CaptionHead
+from engine.training.pocket.dataset import Batch, LatentDataset
+from engine.training.pocket.diffusion import CaptionEncoder, mean_by_kind
 from engine.training.pocket.noise_pairing import FIRST_COUPLED_TIMESTEP
-from engine.training.pocket.palette import COLOURS
-from engine.training.pocket.patterns import PATTERNS
-from engine.training.pocket.text_encoder import EMBEDDING_WIDTH, MAX_TOKENS
+from engine.training.pocket.text_encoder import EMBEDDING_WIDTH
 from engine.training.precision import autocast
 from engine.training.run_state import RunState
 
@@ -88,18 +86,18 @@ def new_scheduler() -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler(shift=1.0)
 
 
-class CaptionEncoder:
-    """Captions to tokens (B, 32, 192) and the pooled text (B, 192), as the engine computes them."""
+class PooledCaptionEncoder:
+    """Captions to tokens (B, 32, 192) and the pooled text (B, 192), by a text encoder that does not change."""
 
     def __init__(self, tokenizer: CLIPTokenizer, model: CLIPTextModel) -> None:
-        self.tokenizer, self.model = tokenizer, model.eval().requires_grad_(False)
+        self.model = model.eval().requires_grad_(False)
+        self._encoder = CaptionEncoder(tokenizer, self.model)
 
     @torch.no_grad()
     def __call__(self, captions: list[str]) -> CaptionCondition:
-        tokens = self.tokenizer(
-            captions, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
-        )
-        output = self.model(tokens.input_ids.to(self.model.device))
+        output = self._encoder.encode(captions)
+        assert output.last_hidden_state is not None
+        assert output.pooler_output is not None
         return output.last_hidden_state, output.pooler_output
 
 
@@ -121,41 +119,14 @@ def predict_velocity(model: SD3Transformer2DModel, x: Tensor, t: Tensor, conditi
     return output.float()
 
 
-class CaptionHead(nn.Module):
-    """A head on the embedded pooled text that predicts pattern, colours and mood; dropped after the training.
-
-    That embedding modulates every layer, so the text can then steer all of them.
-    """
-
-    def __init__(self, model: SD3Transformer2DModel) -> None:
-        super().__init__()
-        self.sizes = (len(PATTERNS), len(COLOURS), len(MOOD_WORDS) + 1)
-        self.head = nn.Linear(model.inner_dim, sum(self.sizes))
-        self._hook = model.time_text_embed.text_embedder.register_forward_hook(self._record)
-
-    def _record(self, _module: nn.Module, _inputs: object, output: Tensor) -> None:
-        self._embedding = output
-
-    def loss(self, specs: list[PatternSpec], captions: list[str]) -> Tensor:
-        """Return the cross entropy of the captions' contents after the last forward pass, without empty captions."""
-        device = self._embedding.device
-        captioned = torch.tensor([bool(text) for text in captions], device=device)
-        patterns = torch.tensor([list(PATTERNS).index(spec.pattern) for spec in specs], device=device)
-        colours = torch.tensor([[float(name in spec.colours) for name in COLOURS] for spec in specs], device=device)
-        moods = torch.tensor([["", *MOOD_WORDS].index(spec.mood) for spec in specs], device=device)
-        pattern, colour, mood = self.head(self._embedding.float())[captioned].split(self.sizes, 1)
-        colour_loss = F.binary_cross_entropy_with_logits(colour, colours[captioned])
-        mood_loss = F.cross_entropy(mood, moods[captioned])
-        return F.cross_entropy(pattern, patterns[captioned]) + 4 * colour_loss + 0.3 * mood_loss
-
-    def remove(self) -> None:
-        """Remove the hook from the transformer."""
-        self._hook.remove()
+def caption_head_of(model: SD3Transformer2DModel) -> CaptionHead:
+    """Return an untrained head on the embedded pooled text, which modulates every block."""
+    return CaptionHead(model.time_text_embed.text_embedder, int(model.inner_dim))
 
 
 def train(
     model: SD3Transformer2DModel,
-    encoder: CaptionEncoder,
+    encoder: PooledCaptionEncoder,
     data: LatentDataset,
     limit: Limit,
     seed: int,
@@ -175,7 +146,7 @@ def train(
     device = str(model.device)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    head = CaptionHead(model).to(device)
+    head = caption_head_of(model).to(device)
     parameters = list(model.parameters())
     optimiser = torch.optim.AdamW(
         [*parameters, *head.head.parameters()], lr=peak, weight_decay=1e-2, betas=(0.9, 0.98), fused=True
@@ -188,7 +159,7 @@ def train(
         v = predict_velocity(model, add_noise(batch.source, batch.noise, batch.t), batch.t, encoder(batch.captions))
         errors = (v - velocity(batch)).square().mean((1, 2, 3)) * row_weights(batch)
         caption = head.loss(batch.specs, batch.captions)
-        return errors.mean() + head_weight * caption, _mean_by_kind(errors, batch) | {"caption": caption}
+        return errors.mean() + head_weight * caption, mean_by_kind(errors, batch) | {"caption": caption}
 
     TrainingLoop(name, optimiser, parameters, LinearDecay(peak, 300, decay_share), [average]).run(
         limit, compute_loss, run_state, rng
@@ -206,12 +177,6 @@ def row_weights(batch: Batch) -> Tensor:
     weights = (noise_level(batch.t).flatten().square() / FULL_WEIGHT_NOISE).clamp(max=1.0)
     weights[: batch.free + batch.coupled] = 1.0
     return weights
-
-
-def _mean_by_kind(errors: Tensor, batch: Batch) -> dict[str, Tensor]:
-    """Return the mean error of each kind of row, 0 where the batch has none."""
-    parts = errors.tensor_split([batch.free, batch.free + batch.coupled])
-    return {kind: part.sum() / max(1, len(part)) for kind, part in zip(ROW_TYPES, parts, strict=True)}
 
 
 def predict_clean(model: SD3Transformer2DModel, x: Tensor, t: Tensor, condition: CaptionCondition) -> Tensor:
@@ -233,7 +198,7 @@ def teacher_step(
 
 def distill(
     model: SD3Transformer2DModel,
-    encoder: CaptionEncoder,
+    encoder: PooledCaptionEncoder,
     data: LatentDataset,
     limit: Limit,
     seed: int,

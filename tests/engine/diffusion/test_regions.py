@@ -123,6 +123,16 @@ def test_due_then_stale_then_changed_and_long_skipped_ones_first() -> None:
     assert regions.select_highest(equal, d, 1)[0].tolist() == [1]
 
 
+def test_no_score_overflows_after_a_night_of_skips() -> None:
+    m, d = torch.tensor([[0.0, 0.3, 0.6, 0.1]]), torch.tensor([[1e6, 1e6, 0.0, 1e6]])
+    filled = regions.add_focus(torch.tensor([[0.0, 0.0, 5.0, 0.0]]), m, d, 2.0)
+    assert filled.isfinite().all()
+    assert filled[0].argmax() == 2
+    changes = regions.score_changes(torch.full((1, 4), 0.2), 0.05, d, 2.0, torch.zeros(1, 4), torch.tensor([False] * 4))
+    assert changes.isfinite().all()
+    assert regions.select_focus(m, d, 0.5, 0.5, 2.0).shape == (1, 2)
+
+
 def test_the_focus_fills_what_changes_leave() -> None:
     score = torch.tensor([[0.0, 5.0, 0.0, 0.0]])
     filled = regions.add_focus(score, torch.tensor([[0.3, 9.0, 0.6, 0.1]]), torch.tensor([[0.0, 0.0, 0.0, 30.0]]), 0.1)

@@ -14,7 +14,7 @@ from diffusers import AutoencoderTiny, UNet2DConditionModel
 from engine.models import POCKET
 from engine.training.loop import Limit
 from engine.training.pocket import autoencoder, classifier, compress, consistency_distillation, diffusion
-from engine.training.pocket.auxiliary_heads import CaptionHead, PositionHeads
+from engine.training.pocket.auxiliary_heads import PositionHeads
 from engine.training.pocket.captions import PatternSpec
 from engine.training.pocket.dataset import LatentDataset, build_dataset
 from engine.training.pocket.drawing import draw
@@ -160,7 +160,7 @@ def test_position_heads_learn_from_features_and_can_be_removed() -> None:
 def test_the_caption_head_learns_and_ignores_empty_captions(encoder: diffusion.CaptionEncoder) -> None:
     torch.manual_seed(4)
     denoiser = diffusion.new_denoiser()
-    head = CaptionHead(denoiser)
+    head = diffusion.caption_head_of(denoiser)
     specs = [
         PatternSpec("fire", ("red",)),
         PatternSpec("rings", ("blue", "cyan"), "dark"),

@@ -116,7 +116,7 @@ def test_blocks_begin_as_the_identity() -> None:
 def test_the_caption_head_learns_and_ignores_empty_captions() -> None:
     torch.manual_seed(4)
     model, encoder = transformer.new_transformer(64, 1), load_encoder(POCKET, "cpu")
-    head = transformer.CaptionHead(model)
+    head = transformer.caption_head_of(model)
     specs = [PatternSpec("fire", ("red",)), PatternSpec("rings", ("blue",), "dark"), PatternSpec("dots", ("white",))]
     captions = ["red fire", "dark blue rings", ""]
     tokens, pooled = encoder(captions)
